@@ -1,0 +1,72 @@
+//! One form for IPv4 and IPv6 addresses: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`
+//! (RFC 4291 section 2.5.5.2), so that everything behind the parser has one path for both.
+
+/// An IPv4 or IPv6 address, IPv4 in its IPv4-mapped form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(transparent)]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// `::`, which also stands for "no address" in map values.
+    pub const UNSPECIFIED: Self = Self([0; 16]);
+
+    /// The mapped form of an IPv4 address given in network order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        let [a, b, c, d] = octets;
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    }
+
+    /// The last four bytes: the IPv4 address, if this is one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4_octets(self) -> [u8; 4] {
+        let [.., a, b, c, d] = self.0;
+        [a, b, c, d]
+    }
+
+    /// True for an IPv4-mapped address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_v4(self) -> bool {
+        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+    }
+
+    /// True for fe80::/10 (RFC 4291 section 2.5.6).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_v6_link_local(self) -> bool {
+        self.0[0] == 0xfe && self.0[1] & 0xc0 == 0x80
+    }
+
+    /// True for the unspecified address of either family.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        matches!(
+            self.0,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+                | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]
+        )
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self::v4(v4.octets()),
+            core::net::IpAddr::V6(v6) => Self(v6.octets()),
+        }
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    fn from(address: Address) -> Self {
+        if address.is_v4() {
+            Self::V4(address.v4_octets().into())
+        } else {
+            Self::V6(address.0.into())
+        }
+    }
+}

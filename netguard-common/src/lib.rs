@@ -1,0 +1,107 @@
+//! What the kernel programs and user space share: the names and layouts of the maps, the record of
+//! a drop, and the registry of drop reasons.
+//!
+//! Everything here is a fixed `repr(C)` layout or a number with a name. No logic but encoding, no
+//! dependency, no allocation: `netguard-ebpf` and `netguard` must read the same bytes the same way.
+
+#![no_std]
+
+pub mod address;
+pub mod maps;
+pub mod reason;
+pub mod record;
+
+pub use address::Address;
+pub use reason::DropReason;
+
+/// Which way a packet goes, always seen from the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Direction {
+    /// The packet leaves the slot.
+    Egress = 0,
+    /// The packet enters the slot.
+    Ingress = 1,
+}
+
+impl Direction {
+    /// Reads the number that a map or record holds.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Egress),
+            1 => Some(Self::Ingress),
+            _ => None,
+        }
+    }
+
+    /// The word that logs and tables print.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        }
+    }
+}
+
+/// The hook at which a verdict was reached. One program sits at each; `name` is its program's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Hook {
+    /// XDP on a port: the drop stage.
+    Xdp = 0,
+    /// TC ingress of a port, where packets leave the slot: the verdict stage.
+    PortEgress = 1,
+    /// TC egress of a port, where packets enter the slot.
+    PortIngress = 2,
+    /// TC ingress of a bridge, behind its ports: catches ports without a program.
+    BridgeEgress = 3,
+    /// TC egress of a bridge, where the host's packets set out for a slot.
+    BridgeIngress = 4,
+}
+
+impl Hook {
+    /// Every hook, in the order in which a packet meets them.
+    pub const ALL: [Self; 5] = [
+        Self::Xdp,
+        Self::PortEgress,
+        Self::BridgeEgress,
+        Self::BridgeIngress,
+        Self::PortIngress,
+    ];
+
+    /// Reads the number that a record holds.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Xdp),
+            1 => Some(Self::PortEgress),
+            2 => Some(Self::PortIngress),
+            3 => Some(Self::BridgeEgress),
+            4 => Some(Self::BridgeIngress),
+            _ => None,
+        }
+    }
+
+    /// The name of the program at this hook, as `bpftool prog` prints it (at most 15 bytes).
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => "ng_xdp",
+            Self::PortEgress => "ng_port_egress",
+            Self::PortIngress => "ng_port_ingress",
+            Self::BridgeEgress => "ng_br_egress",
+            Self::BridgeIngress => "ng_br_ingress",
+        }
+    }
+}
+
+/// The number of a slot, 1 to 4096; 0 stands for "no slot" in counters and records.
+pub type SlotId = u16;
+
+/// The slot number of packets that no slot can be named for.
+pub const NO_SLOT: SlotId = 0;
+
+/// The largest slot number.
+pub const MAX_SLOT_ID: SlotId = 4096;

@@ -1,0 +1,112 @@
+//! The registry of drop reasons: the one place where a reason gets its number, its name, its
+//! forensic code and its sentence.
+//!
+//! Numbers are written into counters, records and other people's alert rules: a number is never
+//! reused and never changes its meaning. The forensic code is 540000 + number. Number 1 belongs to
+//! the cross-runtime attempt (540001), which the runtime matrix will bring.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $sentence:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $sentence])+ $variant = $number,)+
+        }
+
+        impl DropReason {
+            /// Every reason, by number.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Reads the number that a counter or record holds.
+            #[must_use]
+            pub const fn from_raw(raw: u8) -> Option<Self> {
+                match raw {
+                    $($number => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
+            /// The name that logs, tables and JSON print.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// One sentence for the operator: what the packet did.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($sentence),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+impl DropReason {
+    /// The forensic code: one number per reason in the 54xxxx (network) range.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        540_000 + self as u32
+    }
+}
+
+drop_reasons! {
+    /// The frame ends before a header that it claims to carry.
+    Truncated = 2, "truncated";
+    /// The frame carries a VLAN tag (802.1Q, 802.1ad, priority or stacked).
+    VlanTag = 3, "vlan-tag";
+    /// The frame is neither ARP nor IPv4 nor IPv6.
+    EtherType = 4, "ether-type";
+    /// The interface has a program but no slot.
+    UnknownPort = 5, "unknown-port";
+    /// The packet came through a port that no program guards.
+    UnguardedPort = 6, "unguarded-port";
+    /// The source address is not one of the slot's own.
+    SpoofedSource = 7, "spoofed-source";
+    /// The ARP packet claims an address or a MAC that is not the sender's.
+    ArpSpoof = 8, "arp-spoof";
+    /// A version, length or offset field contradicts the frame.
+    BadHeader = 9, "bad-header";
+    /// The IPv4 header carries options.
+    IpOptions = 10, "ip-options";
+    /// The IPv6 packet carries extension headers.
+    Ipv6Extension = 11, "ipv6-extension";
+    /// The packet is a fragment.
+    Fragment = 12, "fragment";
+    /// The transport protocol is not TCP, UDP or ICMP.
+    Protocol = 13, "protocol";
+    /// The ICMP type may not leave a slot for that place.
+    IcmpType = 14, "icmp-type";
+    /// TCP port 853: DNS over TLS (RFC 7858) would pass by the resolver.
+    DnsOverTls = 15, "dns-over-tls";
+    /// UDP port 853: DNS over QUIC (RFC 9250) would pass by the resolver.
+    DnsOverQuic = 16, "dns-over-quic";
+    /// From one slot to another.
+    CrossSlot = 17, "cross-slot";
+    /// To an address of the host that offers this slot nothing but DNS and ping.
+    Host = 18, "host";
+    /// To a cloud metadata service.
+    Metadata = 19, "metadata";
+    /// To a private, shared, loopback or reserved address.
+    PrivateDestination = 20, "private-destination";
+    /// To a link-local address.
+    LinkLocal = 21, "link-local";
+    /// To a multicast or broadcast address.
+    Multicast = 22, "multicast";
+    /// To the management network, which opens connections but receives none.
+    Management = 23, "management";
+    /// To an address that the policy does not know.
+    UnknownDestination = 24, "unknown-destination";
+    /// The slot has no resolver for this address family.
+    NoResolver = 25, "no-resolver";
+    /// The slot has too many DNS queries in flight.
+    DnsFlowsFull = 26, "dns-flows-full";
+    /// The resolver answers what this slot did not ask.
+    DnsUnsolicited = 27, "dns-unsolicited";
+    /// A kernel helper failed, so the packet could not be handled safely.
+    Internal = 28, "internal";
+}

@@ -1,0 +1,206 @@
+//! What may leave a slot. [`judge`] is the whole decision, stage by stage; the first stage that
+//! speaks wins, and `ARCHITECTURE.md` lists the same numbers.
+
+use aya_ebpf::{btf_maps::lpm_trie::Key, programs::TcContext};
+use netguard_common::{
+    Address, DropReason, NO_SLOT, SlotId,
+    maps::{Place, PlaceEntry},
+};
+use network_types::arp::ArpHdr;
+
+use crate::{
+    dns, frame,
+    frame::Frame,
+    ingress,
+    maps::{PLACES, PORTS},
+    packet::{self, ICMP, ICMPV6, IGMP, Packet, Parsed, TCP, UDP},
+    report::Verdict,
+};
+
+const DNS: u16 = 53_u16.to_be();
+const ENCRYPTED_DNS: u16 = 853_u16.to_be();
+
+/// A packet that may leave, and how.
+enum Permit {
+    /// As it is.
+    Pass,
+    /// As a query to the slot's resolver.
+    Redirect(Packet),
+}
+
+/// The verdict alone, without touching the packet.
+#[inline(always)]
+pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
+    let Some(slot_id) = slot_of(frame) else {
+        return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
+    };
+    let verdict = match judge(frame, slot_id) {
+        Ok(Permit::Pass) => Verdict::Pass,
+        Ok(Permit::Redirect(_)) => Verdict::Redirect,
+        Err(reason) => Verdict::Drop(reason),
+    };
+    (slot_id, verdict)
+}
+
+/// The verdict, and the packet rewritten if it is a DNS query.
+#[inline(always)]
+pub fn decide_and_redirect(ctx: &TcContext) -> (SlotId, Verdict) {
+    let Some(slot_id) = slot_of(ctx) else {
+        return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
+    };
+    let verdict = match judge(ctx, slot_id) {
+        Ok(Permit::Pass) => Verdict::Pass,
+        Ok(Permit::Redirect(query)) => match dns::redirect(ctx, slot_id, &query) {
+            Ok(()) => Verdict::Redirect,
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Err(reason) => Verdict::Drop(reason),
+    };
+    (slot_id, verdict)
+}
+
+/// The bridge's question: has a port's program let this frame through?
+#[inline(always)]
+pub fn check_guarded(ctx: &TcContext) -> (SlotId, Verdict) {
+    match slot_of(ctx) {
+        Some(slot_id) if frame::is_guarded(ctx) => (slot_id, Verdict::Continue),
+        Some(slot_id) => (slot_id, Verdict::Drop(DropReason::UnguardedPort)),
+        None => (NO_SLOT, Verdict::Drop(DropReason::UnknownPort)),
+    }
+}
+
+#[inline(always)]
+pub fn slot_of<F: Frame>(frame: &F) -> Option<SlotId> {
+    // SAFETY: the daemon replaces entries whole and the value is one aligned word.
+    unsafe { PORTS.get(&frame.ifindex()) }.map(|port| port.slot_id)
+}
+
+/// What lies at an address: the longest prefix that the policy names.
+#[inline(always)]
+pub fn place_of(address: Address) -> Option<PlaceEntry> {
+    PLACES.get(&Key::new(128, address.0)).copied()
+}
+
+#[inline(always)]
+fn judge<F: Frame>(frame: &F, own: SlotId) -> Result<Permit, DropReason> {
+    // Stage 1, frame, and stage 4, header sanity.
+    let packet = match packet::parse(frame)? {
+        Parsed::Arp(arp, eth_src) => return check_arp(&arp, eth_src, own),
+        Parsed::Ip(packet) => packet,
+    };
+    // Stage 3, identity.
+    check_source(&packet, own)?;
+    // Stage 5, DNS to any address whatsoever.
+    if packet.dst_port_be == DNS && matches!(packet.protocol, UDP | TCP) {
+        return Ok(Permit::Redirect(packet));
+    }
+    // Stage 6, encrypted DNS.
+    if packet.dst_port_be == ENCRYPTED_DNS {
+        match packet.protocol {
+            TCP => return Err(DropReason::DnsOverTls),
+            UDP => return Err(DropReason::DnsOverQuic),
+            _ => {} // an ICMP identifier
+        }
+    }
+    // Stages 7 to 9, the place, the state and the rule for that place.
+    check_destination(&packet, own).map(|()| Permit::Pass)
+}
+
+/// RFC 826: Ethernet and IPv4 only, the sender's MAC as in the frame, the sender's address the
+/// slot's own or 0.0.0.0 (a probe, RFC 5227 section 1.1).
+#[inline(always)]
+fn check_arp(arp: &ArpHdr, eth_src: [u8; 6], own: SlotId) -> Result<Permit, DropReason> {
+    let sane = arp.htype == [0, 1] && arp.ptype == [8, 0] && arp.hlen == 6 && arp.plen == 4;
+    if !sane {
+        return Err(DropReason::BadHeader);
+    }
+    let sender = Address::v4(arp.spa);
+    if arp.sha != eth_src || !(sender.is_unspecified() || is_own(sender, own)) {
+        return Err(DropReason::ArpSpoof);
+    }
+    Ok(Permit::Pass)
+}
+
+/// The source is the slot's own, or one that IPv6 autoconfiguration needs: link-local, or `::` for
+/// the questions of duplicate address detection (RFC 4862 section 5.4.2, RFC 3810 section 5.2.13).
+#[inline(always)]
+fn check_source(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
+    let autoconfiguration = packet.src.is_v6_link_local()
+        || (packet.src == Address::UNSPECIFIED && is_link_upkeep(packet));
+    if autoconfiguration || is_own(packet.src, own) {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofedSource)
+    }
+}
+
+#[inline(always)]
+fn is_own(address: Address, own: SlotId) -> bool {
+    place_of(address).is_some_and(|entry| entry.place == Place::Slot as u16 && entry.slot_id == own)
+}
+
+#[inline(always)]
+fn check_destination(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
+    let entry = place_of(packet.dst).ok_or(DropReason::UnknownDestination)?;
+    let place = Place::from_raw(entry.place).ok_or(DropReason::UnknownDestination)?;
+    if entry.slot_id != own && entry.slot_id != NO_SLOT {
+        return Err(DropReason::CrossSlot);
+    }
+    match place {
+        Place::Internet => check_icmp(packet),
+        Place::Slot if is_link_upkeep(packet) => Ok(()),
+        Place::Slot => check_icmp(packet),
+        Place::Gateway if is_ping_or_error(packet) || is_link_upkeep(packet) => Ok(()),
+        Place::Gateway | Place::Host => reply_or(packet, own, DropReason::Host),
+        Place::Management => reply_or(packet, own, DropReason::Management),
+        Place::LinkLocal | Place::Multicast if is_link_upkeep(packet) => Ok(()),
+        Place::LinkLocal => Err(DropReason::LinkLocal),
+        Place::Multicast => Err(DropReason::Multicast),
+        Place::Metadata => Err(DropReason::Metadata),
+        Place::Private => Err(DropReason::PrivateDestination),
+    }
+}
+
+/// Stage 8: a reply within a connection that was allowed in passes where nothing else does.
+#[inline(always)]
+fn reply_or(packet: &Packet, own: SlotId, reason: DropReason) -> Result<(), DropReason> {
+    if ingress::is_reply(packet, own) {
+        Ok(())
+    } else {
+        Err(reason)
+    }
+}
+
+/// ICMP may ask (echo) and report errors (RFC 792, RFC 4443); redirects, timestamps and the rest
+/// stay in the slot, and so does what belongs to the link.
+#[inline(always)]
+fn check_icmp(packet: &Packet) -> Result<(), DropReason> {
+    match packet.protocol {
+        ICMP | ICMPV6 if !is_ping_or_error(packet) => Err(DropReason::IcmpType),
+        IGMP => Err(DropReason::Protocol),
+        _ => Ok(()), // TCP and UDP have no types
+    }
+}
+
+#[inline(always)]
+fn is_ping_or_error(packet: &Packet) -> bool {
+    match packet.protocol {
+        // Echo and its reply, unreachable, time exceeded, parameter problem.
+        ICMP => matches!(packet.icmp_type, 0 | 3 | 8 | 11 | 12),
+        // The same four errors with "packet too big", echo and its reply.
+        ICMPV6 => matches!(packet.icmp_type, 1..=4 | 128 | 129),
+        _ => false,
+    }
+}
+
+/// What keeps the link itself working: router solicitation, neighbour solicitation and advertisement
+/// (RFC 4861), and the MLD and IGMP messages that a snooping bridge listens to (RFC 2710, RFC 3810,
+/// RFC 3376). Router advertisements and redirects are not a guest's to send.
+#[inline(always)]
+fn is_link_upkeep(packet: &Packet) -> bool {
+    match packet.protocol {
+        ICMPV6 => matches!(packet.icmp_type, 131 | 132 | 133 | 135 | 136 | 143),
+        IGMP => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,145 @@
+//! What XDP and TC contexts have in common, so that one parser and one decision serve both hooks.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{TC_ACT_PIPE, TC_ACT_SHOT, xdp_action},
+    helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    programs::{TcContext, XdpContext},
+};
+
+use crate::packet;
+
+/// One frame under one hook.
+pub trait Frame {
+    /// Makes the headers directly readable and returns where packet memory starts and ends.
+    fn memory(&self) -> (usize, usize);
+    /// The frame's length in bytes from the Ethernet header on, fragments and GSO included.
+    fn length(&self) -> u32;
+    /// The interface that the program is attached to.
+    fn ifindex(&self) -> u32;
+    /// True if a VLAN tag travels beside the frame instead of in it.
+    fn has_offloaded_vlan_tag(&self) -> bool;
+    /// Copies the first `length` bytes of the frame to `to`; false if the kernel refused.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be writable for `length` bytes.
+    unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool;
+    /// The action that lets the frame go on.
+    fn action_pass(&self) -> u32;
+    /// The action that drops the frame.
+    fn action_drop(&self) -> u32;
+}
+
+impl Frame for XdpContext {
+    #[inline(always)]
+    fn memory(&self) -> (usize, usize) {
+        (self.data(), self.data_end())
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: `ctx` is this program's own context; the helper only reads it.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the verifier allows reads of this context field.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn has_offloaded_vlan_tag(&self) -> bool {
+        false // XDP has no such field; TC sees the tag that XDP could not
+    }
+
+    #[inline(always)]
+    unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool {
+        // SAFETY: the caller promises the room; the helper checks the length against the frame.
+        unsafe { bpf_xdp_load_bytes(self.ctx, 0, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
+    fn action_pass(&self) -> u32 {
+        xdp_action::XDP_PASS
+    }
+
+    #[inline(always)]
+    fn action_drop(&self) -> u32 {
+        xdp_action::XDP_DROP
+    }
+}
+
+impl Frame for TcContext {
+    #[inline(always)]
+    fn memory(&self) -> (usize, usize) {
+        // A GSO or paged skb can hold headers outside its linear part.
+        let linear = self.data_end().wrapping_sub(self.data());
+        let wanted = (packet::HEADERS_MAX as u32).min(self.len());
+        if linear < wanted as usize {
+            let _ = self.pull_data(wanted); // on failure the parser finds the frame truncated
+        }
+        (self.data(), self.data_end())
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.len()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the verifier allows reads of this context field.
+        unsafe { (*self.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn has_offloaded_vlan_tag(&self) -> bool {
+        // SAFETY: the verifier allows reads of this context field.
+        unsafe { (*self.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool {
+        // SAFETY: the caller promises the room; the helper checks the length against the frame.
+        unsafe { bpf_skb_load_bytes(self.as_ptr(), 0, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
+    fn action_pass(&self) -> u32 {
+        TC_ACT_PIPE as u32 // the next program in the chain may still have its say
+    }
+
+    #[inline(always)]
+    fn action_drop(&self) -> u32 {
+        TC_ACT_SHOT as u32
+    }
+}
+
+/// Who vouches for a frame on its way through a bridge: the skb's mark between two of our programs.
+///
+/// A guest cannot set the mark: it is zero on everything that arrives from a TAP and cleared on
+/// everything that crosses into another network namespace. Each path sets it where it enters a
+/// bridge and clears it where it leaves, so the host's own rules on marks never see it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Provenance {
+    /// No program has seen the frame.
+    Unknown = 0,
+    /// The program of a port, or of the bridge for the host's own packets, has let it go on.
+    Guarded = u32::from_be_bytes(*b"ngrd"),
+}
+
+/// Stamps the frame.
+#[inline(always)]
+pub fn set_provenance(ctx: &TcContext, provenance: Provenance) {
+    ctx.set_mark(provenance as u32);
+}
+
+/// True if a program of ours has stamped the frame on this bridge.
+#[inline(always)]
+pub fn is_guarded(ctx: &TcContext) -> bool {
+    // SAFETY: the verifier allows reads of this context field.
+    unsafe { (*ctx.skb.skb).mark == Provenance::Guarded as u32 }
+}

@@ -1,0 +1,106 @@
+//! netguard's programs, one per hook; DESIGN of the stages: `ARCHITECTURE.md`.
+//!
+//! This file says which program does what, in the order in which a packet meets them. Each reaches
+//! one [`Verdict`] and hands it to [`report::finish`], the only place where a verdict becomes a
+//! counter, a record and an XDP or TC action.
+
+#![no_std]
+#![no_main]
+#![expect(
+    missing_docs,
+    reason = "the program macros make functions without documentation"
+)]
+
+mod cursor;
+mod dns;
+mod egress;
+mod frame;
+mod ingress;
+mod maps;
+mod packet;
+mod report;
+
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use netguard_common::{Direction, Hook};
+
+use crate::{frame::Provenance, report::Verdict};
+
+/// XDP of every port: the drop stage, the cheapest place to say no.
+///
+/// It drops what [`egress::decide`] drops and lets everything else go on to TC, which can redirect.
+#[xdp]
+pub fn ng_xdp(ctx: XdpContext) -> u32 {
+    let (slot_id, verdict) = egress::decide(&ctx);
+    let verdict = match verdict {
+        Verdict::Drop(reason) => Verdict::Drop(reason),
+        Verdict::Pass | Verdict::Redirect | Verdict::Continue => Verdict::Continue,
+    };
+    report::finish(&ctx, Hook::Xdp, Direction::Egress, slot_id, verdict)
+}
+
+/// TC ingress of every port, where packets leave the slot: the verdict stage.
+#[classifier]
+pub fn ng_port_egress(ctx: TcContext) -> i32 {
+    let (slot_id, verdict) = egress::decide_and_redirect(&ctx);
+    if !matches!(verdict, Verdict::Drop(_)) {
+        frame::set_provenance(&ctx, Provenance::Guarded);
+    }
+    report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32
+}
+
+/// TC ingress of every bridge, behind its ports: drops what came through a port without a program.
+#[classifier]
+pub fn ng_br_egress(ctx: TcContext) -> i32 {
+    let (slot_id, verdict) = egress::check_guarded(&ctx);
+    frame::set_provenance(&ctx, Provenance::Unknown);
+    report::finish(
+        &ctx,
+        Hook::BridgeEgress,
+        Direction::Egress,
+        slot_id,
+        verdict,
+    ) as i32
+}
+
+/// TC egress of every bridge: vouches for what the host sends towards a slot.
+#[classifier]
+pub fn ng_br_ingress(ctx: TcContext) -> i32 {
+    frame::set_provenance(&ctx, Provenance::Guarded);
+    report::finish(
+        &ctx,
+        Hook::BridgeIngress,
+        Direction::Ingress,
+        netguard_common::NO_SLOT,
+        Verdict::Continue,
+    ) as i32
+}
+
+/// TC egress of every port, where packets enter the slot: isolation from the other side, and the
+/// resolver's replies restored to the address that the guest asked.
+#[classifier]
+pub fn ng_port_ingress(ctx: TcContext) -> i32 {
+    let (slot_id, verdict) = ingress::decide_and_restore(&ctx);
+    frame::set_provenance(&ctx, Provenance::Unknown);
+    report::finish(
+        &ctx,
+        Hook::PortIngress,
+        Direction::Ingress,
+        slot_id,
+        verdict,
+    ) as i32
+}
+
+/// Nothing in these programs may panic; what the compiler could not prove ends here and is refused
+/// by the verifier.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lends some helpers to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,120 @@
+//! From a verdict to its consequences: the counter, the record and the hook's action.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
+use netguard_common::{
+    Direction, DropReason, Hook, SlotId,
+    maps::{Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome},
+    record::{CAPTURE_LENGTH, RECORD_VERSION},
+};
+
+use crate::{
+    frame::Frame,
+    maps::{COUNTERS, DROPS, RECORDS_LOST},
+};
+
+/// What becomes of a frame.
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// It passes, and this program is the last of ours to decide on it.
+    Pass,
+    /// It was a DNS query and is now addressed to the slot's resolver.
+    Redirect,
+    /// It is dropped.
+    Drop(DropReason),
+    /// It goes on to the next of our programs, which decides and counts.
+    Continue,
+}
+
+/// Counts, records and says what the hook shall do. The only place that knows actions.
+#[inline(always)]
+pub fn finish<F: Frame>(
+    frame: &F,
+    hook: Hook,
+    direction: Direction,
+    slot_id: SlotId,
+    verdict: Verdict,
+) -> u32 {
+    let outcome = match verdict {
+        Verdict::Continue => return frame.action_pass(),
+        Verdict::Pass => OUTCOME_PASS,
+        Verdict::Redirect => OUTCOME_REDIRECT,
+        Verdict::Drop(reason) => reason as Outcome,
+    };
+    count(
+        frame,
+        CounterKey {
+            slot_id,
+            direction: direction as u8,
+            outcome,
+        },
+    );
+    match verdict {
+        Verdict::Drop(reason) => {
+            record(frame, hook, direction, slot_id, reason);
+            frame.action_drop()
+        }
+        Verdict::Pass | Verdict::Redirect | Verdict::Continue => frame.action_pass(),
+    }
+}
+
+#[inline(always)]
+fn count<F: Frame>(frame: &F, key: CounterKey) {
+    let bytes = u64::from(frame.length());
+    let counter = match COUNTERS.get_ptr_mut(&key) {
+        Some(counter) => counter,
+        None => {
+            // Another CPU may have been faster: either way the entry exists now.
+            let zero = Counter {
+                packets: 0,
+                bytes: 0,
+            };
+            let _ = COUNTERS.insert(&key, &zero, u64::from(BPF_NOEXIST));
+            match COUNTERS.get_ptr_mut(&key) {
+                Some(counter) => counter,
+                None => return, // the map is full: the record still tells of the drop
+            }
+        }
+    };
+    // SAFETY: the value is this CPU's own and programs of one hook do not nest on a CPU.
+    unsafe {
+        (*counter).packets += 1;
+        (*counter).bytes += bytes;
+    }
+}
+
+#[inline(always)]
+fn record<F: Frame>(
+    frame: &F,
+    hook: Hook,
+    direction: Direction,
+    slot_id: SlotId,
+    reason: DropReason,
+) {
+    let Some(mut entry) = DROPS.reserve(0) else {
+        if let Some(lost) = RECORDS_LOST.get_ptr_mut(0) {
+            // SAFETY: the value is this CPU's own.
+            unsafe { *lost += 1 };
+        }
+        return;
+    };
+    let frame_length = frame.length();
+    let record = entry.as_mut_ptr();
+    // SAFETY: the ring buffer lent `size_of::<DropRecord>()` writable bytes at `record`, and every
+    // one of them is written before they are submitted.
+    unsafe {
+        (*record).time_ns = bpf_ktime_get_ns();
+        (*record).ifindex = frame.ifindex();
+        (*record).frame_length = frame_length;
+        (*record).slot_id = slot_id;
+        (*record).version = RECORD_VERSION;
+        (*record).reason = reason as u8;
+        (*record).direction = direction as u8;
+        (*record).hook = hook as u8;
+        (*record).packet = [0; CAPTURE_LENGTH];
+        // The helpers want a length from 1 to the buffer's; frames have 14 bytes or more.
+        let wanted = frame_length.clamp(1, CAPTURE_LENGTH as u32);
+        let copied = frame.copy_head((*record).packet.as_mut_ptr(), wanted);
+        (*record).captured = if copied { wanted as u16 } else { 0 };
+    }
+    entry.submit(0);
+}

@@ -1,0 +1,264 @@
+//! The command line: arguments, dispatch, exit codes.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use netguard::{
+    config::{Config, Problems},
+    daemon,
+    datapath::{self, PinDirectory},
+    journal::Format,
+    lab::{self, Lab, PortKind},
+    status::Status,
+};
+
+/// The instance of a daemon that guards the host's own bridges.
+const DEFAULT_INSTANCE: &str = "host";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole, 4 not permitted.";
+
+/// The firewall for hosts that run workloads nobody trusts.
+#[derive(Parser)]
+#[command(name = "netguard", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Guard the slots of a configuration; without one, build the lab and guard that
+    Run(RunArgs),
+    /// Check a configuration without touching the kernel
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Show slots, programs and counters as the kernel has them
+    Status {
+        /// One JSON object per instance
+        #[arg(long)]
+        json: bool,
+        /// Only this instance
+        #[arg(long)]
+        instance: Option<String>,
+    },
+    /// Detach every program and remove every map of an instance: nothing is enforced any more
+    Unload {
+        /// The instance
+        #[arg(long, default_value = DEFAULT_INSTANCE)]
+        instance: String,
+    },
+    /// A hypervisor, five guests and an internet in network namespaces, to try netguard in
+    Lab(LabArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The configuration (netguard.toml)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t)]
+    log: Format,
+    /// The name under which programs and maps are pinned
+    #[arg(long, default_value = DEFAULT_INSTANCE)]
+    instance: String,
+    /// What the lab's ports are made of (without --config)
+    #[arg(long, value_enum, default_value_t, conflicts_with = "config")]
+    ports: PortKind,
+    /// Guard the lab of that name, which is up: what `lab up` starts in the background
+    #[arg(long, hide = true, conflicts_with = "config")]
+    lab: Option<String>,
+}
+
+#[derive(Args)]
+struct LabArgs {
+    /// The lab's name: the prefix of its namespaces, and its instance
+    #[arg(long, global = true, default_value = lab::DEFAULT_NAME)]
+    name: String,
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Subcommand)]
+enum LabCommand {
+    /// Build the lab and guard it with a daemon in the background
+    Up {
+        /// What the slots' ports are made of
+        #[arg(long, value_enum, default_value_t)]
+        ports: PortKind,
+        /// How the daemon's log lines look
+        #[arg(long, value_enum, default_value_t)]
+        log: Format,
+        /// Build only: no daemon, nothing is guarded
+        #[arg(long)]
+        unguarded: bool,
+    },
+    /// Remove the lab, whatever state it is in
+    Down,
+    /// Show the lab's hosts and what netguard did there
+    Status,
+    /// Run a command on a host of the lab: slot1 to slot5, hv, net or mgmt
+    Exec {
+        /// The host
+        host: String,
+        /// The command and its arguments
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
+    /// Be the lab's internet: what `lab up` starts in the background
+    #[command(hide = true)]
+    Serve,
+}
+
+impl Cli {
+    /// Does what the arguments say.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(args) => run(&args),
+            Command::Check { file } => check(&file),
+            Command::Status { json, instance } => status(json, instance),
+            Command::Unload { instance } => {
+                let pins = PinDirectory::of(&instance);
+                anyhow::ensure!(pins.path().exists(), "no instance {instance:?} is loaded");
+                pins.remove()?;
+                println!("unloaded {instance}: nothing is enforced");
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Lab(args) => lab(&args),
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.config {
+        let config = Config::read(path)?;
+        guard(&config, &args.instance, args.log)?;
+    } else if let Some(name) = &args.lab {
+        let lab = Lab::new(name)?;
+        lab::enter(&lab.namespace("hv"))?;
+        guard(lab.config(), name, args.log)?;
+    } else {
+        let lab = Lab::new(lab::DEFAULT_NAME)?;
+        eprintln!("building the lab ({} to stop and remove it)", "Ctrl-C");
+        lab.build(args.ports)?;
+        eprintln!("{}", TRY);
+        // The daemon's threads live in the hypervisor's namespace, this one stays outside.
+        let guarded = std::thread::scope(|scope| {
+            let daemon = scope.spawn(|| {
+                lab::enter(&lab.namespace("hv"))?;
+                guard(lab.config(), lab::DEFAULT_NAME, args.log)
+            });
+            daemon.join()
+        });
+        eprintln!("removing the lab");
+        lab.down()?;
+        match guarded {
+            Ok(result) => result?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const TRY: &str = "\
+the lab is up; in another terminal try
+  netguard lab exec slot1 -- dig github.com @8.8.8.8
+  netguard lab exec slot1 -- dig evil.example
+  netguard lab exec slot1 -- ping -c 1 10.2.0.2
+  netguard lab exec slot1 -- kdig +tls @1.1.1.1 github.com
+  netguard status";
+
+fn guard(config: &Config, instance: &str, format: Format) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(daemon::run(config, instance, format))?;
+    Ok(())
+}
+
+fn check(file: &PathBuf) -> anyhow::Result<ExitCode> {
+    let policy = Config::read(file)?.policy;
+    println!(
+        "{}: good: {} slots, {} upstreams, {} names allowed",
+        file.display(),
+        policy.slots.len(),
+        policy.dns.upstreams.len(),
+        policy.dns.allowlist.len(),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(json: bool, instance: Option<String>) -> anyhow::Result<ExitCode> {
+    let instances = instance.map_or_else(PinDirectory::instances, |name| vec![name]);
+    if instances.is_empty() {
+        anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`");
+    }
+    for (index, instance) in instances.iter().enumerate() {
+        let status = Status::read(instance)?;
+        if json {
+            println!("{}", status.json());
+        } else {
+            if index > 0 {
+                println!();
+            }
+            print!("{}", status.text());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
+    let lab = Lab::new(&args.name)?;
+    match &args.command {
+        LabCommand::Up {
+            ports,
+            log,
+            unguarded,
+        } => {
+            lab.build(*ports)?;
+            if !unguarded {
+                lab.guard(*log).inspect_err(|_| drop(lab.down()))?;
+            }
+            println!("{}", lab.describe()?);
+        }
+        LabCommand::Down => {
+            lab.down()?;
+            println!("lab {:?} is gone", args.name);
+        }
+        LabCommand::Status => {
+            println!("{}\n", lab.describe()?);
+            return status(false, Some(args.name.clone()));
+        }
+        LabCommand::Exec { host, command } => match lab.exec(host, command)? {},
+        LabCommand::Serve => lab::serve(&lab)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code of an error.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    const FAILED: u8 = 1;
+    const BAD_CONFIG: u8 = 2;
+    const NOT_PERMITTED: u8 = 4;
+    for cause in error.chain() {
+        if cause.is::<Problems>()
+            || matches!(cause.downcast_ref(), Some(daemon::Error::Config(_)))
+            || matches!(cause.downcast_ref(), Some(lab::Error::NoHost { .. }))
+        {
+            return BAD_CONFIG;
+        }
+        if matches!(cause.downcast_ref(), Some(datapath::Error::Permission))
+            || matches!(
+                cause.downcast_ref(),
+                Some(daemon::Error::Datapath(datapath::Error::Permission))
+            )
+            || matches!(cause.downcast_ref(), Some(lab::Error::Permission))
+        {
+            return NOT_PERMITTED;
+        }
+    }
+    FAILED
+}

@@ -1,0 +1,119 @@
+//! Problems of a configuration, each at a line and column of its file.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+/// A text and where it came from.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    path: PathBuf,
+    line_starts: Vec<usize>,
+}
+
+impl Source {
+    pub(super) fn new(path: &Path, text: &str) -> Self {
+        let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let line_starts = [0]
+            .into_iter()
+            .chain(starts.map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            path: path.to_owned(),
+            line_starts,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The line of a byte offset, counted from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= offset)
+    }
+
+    pub(super) fn problem(&self, offset: usize, message: impl Into<String>) -> Problem {
+        let line = self.line(offset);
+        let column = offset - self.line_starts[line - 1] + 1;
+        Problem {
+            path: self.path.clone(),
+            position: Some((line, column)),
+            message: message.into(),
+        }
+    }
+}
+
+/// One thing that is wrong with a configuration, and the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    path: PathBuf,
+    /// Line and column, both from 1; the column counts bytes.
+    position: Option<(usize, usize)>,
+    message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some((line, column)) = self.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Everything that is wrong with a configuration, in the order of the file; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// The problems as an error, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// There are.
+    pub fn unless_empty(mut problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        problems.sort_by_key(|problem| problem.position);
+        Err(Self(problems))
+    }
+
+    pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
+        let message = format!("cannot be read: {error}");
+        Self(vec![Problem {
+            path: path.to_owned(),
+            position: None,
+            message,
+        }])
+    }
+
+    pub(super) fn from_toml(source: &Source, error: &toml::de::Error) -> Self {
+        let message = error.message().trim_end().replace('\n', "; ");
+        Self(vec![match error.span() {
+            Some(span) => source.problem(span.start, message),
+            None => Problem {
+                path: source.path.clone(),
+                position: None,
+                message,
+            },
+        }])
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

@@ -1,0 +1,165 @@
+//! What can go wrong between netguard and the kernel, with the way out in every message.
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    EbpfError,
+    maps::MapError,
+    programs::{ProgramError, links::LinkError},
+};
+
+/// A refusal of the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process may not load programs.
+    #[error(
+        "not permitted to load BPF programs; run netguard as root or with CAP_BPF, CAP_NET_ADMIN \
+         and CAP_PERFMON"
+    )]
+    Permission,
+    /// The kernel lacks what netguard stands on.
+    #[error("kernel {found} is too old: netguard needs Linux {}.{} or later", .needed.0, .needed.1)]
+    KernelTooOld {
+        /// What `uname -r` says.
+        found: String,
+        /// The oldest that would do.
+        needed: (u32, u32),
+    },
+    /// Pins need a BPF file system.
+    #[error("no BPF file system at {path}; mount it: mount -t bpf bpf {path}")]
+    NoBpffs {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why mounting it failed, if that was tried.
+        #[source]
+        source: io::Error,
+    },
+    /// A pin could not be made, opened or removed.
+    #[error("cannot {action} {path}")]
+    Pin {
+        /// What was tried.
+        action: &'static str,
+        /// The pin.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The programs could not be loaded.
+    #[error("cannot load the kernel programs")]
+    Load(#[source] Box<EbpfError>),
+    /// One program was refused.
+    #[error("the kernel refuses the program {name}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The verifier's words.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach {program} to {interface}: {source}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        source: Box<AttachError>,
+    },
+    /// A map refused an operation.
+    #[error("cannot use the map {name}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Box<MapError>,
+    },
+    /// The embedded object is not the one that this code was written for.
+    #[error("the embedded kernel object lacks {0}: rebuild netguard")]
+    Object(&'static str),
+    /// The log of the programs could not be opened.
+    #[error("cannot read the programs' diagnostics: {0}")]
+    Diagnostics(String),
+}
+
+/// Why a program is not on its interface.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The kernel refused the program there.
+    #[error("{}", root_cause(.0))]
+    Program(#[from] ProgramError),
+    /// The kernel made no link that could be pinned.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// The kernel's own words; aya's name the system call but not what it said.
+fn root_cause(error: &ProgramError) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+impl Error {
+    pub(super) fn load(source: EbpfError) -> Self {
+        if is_permission(&source) {
+            Self::Permission
+        } else {
+            Self::Load(Box::new(source))
+        }
+    }
+
+    pub(super) fn program(name: &'static str, source: ProgramError) -> Self {
+        if is_permission(&source) {
+            Self::Permission
+        } else {
+            Self::Program {
+                name,
+                source: Box::new(source),
+            }
+        }
+    }
+
+    pub(super) fn map(name: &'static str, source: MapError) -> Self {
+        if is_permission(&source) {
+            Self::Permission
+        } else {
+            Self::Map {
+                name,
+                source: Box::new(source),
+            }
+        }
+    }
+
+    pub(super) fn pin(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        if is_permission(&source) {
+            return Self::Permission;
+        }
+        Self::Pin {
+            action,
+            path: path.into(),
+            source: Box::new(source),
+        }
+    }
+}
+
+/// True if the kernel's last word, at the end of the chain, was EPERM or EACCES on an object that
+/// the verifier had no say in.
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error() == Some(libc::EPERM);
+        }
+        cause = error.source();
+    }
+    false
+}

@@ -1,0 +1,204 @@
+//! The programs and maps in the kernel: load, fill, attach, pin, adopt. The only importer of aya.
+//!
+//! Order is what keeps the host closed: programs are verified and their fresh policy maps filled
+//! before any of them is attached; a program that replaces one of an earlier daemon does so in one
+//! step on the pinned link, so that no packet meets an empty hook. State maps (counters, flows,
+//! records) are adopted from their pins and survive.
+
+mod attach;
+mod error;
+mod kernel;
+mod maps;
+mod pins;
+mod view;
+
+use std::collections::BTreeMap;
+
+use aya::{Ebpf, EbpfLoader, maps::RingBuf, programs::Program};
+use netguard_common::{Hook, maps as layout, record::DropRecord};
+
+pub use attach::Guard;
+pub use error::Error;
+pub use kernel::check_kernel;
+pub use pins::{PinDirectory, ensure_bpffs};
+pub use view::{CounterRow, ProgramRow, View};
+
+use crate::policy::Plan;
+use maps::PolicyMaps;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netguard-datapath"));
+
+/// The loaded programs of one instance, and the plan that is in force.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pins: PinDirectory,
+    maps: PolicyMaps,
+    plan: Plan,
+    guards: BTreeMap<u32, Guard>,
+}
+
+/// What an [`Datapath::apply`] changed on interfaces, for the log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Interfaces that are guarded from now on.
+    pub guarded: Vec<String>,
+    /// Interfaces that are gone.
+    pub gone: Vec<String>,
+    /// Interfaces that could not be guarded, with the reason; they are tried again.
+    pub failed: Vec<(String, String)>,
+}
+
+impl Datapath {
+    /// Loads and verifies the programs. Nothing is attached and no packet is touched yet.
+    ///
+    /// # Errors
+    ///
+    /// No permission, no bpffs, or the verifier's refusal.
+    pub fn load(pins: PinDirectory) -> Result<Self, Error> {
+        pins.create()?;
+        let mut loader = EbpfLoader::new();
+        for name in layout::STATE_MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(Error::load)?;
+        for hook in Hook::ALL {
+            match ebpf
+                .program_mut(hook.program())
+                .ok_or(Error::Object(hook.program()))?
+            {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => return Err(Error::Object(hook.program())),
+            }
+            .map_err(|source| Error::program(hook.program(), source))?;
+        }
+        let maps = PolicyMaps::take(&mut ebpf)?;
+        Ok(Self {
+            ebpf,
+            pins,
+            maps,
+            plan: Plan::default(),
+            guards: BTreeMap::new(),
+        })
+    }
+
+    /// Brings maps and interfaces to `plan`: entries first, then programs, then what is left over.
+    ///
+    /// # Errors
+    ///
+    /// A map refuses an entry. An interface that cannot be guarded is no error of the whole: it is
+    /// in [`Changes::failed`].
+    pub fn apply(&mut self, plan: Plan) -> Result<Changes, Error> {
+        let first = self.plan == Plan::default();
+        self.maps.write_changed(&self.plan, &plan)?;
+        let mut changes = Changes::default();
+        for index in self.guards.keys().copied().collect::<Vec<_>>() {
+            let still = plan.ports.get(&index) == self.plan.ports.get(&index);
+            if !still && let Some(guard) = self.guards.remove(&index) {
+                guard.forget(&self.pins);
+                changes.gone.push(guard.interface);
+            }
+        }
+        for (index, port) in &plan.ports {
+            if self.guards.contains_key(index) {
+                continue;
+            }
+            match attach::guard(&mut self.ebpf, &self.pins, *index, port) {
+                Ok(guard) => {
+                    changes.guarded.push(guard.interface.clone());
+                    self.guards.insert(*index, guard);
+                }
+                Err(error) => {
+                    let name = layout::read_name(&port.name).to_owned();
+                    changes.failed.push((name, error.to_string()));
+                }
+            }
+        }
+        self.maps.remove_stale(&self.plan, &plan)?;
+        if first {
+            self.pins.pin_policy(&mut self.ebpf, &self.maps)?;
+        }
+        self.plan = plan;
+        Ok(changes)
+    }
+
+    /// Detaches every guard that this process attached freshly, for a start that failed halfway.
+    pub fn roll_back(&mut self) {
+        for guard in std::mem::take(&mut self.guards).into_values() {
+            guard.roll_back(&self.pins);
+        }
+    }
+
+    /// The stream of drop records. Can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// The object lacks the map, or it was taken before.
+    pub fn take_drops(&mut self) -> Result<DropStream, Error> {
+        let map = self
+            .ebpf
+            .take_map(layout::DROPS)
+            .ok_or(Error::Object(layout::DROPS))?;
+        let ring = RingBuf::try_from(map).map_err(|source| Error::map(layout::DROPS, source))?;
+        Ok(DropStream { ring })
+    }
+
+    /// The programs' own diagnostics (a helper that failed), for the process's logger. Can be
+    /// taken once.
+    ///
+    /// # Errors
+    ///
+    /// The object lacks the log map, or it was taken before.
+    pub fn take_diagnostics(&mut self) -> Result<Diagnostics, Error> {
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
+            .map_err(|source| Error::Diagnostics(source.to_string()))?;
+        Ok(Diagnostics { logger })
+    }
+
+    /// Gives tests the loaded program of a hook.
+    #[doc(hidden)]
+    pub fn program_mut(&mut self, hook: Hook) -> Option<&mut Program> {
+        self.ebpf.program_mut(hook.program())
+    }
+}
+
+/// Drop records as they come from the ring buffer.
+pub struct DropStream {
+    ring: RingBuf<aya::maps::MapData>,
+}
+
+impl DropStream {
+    /// The next record that is ready, without waiting. Records of another layout are passed over.
+    pub fn next_ready(&mut self) -> Option<DropRecord> {
+        while let Some(item) = self.ring.next() {
+            if let Some(record) = DropRecord::from_bytes(&item) {
+                return Some(record);
+            }
+        }
+        None
+    }
+}
+
+impl std::os::fd::AsRawFd for DropStream {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+/// What the programs report about themselves.
+pub struct Diagnostics {
+    logger: aya_log::EbpfLogger<&'static dyn log::Log>,
+}
+
+impl Diagnostics {
+    /// Hands what has arrived to the process's logger.
+    pub fn flush(&mut self) {
+        self.logger.flush();
+    }
+}
+
+impl std::os::fd::AsRawFd for Diagnostics {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.logger.as_raw_fd()
+    }
+}

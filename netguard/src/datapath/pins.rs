@@ -1,0 +1,187 @@
+//! Where links, programs and maps are pinned, so that enforcement outlives the daemon:
+//!
+//! ```text
+//! /sys/fs/bpf/netguard/<instance>/links/<interface>.<program>
+//!                                 programs/<program>
+//!                                 maps-v<layout version>/<MAP>
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::Ebpf;
+use netguard_common::{Hook, maps::LAYOUT_VERSION};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::{Error, maps::PolicyMaps};
+
+const BPFFS: &str = "/sys/fs/bpf";
+const ROOT: &str = "/sys/fs/bpf/netguard";
+
+/// The pins of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinDirectory {
+    root: PathBuf,
+}
+
+impl PinDirectory {
+    /// The directory of the instance; nothing is created yet.
+    #[must_use]
+    pub fn of(instance: &str) -> Self {
+        Self {
+            root: Path::new(ROOT).join(instance),
+        }
+    }
+
+    /// The names of all instances that have pins.
+    #[must_use]
+    pub fn instances() -> Vec<String> {
+        let Ok(entries) = fs::read_dir(ROOT) else {
+            return Vec::new();
+        };
+        let mut names: Vec<_> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the map of that name is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where the link of a program on an interface is pinned.
+    #[must_use]
+    pub fn link(&self, interface: &str, hook: Hook) -> PathBuf {
+        // bpffs allows no dot in a name but in the last place of an interface's own.
+        self.links().join(format!(
+            "{}:{}",
+            interface.replace('.', "_"),
+            hook.program()
+        ))
+    }
+
+    /// Where the program of a hook is pinned.
+    #[must_use]
+    pub fn program(&self, hook: Hook) -> PathBuf {
+        self.programs().join(hook.program())
+    }
+
+    /// The pinned links, as (interface, program).
+    #[must_use]
+    pub fn pinned_links(&self) -> Vec<(String, String)> {
+        let Ok(entries) = fs::read_dir(self.links()) else {
+            return Vec::new();
+        };
+        let mut links: Vec<_> = entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name().into_string().ok()?;
+                let (interface, program) = name.rsplit_once(':')?;
+                Some((interface.to_owned(), program.to_owned()))
+            })
+            .collect();
+        links.sort();
+        links
+    }
+
+    /// Removes every pin: programs detach, maps are freed. Enforcement ends.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be removed. One that does not exist is fine.
+    pub fn remove(&self) -> Result<(), Error> {
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::pin("remove", &self.root, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn create(&self) -> Result<(), Error> {
+        for directory in [self.maps(), self.links(), self.programs()] {
+            fs::create_dir_all(&directory)
+                .map_err(|error| Error::pin("create", &directory, error))?;
+        }
+        Ok(())
+    }
+
+    /// Pins the policy maps and programs of this load in place of an earlier one's.
+    pub(super) fn pin_policy(&self, ebpf: &mut Ebpf, maps: &PolicyMaps) -> Result<(), Error> {
+        for (name, map) in maps.each() {
+            let path = self.map(name);
+            remove_pin(&path)?;
+            map.pin(&path)
+                .map_err(|error| Error::pin("pin", &path, error))?;
+        }
+        for hook in Hook::ALL {
+            let path = self.program(hook);
+            remove_pin(&path)?;
+            let program = ebpf
+                .program_mut(hook.program())
+                .ok_or(Error::Object(hook.program()))?;
+            program
+                .pin(&path)
+                .map_err(|error| Error::pin("pin", &path, error))?;
+        }
+        Ok(())
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join(format!("maps-v{LAYOUT_VERSION}"))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+}
+
+/// Removes a pin; what it held lives on only as long as something else holds it.
+pub(super) fn remove_pin(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::pin("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that a BPF file system is mounted where pins go; mounts one if there is none.
+///
+/// # Errors
+///
+/// There is none and it cannot be mounted.
+pub fn ensure_bpffs() -> Result<(), Error> {
+    let is_mounted = || statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if is_mounted() {
+        return Ok(());
+    }
+    mount(
+        Some("bpf"),
+        BPFFS,
+        Some("bpf"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(|error| Error::NoBpffs {
+        path: BPFFS.into(),
+        source: error.into(),
+    })
+}

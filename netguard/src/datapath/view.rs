@@ -1,0 +1,147 @@
+//! What the kernel holds, read back from the pins: works with or without a running daemon.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    programs::ProgramInfo,
+};
+use netguard_common::{
+    Direction, Hook, SlotId,
+    maps::{self as layout, Counter, CounterKey, PortEntry, SlotEntry},
+};
+
+use super::{Error, maps::Wire, pins::PinDirectory};
+
+/// A snapshot of one instance.
+pub struct View {
+    /// The slots by number.
+    pub slots: BTreeMap<SlotId, SlotEntry>,
+    /// The guarded interfaces by number.
+    pub ports: BTreeMap<u32, PortEntry>,
+    /// What became of packets, summed over CPUs.
+    pub counters: Vec<CounterRow>,
+    /// The pinned programs.
+    pub programs: Vec<ProgramRow>,
+    /// The pinned links, as (interface, program).
+    pub links: Vec<(String, String)>,
+    /// Drops whose record found the ring buffer full.
+    pub records_lost: u64,
+}
+
+/// One counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterRow {
+    /// The slot, or [`netguard_common::NO_SLOT`].
+    pub slot_id: SlotId,
+    /// Which way.
+    pub direction: Direction,
+    /// What became of the packets.
+    pub outcome: layout::Outcome,
+    /// How many.
+    pub counter: Counter,
+}
+
+/// One program as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramRow {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it.
+    pub id: u32,
+    /// The kernel's fingerprint of its instructions.
+    pub tag: String,
+    /// How many instructions the verifier walked.
+    pub verified_instructions: Option<u32>,
+}
+
+impl View {
+    /// Reads an instance's pins.
+    ///
+    /// # Errors
+    ///
+    /// The instance has no pins, or this process may not read them.
+    pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
+        let slots = entries::<u16, SlotEntry>(pins, layout::SLOTS)?;
+        let ports = entries::<u32, PortEntry>(pins, layout::PORTS)?;
+        Ok(Self {
+            slots,
+            ports,
+            counters: counters(pins)?,
+            programs: programs(pins),
+            links: pins.pinned_links(),
+            records_lost: records_lost(pins)?,
+        })
+    }
+}
+
+fn open<T>(pins: &PinDirectory, name: &'static str) -> Result<T, Error>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    MapData::from_pin(pins.map(name))
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .map_err(|source| Error::map(name, source))
+}
+
+fn entries<K, V>(pins: &PinDirectory, name: &'static str) -> Result<BTreeMap<K, V>, Error>
+where
+    K: layout::Layout + Ord,
+    V: layout::Layout,
+{
+    let map: HashMap<MapData, Wire<K>, Wire<V>> = open(pins, name)?;
+    map.iter()
+        .map(|entry| entry.map(|(key, value)| (key.0, value.0)))
+        .collect::<Result<_, _>>()
+        .map_err(|source| Error::map(name, source))
+}
+
+fn counters(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
+    let map: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<Counter>> =
+        open(pins, layout::COUNTERS)?;
+    let mut rows = Vec::new();
+    for entry in map.iter() {
+        let (Wire(key), per_cpu) = entry.map_err(|source| Error::map(layout::COUNTERS, source))?;
+        let Some(direction) = Direction::from_raw(key.direction) else {
+            continue; // written by another version: not ours to name
+        };
+        let counter = per_cpu
+            .iter()
+            .fold(Counter::default(), |sum, Wire(one)| Counter {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+            });
+        rows.push(CounterRow {
+            slot_id: key.slot_id,
+            direction,
+            outcome: key.outcome,
+            counter,
+        });
+    }
+    rows.sort_by_key(|row| (row.slot_id, row.direction, row.outcome));
+    Ok(rows)
+}
+
+fn records_lost(pins: &PinDirectory) -> Result<u64, Error> {
+    let map: PerCpuArray<MapData, Wire<u64>> = open(pins, layout::RECORDS_LOST)?;
+    let per_cpu = map
+        .get(&0, 0)
+        .map_err(|source| Error::map(layout::RECORDS_LOST, source))?;
+    Ok(per_cpu.iter().map(|Wire(lost)| lost).sum())
+}
+
+fn programs(pins: &PinDirectory) -> Vec<ProgramRow> {
+    Hook::ALL
+        .iter()
+        .filter_map(|hook| {
+            let info = ProgramInfo::from_pin(pins.program(*hook)).ok()?;
+            Some(ProgramRow {
+                name: hook.program().to_owned(),
+                id: info.id(),
+                tag: format!("{:016x}", info.tag().to_be()),
+                verified_instructions: info.verified_instruction_count(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,78 @@
+//! Drop records made readable: from the ring buffer's bytes to an event with names and addresses.
+
+mod packet;
+
+use std::time::{Duration, SystemTime};
+
+use netguard_common::{Direction, DropReason, Hook, record::DropRecord};
+
+pub use packet::Summary;
+
+/// One dropped packet, as logs tell it.
+#[derive(Clone, Debug)]
+pub struct Drop {
+    /// When it was dropped.
+    pub time: SystemTime,
+    /// The slot's name; none for an interface that has no slot.
+    pub slot: Option<String>,
+    /// The interface's name, or its number if it is gone.
+    pub interface: String,
+    /// Which way the packet went, seen from the slot.
+    pub direction: Direction,
+    /// Where it was dropped.
+    pub hook: Hook,
+    /// Why.
+    pub reason: DropReason,
+    /// What the packet was.
+    pub packet: Summary,
+    /// The frame's length in bytes.
+    pub length: u32,
+}
+
+/// The difference between the kernel's monotonic clock and the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    boot: SystemTime,
+}
+
+impl Clock {
+    /// Reads both clocks. Steps of the wall clock are followed by reading again.
+    #[must_use]
+    pub fn read() -> Self {
+        let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .map_or(Duration::ZERO, Duration::from);
+        Self {
+            boot: SystemTime::now() - monotonic,
+        }
+    }
+
+    /// The wall clock's time of a monotonic one.
+    #[must_use]
+    pub fn wall(&self, monotonic_ns: u64) -> SystemTime {
+        self.boot + Duration::from_nanos(monotonic_ns)
+    }
+}
+
+impl Drop {
+    /// Reads a record; `None` if it holds a number that this version does not know. `name_slot`
+    /// and `name_interface` know the names behind the numbers.
+    #[must_use]
+    pub fn read(
+        record: &DropRecord,
+        clock: &Clock,
+        name_slot: impl FnOnce(u16) -> Option<String>,
+        name_interface: impl FnOnce(u32) -> Option<String>,
+    ) -> Option<Self> {
+        Some(Self {
+            time: clock.wall(record.time_ns),
+            slot: name_slot(record.slot_id),
+            interface: name_interface(record.ifindex)
+                .unwrap_or_else(|| format!("#{}", record.ifindex)),
+            direction: Direction::from_raw(record.direction)?,
+            hook: Hook::from_raw(record.hook)?,
+            reason: record.reason()?,
+            packet: Summary::of(record.captured()),
+            length: record.frame_length,
+        })
+    }
+}

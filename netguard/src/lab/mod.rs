@@ -1,0 +1,321 @@
+//! The lab: a whole hypervisor, its guests and an internet in network namespaces, so that netguard
+//! can be tried and tested without one packet leaving the machine or touching its interfaces.
+//!
+//! The lab is built from a configuration as any host would be: slots, bridges, ports and addresses
+//! come from the same file that the daemon reads.
+
+mod internet;
+mod namespace;
+mod process;
+mod topology;
+mod wire;
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    config::{Config, Problems},
+    datapath::{self, PinDirectory},
+    journal::Format,
+    run_directory,
+};
+
+pub use internet::serve;
+pub use namespace::enter;
+
+/// The embedded default configuration, and the lab's.
+pub const CONFIG: &str = include_str!("lab.toml");
+
+/// The lab's name if the user gives none: instance, and prefix of its namespaces.
+pub const DEFAULT_NAME: &str = "ng";
+
+/// What a slot's port is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PortKind {
+    /// One end of a veth pair, as containers have it.
+    #[default]
+    Veth,
+    /// A TAP device with offloads, as virtual machines have it.
+    Tap,
+}
+
+impl PortKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Tap => "tap",
+        }
+    }
+}
+
+/// Why the lab could not be built, entered or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Namespaces need root.
+    #[error("not permitted to make network namespaces; run the lab as root")]
+    Permission,
+    /// There is no lab of that name.
+    #[error("no lab is up; start one: netguard lab up")]
+    NotUp,
+    /// There is no such host in the lab.
+    #[error("no slot or host {name:?} in the lab; there are {known}")]
+    NoHost {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A program that the lab calls failed.
+    #[error("{program} failed: {message}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// Its own words.
+        message: String,
+    },
+    /// A background process did not come up.
+    #[error("the lab's {what} did not start; its log {log} ends with:\n{tail}")]
+    NotReady {
+        /// Which.
+        what: &'static str,
+        /// Its log.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
+    /// A system call failed.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The lab's configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] Problems),
+    /// The pins cannot be removed.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+}
+
+impl Error {
+    fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| match source.raw_os_error() {
+            Some(libc::EPERM) => Self::Permission,
+            _ => Self::System { action, source },
+        }
+    }
+}
+
+/// One lab, up or not.
+pub struct Lab {
+    name: String,
+    config: Config,
+}
+
+impl Lab {
+    /// The lab of that name.
+    ///
+    /// # Errors
+    ///
+    /// The embedded configuration is broken.
+    pub fn new(name: &str) -> Result<Self, Error> {
+        let config = Config::parse(CONFIG, Path::new("the lab's configuration"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            config,
+        })
+    }
+
+    /// The configuration that the lab is built from.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Builds the lab, over whatever an earlier one left, and starts its internet. Nothing is
+    /// guarded yet.
+    ///
+    /// # Errors
+    ///
+    /// No permission, or a step failed; what was built until then is removed.
+    pub fn build(&self, ports: PortKind) -> Result<(), Error> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::Permission);
+        }
+        self.down()?;
+        let built = self.build_steps(ports);
+        if built.is_err() {
+            // The first error is the one to tell.
+            let _ = self.down();
+        }
+        built
+    }
+
+    fn build_steps(&self, ports: PortKind) -> Result<(), Error> {
+        let directory = self.directory();
+        fs::create_dir_all(&directory)
+            .map_err(Error::system(format!("create {}", directory.display())))?;
+        topology::build(&self.name, &self.config.policy, ports)?;
+        for slot in &self.config.policy.slots {
+            let path = self.resolv_conf(&slot.name);
+            let lines: String = slot
+                .subnets
+                .iter()
+                .map(|net| format!("nameserver {}\n", net.gateway))
+                .collect();
+            fs::write(&path, lines).map_err(Error::system(format!("write {}", path.display())))?;
+        }
+        fs::write(directory.join("ports"), ports.name())
+            .map_err(Error::system("write the kind of ports"))?;
+        let arguments = ["lab", "--name", &self.name, "serve"];
+        process::start("internet", &arguments, &self.log("internet"))?;
+        Ok(())
+    }
+
+    /// Starts a daemon in the background that guards the lab.
+    ///
+    /// # Errors
+    ///
+    /// It does not come up; its log's last lines are in the error.
+    pub fn guard(&self, format: Format) -> Result<(), Error> {
+        let format = match format {
+            Format::Text => "text",
+            Format::Json => "json",
+        };
+        let arguments = ["run", "--lab", &self.name, "--log", format];
+        process::start("daemon", &arguments, &self.log("daemon"))
+    }
+
+    /// Removes the lab and everything that an earlier one of that name left: processes, pins,
+    /// namespaces, files. Fine if there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Something cannot be removed.
+    pub fn down(&self) -> Result<(), Error> {
+        let hosts = namespace::list(&self.prefix());
+        process::end_all_in(&hosts)?;
+        PinDirectory::of(&self.name).remove()?;
+        for host in &hosts {
+            namespace::remove(host)?;
+        }
+        match fs::remove_dir_all(self.directory()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::system("remove the run directory")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces this process by a command on a host of the lab: a slot, `hv`, `net` or `mgmt`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such host, or the command cannot be started.
+    pub fn exec(
+        &self,
+        host: &str,
+        command: &[OsString],
+    ) -> Result<std::convert::Infallible, Error> {
+        use std::os::unix::process::CommandExt as _;
+
+        let namespace = self.namespace(host);
+        let hosts = namespace::list(&self.prefix());
+        if hosts.is_empty() {
+            return Err(Error::NotUp);
+        }
+        if !hosts.contains(&namespace) {
+            let known: Vec<_> = hosts
+                .iter()
+                .filter_map(|host| host.strip_prefix(&self.prefix()))
+                .collect();
+            return Err(Error::NoHost {
+                name: host.to_owned(),
+                known: known.join(", "),
+            });
+        }
+        let Some((program, arguments)) = command.split_first() else {
+            return Err(Error::Program {
+                program: "exec",
+                message: "no command".to_owned(),
+            });
+        };
+        enter(&namespace)?;
+        namespace::use_resolv_conf(&self.resolv_conf(host))?;
+        let error = Command::new(program).args(arguments).exec();
+        Err(Error::system(format!("run {}", program.display()))(error))
+    }
+
+    /// The lab's hosts and logs, for people.
+    ///
+    /// # Errors
+    ///
+    /// There is no such lab.
+    pub fn describe(&self) -> Result<String, Error> {
+        let hosts = namespace::list(&self.prefix());
+        if hosts.is_empty() {
+            return Err(Error::NotUp);
+        }
+        let ports = fs::read_to_string(self.directory().join("ports")).unwrap_or_default();
+        Ok(format!(
+            "lab {:?}, {ports} ports, hosts {}\nlogs: {}\n      {}",
+            self.name,
+            hosts.join(" "),
+            self.log("daemon").display(),
+            self.log("internet").display(),
+        ))
+    }
+
+    /// The namespace of a host.
+    #[must_use]
+    pub fn namespace(&self, host: &str) -> String {
+        format!("{}{host}", self.prefix())
+    }
+
+    /// Where a background process of the lab logs: `daemon` or `internet`.
+    #[must_use]
+    pub fn log(&self, of: &str) -> PathBuf {
+        self.directory().join(format!("{of}.log"))
+    }
+
+    fn prefix(&self) -> String {
+        format!("{}-", self.name)
+    }
+
+    fn directory(&self) -> PathBuf {
+        run_directory(&self.name)
+    }
+
+    fn resolv_conf(&self, host: &str) -> PathBuf {
+        self.directory().join(format!("{host}.resolv.conf"))
+    }
+
+    /// The ports' kind, as the lab was built.
+    fn built_ports(&self) -> PortKind {
+        match fs::read_to_string(self.directory().join("ports")).as_deref() {
+            Ok("tap") => PortKind::Tap,
+            _ => PortKind::Veth,
+        }
+    }
+
+    /// The addresses of one slot's guest, as the topology gives them.
+    #[must_use]
+    pub fn guest_addresses(&self, slot: &str) -> Vec<IpAddr> {
+        let slot = self.config.policy.slots.iter().find(|it| it.name == slot);
+        slot.map_or_else(Vec::new, |slot| {
+            slot.subnets
+                .iter()
+                .filter_map(topology::guest_address)
+                .collect()
+        })
+    }
+}

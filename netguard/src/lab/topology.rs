@@ -1,0 +1,213 @@
+//! The lab's wiring, as the batches of `ip` commands that a person would type.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    net::IpAddr,
+    process::{Command, Stdio},
+};
+
+use super::{Error, PortKind, internet, namespace};
+use crate::policy::{Policy, Slot, Subnet};
+
+/// The uplink's two ends and the management network's, hypervisor first.
+const UPLINK: [&str; 2] = ["192.0.2.2", "192.0.2.1"];
+const UPLINK6: [&str; 2] = ["2001:db8:ffff::2", "2001:db8:ffff::1"];
+const MANAGEMENT: [&str; 2] = ["100.64.0.1", "100.64.0.2"];
+
+/// The guest of a subnet: the address behind the gateway.
+pub(super) fn guest_address(subnet: &Subnet) -> Option<IpAddr> {
+    subnet.prefix.hosts().find(|host| *host > subnet.gateway)
+}
+
+/// Builds every namespace, interface, address and route.
+pub(super) fn build(name: &str, policy: &Policy, ports: PortKind) -> Result<(), Error> {
+    let of = |host: &str| format!("{name}-{host}");
+    let slots = policy.slots.iter().map(|slot| slot.name.as_str());
+    let hosts = ["hv", "net", "mgmt"].into_iter().chain(slots);
+    let mut namespaces = String::new();
+    for host in hosts.clone() {
+        let _ = writeln!(namespaces, "netns add {}", of(host));
+    }
+    ip(None, &namespaces)?;
+    for host in hosts {
+        namespace::within(&of(host), move || {
+            set_sysctls(host == "hv" || host == "net")
+        })?;
+    }
+    ip(Some(&of("hv")), &hypervisor(policy, ports, &of))?;
+    for slot in &policy.slots {
+        ip(Some(&of(&slot.name)), &guest(slot, ports))?;
+    }
+    ip(Some(&of("net")), &internet(policy))?;
+    ip(Some(&of("mgmt")), &management(policy))
+}
+
+/// Writes to the namespace's own `/proc/sys/net`.
+fn set_sysctls(is_router: bool) -> Result<(), Error> {
+    let mut settings = vec![
+        // The lab's addresses are unique by construction: no waiting for duplicate detection.
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/all/accept_dad", "0"),
+        ("ipv6/conf/default/accept_ra", "0"),
+    ];
+    if is_router {
+        settings.push(("ipv4/ip_forward", "1"));
+        settings.push(("ipv6/conf/all/forwarding", "1"));
+        // A new namespace hands bridged frames to the host's iptables by default.
+        settings.push(("bridge/bridge-nf-call-iptables", "0"));
+        settings.push(("bridge/bridge-nf-call-ip6tables", "0"));
+    }
+    for (key, value) in settings {
+        let path = format!("/proc/sys/net/{key}");
+        match fs::write(&path, value) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::system(format!("set {path}"))(error));
+            }
+            _ => {} // a kernel without br_netfilter has no such key and no such behaviour
+        }
+    }
+    Ok(())
+}
+
+fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> String {
+    let mut batch = format!(
+        "link set lo up
+         link add uplink0 type veth peer name eth0 netns {net}
+         addr add {uplink}/24 dev uplink0
+         addr add {uplink6}/64 dev uplink0
+         link set uplink0 up
+         link add tailscale0 type veth peer name eth0 netns {mgmt}
+         addr add {management}/10 dev tailscale0
+         link set tailscale0 up
+         route add default via {gateway}
+         route add default via {gateway6}
+        ",
+        net = of("net"),
+        mgmt = of("mgmt"),
+        uplink = UPLINK[0],
+        uplink6 = UPLINK6[0],
+        management = MANAGEMENT[0],
+        gateway = UPLINK[1],
+        gateway6 = UPLINK6[1],
+    );
+    for slot in &policy.slots {
+        let (bridge, port) = (&slot.bridge, &slot.port);
+        let _ = writeln!(
+            batch,
+            "link add {bridge} address {} type bridge",
+            mac(slot, 1)
+        );
+        for subnet in &slot.subnets {
+            let (gateway, length) = (subnet.gateway, subnet.prefix.prefix_len());
+            let _ = writeln!(batch, "addr add {gateway}/{length} dev {bridge}");
+        }
+        let _ = match ports {
+            PortKind::Veth => writeln!(
+                batch,
+                "link add {port} type veth peer name eth0 address {} netns {}",
+                mac(slot, 2),
+                of(&slot.name)
+            ),
+            PortKind::Tap => writeln!(batch, "tuntap add dev {port} mode tap vnet_hdr"),
+        };
+        let _ = writeln!(
+            batch,
+            "link set {port} addrgenmode none\nlink set {port} master {bridge} up\n\
+             link set {bridge} up"
+        );
+    }
+    batch
+}
+
+fn guest(slot: &Slot, ports: PortKind) -> String {
+    let mut batch = String::from("link set lo up\n");
+    if ports == PortKind::Tap {
+        let _ = writeln!(
+            batch,
+            "tuntap add dev eth0 mode tap vnet_hdr\nlink set eth0 address {}",
+            mac(slot, 2)
+        );
+    }
+    let _ = writeln!(batch, "link set eth0 up");
+    for subnet in &slot.subnets {
+        let Some(guest) = guest_address(subnet) else {
+            continue;
+        };
+        let (gateway, length) = (subnet.gateway, subnet.prefix.prefix_len());
+        let _ = writeln!(
+            batch,
+            "addr add {guest}/{length} dev eth0\nroute add default via {gateway}"
+        );
+    }
+    batch
+}
+
+fn internet(policy: &Policy) -> String {
+    let mut batch = format!(
+        "link set lo up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0\nlink set eth0 up\n",
+        UPLINK[1], UPLINK6[1]
+    );
+    for address in internet::addresses() {
+        let _ = writeln!(batch, "addr add {address} dev lo");
+    }
+    for subnet in policy.slots.iter().flat_map(|slot| &slot.subnets) {
+        let (prefix, v4) = (subnet.prefix, subnet.prefix.addr().is_ipv4());
+        let via = if v4 { UPLINK[0] } else { UPLINK6[0] };
+        let _ = writeln!(batch, "route add {prefix} via {via}");
+    }
+    batch
+}
+
+fn management(policy: &Policy) -> String {
+    let mut batch = format!(
+        "link set lo up\naddr add {}/10 dev eth0\nlink set eth0 up\n",
+        MANAGEMENT[1]
+    );
+    for subnet in policy.slots.iter().flat_map(|slot| &slot.subnets) {
+        if subnet.prefix.addr().is_ipv4() {
+            let _ = writeln!(batch, "route add {} via {}", subnet.prefix, MANAGEMENT[0]);
+        }
+    }
+    batch
+}
+
+/// A locally administered address: the same in every lab, so that logs compare.
+fn mac(slot: &Slot, end: u8) -> String {
+    let [high, low] = slot.id.to_be_bytes();
+    format!("02:6e:67:{high:02x}:{low:02x}:{end:02x}")
+}
+
+/// Runs a batch of `ip` commands, in a namespace or in none.
+fn ip(namespace: Option<&str>, batch: &str) -> Result<(), Error> {
+    let failed = |message: String| Error::Program {
+        program: "ip (iproute2)",
+        message,
+    };
+    let mut command = Command::new("ip");
+    if let Some(namespace) = namespace {
+        command.args(["-netns", namespace]);
+    }
+    let mut child = command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(mut input) = child.stdin.take() {
+        input
+            .write_all(batch.as_bytes())
+            .map_err(|error| failed(error.to_string()))?;
+    }
+    let output = child
+        .wait_with_output()
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
+}

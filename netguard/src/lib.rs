@@ -1,0 +1,23 @@
+//! netguard as a library: what the binary and the tests are made of.
+//!
+//! Data flows one way: `config` (the file) -> `policy::Policy` (its meaning) -> `policy::Plan` (the
+//! bytes of the maps) -> `datapath` (the kernel) -> `drops` and `dns` (what happened) -> `journal`.
+
+pub mod config;
+pub mod daemon;
+pub mod datapath;
+pub mod dns;
+pub mod drops;
+pub mod journal;
+pub mod lab;
+pub mod links;
+pub mod policy;
+pub mod status;
+
+use std::path::{Path, PathBuf};
+
+/// Where an instance keeps what it needs while it runs: its lock, and a lab's logs.
+#[must_use]
+pub fn run_directory(instance: &str) -> PathBuf {
+    Path::new("/run/netguard").join(instance)
+}

@@ -1,0 +1,229 @@
+//! `netguard status`: slots, programs and counters, read back from the kernel. Says what is
+//! enforced, whether or not a daemon runs.
+
+use std::fmt::Write as _;
+
+use netguard_common::{
+    Direction, DropReason, NO_SLOT, SlotId,
+    maps::{OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, read_name},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    daemon,
+    datapath::{self, PinDirectory, View},
+};
+
+/// One instance, ready to print.
+pub struct Status {
+    instance: String,
+    daemon_pid: Option<u32>,
+    view: View,
+}
+
+impl Status {
+    /// Reads an instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance has no pins, or they may not be read.
+    pub fn read(instance: &str) -> Result<Self, datapath::Error> {
+        let view = View::open(&PinDirectory::of(instance))?;
+        Ok(Self {
+            instance: instance.to_owned(),
+            daemon_pid: daemon::running_pid(instance),
+            view,
+        })
+    }
+
+    /// As one JSON object.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let slots: Vec<_> = self
+            .view
+            .slots
+            .iter()
+            .map(|(id, slot)| {
+                json!({
+                    "id": id,
+                    "name": read_name(&slot.name),
+                    "interfaces": self.interfaces(*id),
+                    "counters": self.counters(*id),
+                })
+            })
+            .collect();
+        let programs: Vec<_> = self
+            .view
+            .programs
+            .iter()
+            .map(|program| {
+                json!({
+                    "name": program.name,
+                    "id": program.id,
+                    "tag": program.tag,
+                    "verified_instructions": program.verified_instructions,
+                    "interfaces": self.attached(&program.name),
+                })
+            })
+            .collect();
+        json!({
+            "instance": self.instance,
+            "daemon_pid": self.daemon_pid,
+            "slots": slots,
+            "no_slot_counters": self.counters(NO_SLOT),
+            "programs": programs,
+            "records_lost": self.view.records_lost,
+        })
+    }
+
+    /// As text for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let daemon = match self.daemon_pid {
+            Some(pid) => format!("daemon running (pid {pid})"),
+            None => "no daemon: enforcing, but nobody answers DNS".to_owned(),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "instance {}: {daemon}\n", self.instance);
+        let _ = writeln!(
+            out,
+            "{:<6} {:<12} {:>11} {:>11} {:>11} {:>9}  interfaces",
+            "id", "slot", "egress", "ingress", "redirected", "dropped"
+        );
+        for (id, slot) in &self.view.slots {
+            let passed = |direction| self.packets(*id, direction, |it| it == OUTCOME_PASS);
+            let redirected = self.packets(*id, Direction::Egress, |outcome| {
+                outcome == OUTCOME_REDIRECT
+            });
+            let dropped = [Direction::Egress, Direction::Ingress]
+                .map(|direction| self.packets(*id, direction, is_drop))
+                .iter()
+                .sum::<u64>();
+            let _ = writeln!(
+                out,
+                "{id:<6} {:<12} {:>11} {:>11} {redirected:>11} {dropped:>9}  {}",
+                read_name(&slot.name),
+                passed(Direction::Egress),
+                passed(Direction::Ingress),
+                self.interfaces(*id).join(" "),
+            );
+        }
+        self.write_drops(&mut out);
+        let _ = writeln!(
+            out,
+            "\n{:<16} {:>6}  {:<16} {:>8}  attached to",
+            "program", "id", "tag", "verified"
+        );
+        for program in &self.view.programs {
+            let verified = program
+                .verified_instructions
+                .map_or("-".to_owned(), |count| count.to_string());
+            let _ = writeln!(
+                out,
+                "{:<16} {:>6}  {} {verified:>8}  {}",
+                program.name,
+                program.id,
+                program.tag,
+                self.attached(&program.name).join(" "),
+            );
+        }
+        if self.view.records_lost > 0 {
+            let _ = writeln!(out, "\n{} drop records were lost", self.view.records_lost);
+        }
+        out
+    }
+
+    fn write_drops(&self, out: &mut String) {
+        let drops: Vec<_> = self
+            .view
+            .counters
+            .iter()
+            .filter(|row| is_drop(row.outcome))
+            .collect();
+        if drops.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            out,
+            "\n{:<12} {:<8} {:<20} {:>6} {:>9} {:>11}",
+            "slot", "way", "dropped because", "code", "packets", "bytes"
+        );
+        for row in drops {
+            let slot = self
+                .view
+                .slots
+                .get(&row.slot_id)
+                .map_or("-", |slot| read_name(&slot.name));
+            let reason = DropReason::from_raw(row.outcome);
+            let _ = writeln!(
+                out,
+                "{slot:<12} {:<8} {:<20} {:>6} {:>9} {:>11}",
+                row.direction.name(),
+                reason.map_or("unknown", DropReason::name),
+                reason.map_or(0, DropReason::code),
+                row.counter.packets,
+                row.counter.bytes,
+            );
+        }
+    }
+
+    fn packets(
+        &self,
+        slot_id: SlotId,
+        direction: Direction,
+        wanted: impl Fn(Outcome) -> bool,
+    ) -> u64 {
+        let rows = self.view.counters.iter();
+        rows.filter(|row| {
+            row.slot_id == slot_id && row.direction == direction && wanted(row.outcome)
+        })
+        .map(|row| row.counter.packets)
+        .sum()
+    }
+
+    fn counters(&self, slot_id: SlotId) -> Vec<Value> {
+        let rows = self
+            .view
+            .counters
+            .iter()
+            .filter(|row| row.slot_id == slot_id);
+        rows.map(|row| {
+            json!({
+                "direction": row.direction.name(),
+                "outcome": outcome_name(row.outcome),
+                "code": DropReason::from_raw(row.outcome).map(DropReason::code),
+                "packets": row.counter.packets,
+                "bytes": row.counter.bytes,
+            })
+        })
+        .collect()
+    }
+
+    /// The slot's guarded interfaces.
+    fn interfaces(&self, slot_id: SlotId) -> Vec<&str> {
+        let own = self
+            .view
+            .ports
+            .iter()
+            .filter(|(_, port)| port.slot_id == slot_id);
+        own.map(|(_, port)| read_name(&port.name)).collect()
+    }
+
+    fn attached(&self, program: &str) -> Vec<&str> {
+        let links = self.view.links.iter().filter(|(_, name)| name == program);
+        links.map(|(interface, _)| interface.as_str()).collect()
+    }
+}
+
+fn is_drop(outcome: Outcome) -> bool {
+    outcome != OUTCOME_PASS && outcome != OUTCOME_REDIRECT
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        OUTCOME_PASS => "pass",
+        OUTCOME_REDIRECT => "redirect",
+        reason => DropReason::from_raw(reason).map_or("unknown", DropReason::name),
+    }
+}

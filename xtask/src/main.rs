@@ -1,0 +1,147 @@
+//! `cargo xtask`: every step that a person or CI takes, with nothing to install by hand.
+
+mod command;
+mod tools;
+
+use std::{ffi::OsString, time::Instant};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use command::{Cargo, is_root, root, step};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, runs, tests and checks netguard"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build netguard in release mode and start it; without arguments it guards the lab
+    Run {
+        /// Arguments of `netguard run`, as in: cargo xtask run -- --config FILE
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Build netguard in release mode into target/release
+    Build,
+    /// Run every test; those that need the kernel run as root
+    Test {
+        /// Arguments of `cargo test`, as in: cargo xtask test -- --test lab
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// What CI runs: format, clippy on host and BPF code, tests, documentation
+    Ci,
+    /// Install what the other tasks need, and nothing else
+    Setup,
+}
+
+fn main() -> Result<()> {
+    let started = Instant::now();
+    match Cli::parse().task {
+        Task::Run { arguments } => return run(&arguments),
+        Task::Build => build_release()?,
+        Task::Test { arguments } => test(&arguments)?,
+        Task::Ci => ci()?,
+        Task::Setup => {
+            tools::for_build()?;
+            tools::for_tests()?;
+        }
+    }
+    step(&format!("done in {:.0} s", started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+fn build_release() -> Result<()> {
+    let toolchain = tools::for_build()?;
+    step("building netguard (release)");
+    Cargo::new(&toolchain).run(["build", "--release", "--package", "netguard"])
+}
+
+fn run(arguments: &[OsString]) -> Result<()> {
+    build_release()?;
+    tools::ensure(&[tools::IPROUTE2])?;
+    step("starting netguard");
+    let mut command = command::elevated(root().join("target/release/netguard"));
+    command.arg("run").args(arguments);
+    command::replace(command)
+}
+
+fn test(arguments: &[OsString]) -> Result<()> {
+    let toolchain = tools::for_build()?;
+    tools::for_tests()?;
+    let cargo = Cargo::new(&toolchain);
+    step("building netguard (dev)");
+    cargo.run(["build", "--package", "netguard"])?;
+    step("testing");
+    let cargo = if is_root() {
+        cargo
+    } else {
+        cargo.tests_as_root()
+    };
+    let mut line: Vec<OsString> = vec!["test".into()];
+    if arguments.is_empty() {
+        line.extend([
+            "--workspace".into(),
+            "--exclude".into(),
+            "netguard-ebpf".into(),
+        ]);
+    } else {
+        line.extend(["--package".into(), "netguard-tests".into()]);
+        line.extend(arguments.iter().cloned());
+    }
+    cargo.run(line)
+}
+
+fn ci() -> Result<()> {
+    let toolchain = tools::for_build()?;
+    let cargo = Cargo::new(&toolchain);
+    step("format");
+    cargo.run(["fmt", "--all", "--check"])?;
+    step("clippy on host code");
+    cargo.run([
+        "clippy",
+        "--workspace",
+        "--exclude",
+        "netguard-ebpf",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])?;
+    step("clippy on BPF code");
+    Cargo::bpf(&toolchain).run([
+        "clippy",
+        "--package",
+        "netguard-ebpf",
+        "--release",
+        "--target",
+        "bpfel-unknown-none",
+        "-Z",
+        "build-std=core",
+        "--",
+        "-D",
+        "warnings",
+    ])?;
+    // A test that cannot run must fail here, not pass by.
+    let no_skip = cargo.env("NETGUARD_NO_SKIP", "1");
+    step("the README's test command");
+    no_skip.run(["xtask", "test"])?;
+    step("documentation");
+    Cargo::new(&toolchain)
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run([
+            "doc",
+            "--workspace",
+            "--exclude",
+            "netguard-ebpf",
+            "--no-deps",
+            "--document-private-items",
+        ])
+}
