@@ -8,9 +8,7 @@ fn main() -> Result<()> {
     // `cargo xtask` names a nightly whose LLVM is bpf-linker's.
     println!("cargo:rerun-if-env-changed=NETGUARD_BPF_TOOLCHAIN");
     let toolchain = std::env::var("NETGUARD_BPF_TOOLCHAIN");
-    let toolchain = toolchain
-        .as_deref()
-        .map_or(Toolchain::Nightly, Toolchain::Custom);
+    let toolchain = toolchain.as_deref().map_or(Toolchain::Nightly, Toolchain::Custom);
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     println!("cargo:rerun-if-changed={root}/netguard-common");
     let programs = Package {

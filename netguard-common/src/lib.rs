@@ -63,13 +63,8 @@ pub enum Hook {
 
 impl Hook {
     /// Every hook, in the order in which a packet meets them.
-    pub const ALL: [Self; 5] = [
-        Self::Xdp,
-        Self::PortEgress,
-        Self::BridgeEgress,
-        Self::BridgeIngress,
-        Self::PortIngress,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Xdp, Self::PortEgress, Self::BridgeEgress, Self::BridgeIngress, Self::PortIngress];
 
     /// Reads the number that a record holds.
     #[must_use]

@@ -13,11 +13,7 @@ impl Cursor {
     /// A cursor at the start of the memory that [`crate::frame::Frame::memory`] gave.
     #[inline(always)]
     pub fn new((start, end): (usize, usize)) -> Self {
-        Self {
-            start,
-            end,
-            offset: 0,
-        }
+        Self { start, end, offset: 0 }
     }
 
     /// How many bytes have been read.

@@ -69,9 +69,7 @@ pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
 #[inline(always)]
 pub fn restore(ctx: &TcContext, slot_id: SlotId, reply: &Packet) -> Result<(), DropReason> {
     let key = flow_key(slot_id, reply.protocol, u16::from_be(reply.dst_port_be));
-    let flow = DNS_FLOWS
-        .get_ptr_mut(&key)
-        .ok_or(DropReason::DnsUnsolicited)?;
+    let flow = DNS_FLOWS.get_ptr_mut(&key).ok_or(DropReason::DnsUnsolicited)?;
     // SAFETY: the entry stays readable for the whole program, also if another CPU removes it;
     // torn reads of a flow that is being replaced reach the same slot only.
     let (client, asked, client_port_be) = unsafe {
@@ -84,12 +82,8 @@ pub fn restore(ctx: &TcContext, slot_id: SlotId, reply: &Packet) -> Result<(), D
     if client != reply.dst {
         return Err(DropReason::DnsUnsolicited);
     }
-    let restored = Packet {
-        src: asked,
-        src_port_be: 53_u16.to_be(),
-        dst_port_be: client_port_be,
-        ..*reply
-    };
+    let restored =
+        Packet { src: asked, src_port_be: 53_u16.to_be(), dst_port_be: client_port_be, ..*reply };
     translate(ctx, reply, &restored)
 }
 
@@ -101,21 +95,12 @@ fn slot(slot_id: SlotId) -> Option<&'static SlotEntry> {
 
 #[inline(always)]
 fn resolver_for(slot: &SlotEntry, family_of: Address) -> Address {
-    if family_of.is_v4() {
-        slot.gateway4
-    } else {
-        slot.gateway6
-    }
+    if family_of.is_v4() { slot.gateway4 } else { slot.gateway6 }
 }
 
 #[inline(always)]
 fn flow_key(slot_id: SlotId, protocol: u8, port: u16) -> DnsFlowKey {
-    DnsFlowKey {
-        slot_id,
-        port,
-        protocol,
-        _reserved: [0; 3],
-    }
+    DnsFlowKey { slot_id, port, protocol, _reserved: [0; 3] }
 }
 
 /// Finds the flow of a query or opens one; the port is the resolver's name for it.
@@ -127,11 +112,7 @@ fn flow_key(slot_id: SlotId, protocol: u8, port: u16) -> DnsFlowKey {
 fn acquire_flow(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let idle_ns = if query.protocol == TCP {
-        TCP_IDLE_NS
-    } else {
-        UDP_IDLE_NS
-    };
+    let idle_ns = if query.protocol == TCP { TCP_IDLE_NS } else { UDP_IDLE_NS };
     let home = hash(query);
     let mut free = None;
     for probe in 0..PROBES {
@@ -170,9 +151,7 @@ fn acquire_flow(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
         _reserved: 0,
         outstanding: 1,
     };
-    DNS_FLOWS
-        .insert(&key, &flow, u64::from(BPF_ANY))
-        .map_err(|_| DropReason::DnsFlowsFull)?;
+    DNS_FLOWS.insert(&key, &flow, u64::from(BPF_ANY)).map_err(|_| DropReason::DnsFlowsFull)?;
     Ok(port)
 }
 
@@ -196,21 +175,11 @@ fn translate(ctx: &TcContext, old: &Packet, new: &Packet) -> Result<(), DropReas
     // One path for both families: the mapped form's first twelve bytes are equal, so the
     // difference of the 16-byte forms is the difference of the 4-byte ones.
     let to_destination = old.dst != new.dst;
-    let (from, to) = if to_destination {
-        (old.dst, new.dst)
-    } else {
-        (old.src, new.src)
-    };
+    let (from, to) = if to_destination { (old.dst, new.dst) } else { (old.src, new.src) };
     let (mut from_words, mut to_words) = (from, to);
     // SAFETY: both buffers are 16 readable bytes on the stack.
     let difference = unsafe {
-        bpf_csum_diff(
-            from_words.0.as_mut_ptr().cast(),
-            16,
-            to_words.0.as_mut_ptr().cast(),
-            16,
-            0,
-        )
+        bpf_csum_diff(from_words.0.as_mut_ptr().cast(), 16, to_words.0.as_mut_ptr().cast(), 16, 0)
     };
     if difference < 0 {
         return fail(ctx, "bpf_csum_diff", difference);

@@ -164,11 +164,7 @@ fn check_destination(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
 /// Stage 8: a reply within a connection that was allowed in passes where nothing else does.
 #[inline(always)]
 fn reply_or(packet: &Packet, own: SlotId, reason: DropReason) -> Result<(), DropReason> {
-    if ingress::is_reply(packet, own) {
-        Ok(())
-    } else {
-        Err(reason)
-    }
+    if ingress::is_reply(packet, own) { Ok(()) } else { Err(reason) }
 }
 
 /// ICMP may ask (echo) and report errors (RFC 792, RFC 4443); redirects, timestamps and the rest

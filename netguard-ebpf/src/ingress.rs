@@ -64,19 +64,9 @@ fn judge(ctx: &TcContext, own: SlotId) -> Result<(), DropReason> {
 #[inline(always)]
 fn flow_key(packet: &Packet, slot_id: SlotId, leaving: bool) -> FlowKey {
     let (guest, guest_port_be, peer, peer_port_be) = if leaving {
-        (
-            packet.src,
-            packet.src_port_be,
-            packet.dst,
-            packet.dst_port_be,
-        )
+        (packet.src, packet.src_port_be, packet.dst, packet.dst_port_be)
     } else {
-        (
-            packet.dst,
-            packet.dst_port_be,
-            packet.src,
-            packet.src_port_be,
-        )
+        (packet.dst, packet.dst_port_be, packet.src, packet.src_port_be)
     };
     FlowKey {
         guest,
@@ -100,9 +90,7 @@ fn remember(packet: &Packet, slot_id: SlotId) {
         _ => {}                       // TCP and UDP
     }
     // SAFETY: a helper without arguments.
-    let flow = Flow {
-        seen_ns: unsafe { bpf_ktime_get_ns() },
-    };
+    let flow = Flow { seen_ns: unsafe { bpf_ktime_get_ns() } };
     let key = flow_key(packet, slot_id, false);
     // If the map refuses, the replies are dropped: closed, and counted where they are.
     let _ = FLOWS.insert(&key, &flow, u64::from(BPF_ANY));
@@ -111,11 +99,7 @@ fn remember(packet: &Packet, slot_id: SlotId) {
 /// True if the packet that leaves answers a flow that was allowed in and is still alive.
 #[inline(always)]
 pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
-    let idle_limit = if packet.protocol == TCP {
-        TCP_IDLE_NS
-    } else {
-        OTHER_IDLE_NS
-    };
+    let idle_limit = if packet.protocol == TCP { TCP_IDLE_NS } else { OTHER_IDLE_NS };
     let key = flow_key(packet, slot_id, true);
     // SAFETY: the value is one aligned word; a racing update leaves an older or newer time.
     let Some(flow) = (unsafe { FLOWS.get(&key) }) else {

@@ -6,10 +6,7 @@
 
 #![no_std]
 #![no_main]
-#![expect(
-    missing_docs,
-    reason = "the program macros make functions without documentation"
-)]
+#![expect(missing_docs, reason = "the program macros make functions without documentation")]
 
 mod cursor;
 mod dns;
@@ -56,13 +53,7 @@ pub fn ng_port_egress(ctx: TcContext) -> i32 {
 pub fn ng_br_egress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = egress::check_guarded(&ctx);
     frame::set_provenance(&ctx, Provenance::Unknown);
-    report::finish(
-        &ctx,
-        Hook::BridgeEgress,
-        Direction::Egress,
-        slot_id,
-        verdict,
-    ) as i32
+    report::finish(&ctx, Hook::BridgeEgress, Direction::Egress, slot_id, verdict) as i32
 }
 
 /// TC egress of every bridge: vouches for what the host sends towards a slot.
@@ -84,13 +75,7 @@ pub fn ng_br_ingress(ctx: TcContext) -> i32 {
 pub fn ng_port_ingress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = ingress::decide_and_restore(&ctx);
     frame::set_provenance(&ctx, Provenance::Unknown);
-    report::finish(
-        &ctx,
-        Hook::PortIngress,
-        Direction::Ingress,
-        slot_id,
-        verdict,
-    ) as i32
+    report::finish(&ctx, Hook::PortIngress, Direction::Ingress, slot_id, verdict) as i32
 }
 
 /// Nothing in these programs may panic; what the compiler could not prove ends here and is refused

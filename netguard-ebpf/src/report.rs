@@ -40,14 +40,7 @@ pub fn finish<F: Frame>(
         Verdict::Redirect => OUTCOME_REDIRECT,
         Verdict::Drop(reason) => reason as Outcome,
     };
-    count(
-        frame,
-        CounterKey {
-            slot_id,
-            direction: direction as u8,
-            outcome,
-        },
-    );
+    count(frame, CounterKey { slot_id, direction: direction as u8, outcome });
     match verdict {
         Verdict::Drop(reason) => {
             record(frame, hook, direction, slot_id, reason);
@@ -64,10 +57,7 @@ fn count<F: Frame>(frame: &F, key: CounterKey) {
         Some(counter) => counter,
         None => {
             // Another CPU may have been faster: either way the entry exists now.
-            let zero = Counter {
-                packets: 0,
-                bytes: 0,
-            };
+            let zero = Counter { packets: 0, bytes: 0 };
             let _ = COUNTERS.insert(&key, &zero, u64::from(BPF_NOEXIST));
             match COUNTERS.get_ptr_mut(&key) {
                 Some(counter) => counter,

@@ -172,9 +172,7 @@ the lab is up; in another terminal try
   netguard status";
 
 fn guard(config: &Config, instance: &str, format: Format) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(daemon::run(config, instance, format))?;
     Ok(())
 }
@@ -213,11 +211,7 @@ fn status(json: bool, instance: Option<String>) -> anyhow::Result<ExitCode> {
 fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::new(&args.name)?;
     match &args.command {
-        LabCommand::Up {
-            ports,
-            log,
-            unguarded,
-        } => {
+        LabCommand::Up { ports, log, unguarded } => {
             lab.build(*ports)?;
             if !unguarded {
                 lab.guard(*log).inspect_err(|_| drop(lab.down()))?;

@@ -152,15 +152,8 @@ impl Daemon {
         let policy = config.policy.clone();
         let (log, queries) = mpsc::channel(QUERY_LOG_LENGTH);
         let dns = &policy.dns;
-        let resolver = Arc::new(Resolver::new(
-            dns.allowlist.clone(),
-            dns.upstreams.clone(),
-            log,
-        ));
-        let signals = [
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        ];
+        let resolver = Arc::new(Resolver::new(dns.allowlist.clone(), dns.upstreams.clone(), log));
+        let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         let mut daemon = Self {
             policy,
             datapath,
@@ -176,9 +169,7 @@ impl Daemon {
             _lock: lock,
         };
         daemon.serve(&facts)?;
-        let changes = daemon
-            .datapath
-            .apply(Plan::compile(&daemon.policy, &facts))?;
+        let changes = daemon.datapath.apply(Plan::compile(&daemon.policy, &facts))?;
         if let Some((interface, reason)) = changes.failed.first().cloned() {
             daemon.datapath.roll_back();
             return Err(Error::Unguarded { interface, reason });
@@ -197,9 +188,7 @@ impl Daemon {
             format!("; waiting for {}", missing.join(", "))
         };
         let (slots, names) = (daemon.policy.slots.len(), daemon.policy.dns.allowlist.len());
-        daemon.note(format!(
-            "guarding {slots} slots, {names} names allowed{waiting}"
-        ))?;
+        daemon.note(format!("guarding {slots} slots, {names} names allowed{waiting}"))?;
         Ok(daemon)
     }
 
@@ -298,13 +287,11 @@ impl Daemon {
         let names = facts.interfaces.iter();
         self.interface_names
             .extend(names.map(|interface| (interface.index, interface.name.clone())));
-        for interface in &changes.guarded {
-            self.journal
-                .write(&Entry::notice(format!("guarding {interface}")))?;
-        }
-        for interface in &changes.gone {
-            self.journal
-                .write(&Entry::notice(format!("{interface} is gone")))?;
+        for (what, interfaces) in [("guarding", &changes.guarded), ("gone:", &changes.gone)] {
+            if !interfaces.is_empty() {
+                let message = format!("{what} {}", interfaces.join(" "));
+                self.journal.write(&Entry::notice(message))?;
+            }
         }
         for (interface, reason) in &changes.failed {
             let message =
@@ -323,29 +310,19 @@ impl Daemon {
 /// Takes the instance for this process; the lock goes with the process, however it ends.
 fn lock(instance: &str) -> Result<Flock<File>, Error> {
     let path = run_directory(instance).join("daemon.lock");
-    let failed = |source| Error::RunDirectory {
-        path: path.clone(),
-        source,
-    };
+    let failed = |source| Error::RunDirectory { path: path.clone(), source };
     std::fs::create_dir_all(run_directory(instance)).map_err(failed)?;
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(failed)?;
-    match Flock::lock(
-        file.try_clone().map_err(failed)?,
-        FlockArg::LockExclusiveNonblock,
-    ) {
+    let mut file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match Flock::lock(file.try_clone().map_err(failed)?, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {
             file.set_len(0).map_err(failed)?;
             write!(file, "{}", std::process::id()).map_err(failed)?;
             Ok(lock)
         }
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::AlreadyRunning {
-            instance: instance.to_owned(),
-        }),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err(Error::AlreadyRunning { instance: instance.to_owned() })
+        }
         Err((_, error)) => Err(failed(error.into())),
     }
 }
@@ -375,10 +352,8 @@ fn check_host(config: &Config, facts: &Facts) -> Result<(), Problems> {
                 format!("slot {name:?}: {bridge} is no bridge; name the bridge that the port is on")
             }
             Some(_) => {
-                let missing = slot
-                    .subnets
-                    .iter()
-                    .find(|subnet| !facts.addresses.contains(&subnet.gateway));
+                let missing =
+                    slot.subnets.iter().find(|subnet| !facts.addresses.contains(&subnet.gateway));
                 let Some(missing) = missing else { continue };
                 format!(
                     "slot {name:?}: the host lacks the gateway address {gateway}; add it: ip addr \

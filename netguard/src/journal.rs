@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    net::IpAddr,
     time::SystemTime,
 };
 
@@ -75,6 +76,14 @@ impl<W: Write> Journal<W> {
     }
 }
 
+/// The first addresses of an answer, each with a space behind it; JSON has all of them.
+fn shortened(addresses: &[IpAddr]) -> String {
+    const SHOWN: usize = 4;
+    let shown = addresses.iter().take(SHOWN).map(|address| format!("{address} "));
+    let more = addresses.len().saturating_sub(SHOWN);
+    shown.chain((more > 0).then(|| format!("and {more} more "))).collect()
+}
+
 fn timestamp(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
@@ -99,15 +108,9 @@ fn text(event: &Event) -> String {
                 Decision::Denied => "deny".into(),
                 Decision::Refused(why) => format!("refuse {why}"),
             };
-            let addresses: Vec<_> = query.addresses.iter().map(ToString::to_string).collect();
-            let answer = if addresses.is_empty() {
-                String::new()
-            } else {
-                addresses.join(" ") + " "
-            };
-            let upstream = query
-                .upstream
-                .map_or(String::new(), |upstream| format!(" from {upstream}"));
+            let answer = shortened(&query.addresses);
+            let upstream =
+                query.upstream.map_or(String::new(), |upstream| format!(" from {upstream}"));
             format!(
                 "{} dns   {:<8} {:<19} {} {} -> {} {answer}({}{upstream}, {:.1} ms)",
                 timestamp(query.time),

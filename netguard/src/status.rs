@@ -29,11 +29,7 @@ impl Status {
     /// The instance has no pins, or they may not be read.
     pub fn read(instance: &str) -> Result<Self, datapath::Error> {
         let view = View::open(&PinDirectory::of(instance))?;
-        Ok(Self {
-            instance: instance.to_owned(),
-            daemon_pid: daemon::running_pid(instance),
-            view,
-        })
+        Ok(Self { instance: instance.to_owned(), daemon_pid: daemon::running_pid(instance), view })
     }
 
     /// As one JSON object.
@@ -93,9 +89,8 @@ impl Status {
         );
         for (id, slot) in &self.view.slots {
             let passed = |direction| self.packets(*id, direction, |it| it == OUTCOME_PASS);
-            let redirected = self.packets(*id, Direction::Egress, |outcome| {
-                outcome == OUTCOME_REDIRECT
-            });
+            let redirected =
+                self.packets(*id, Direction::Egress, |outcome| outcome == OUTCOME_REDIRECT);
             let dropped = [Direction::Egress, Direction::Ingress]
                 .map(|direction| self.packets(*id, direction, is_drop))
                 .iter()
@@ -116,9 +111,8 @@ impl Status {
             "program", "id", "tag", "verified"
         );
         for program in &self.view.programs {
-            let verified = program
-                .verified_instructions
-                .map_or("-".to_owned(), |count| count.to_string());
+            let verified =
+                program.verified_instructions.map_or("-".to_owned(), |count| count.to_string());
             let _ = writeln!(
                 out,
                 "{:<16} {:>6}  {} {verified:>8}  {}",
@@ -135,12 +129,7 @@ impl Status {
     }
 
     fn write_drops(&self, out: &mut String) {
-        let drops: Vec<_> = self
-            .view
-            .counters
-            .iter()
-            .filter(|row| is_drop(row.outcome))
-            .collect();
+        let drops: Vec<_> = self.view.counters.iter().filter(|row| is_drop(row.outcome)).collect();
         if drops.is_empty() {
             return;
         }
@@ -150,11 +139,7 @@ impl Status {
             "slot", "way", "dropped because", "code", "packets", "bytes"
         );
         for row in drops {
-            let slot = self
-                .view
-                .slots
-                .get(&row.slot_id)
-                .map_or("-", |slot| read_name(&slot.name));
+            let slot = self.view.slots.get(&row.slot_id).map_or("-", |slot| read_name(&slot.name));
             let reason = DropReason::from_raw(row.outcome);
             let _ = writeln!(
                 out,
@@ -183,11 +168,7 @@ impl Status {
     }
 
     fn counters(&self, slot_id: SlotId) -> Vec<Value> {
-        let rows = self
-            .view
-            .counters
-            .iter()
-            .filter(|row| row.slot_id == slot_id);
+        let rows = self.view.counters.iter().filter(|row| row.slot_id == slot_id);
         rows.map(|row| {
             json!({
                 "direction": row.direction.name(),
@@ -202,11 +183,7 @@ impl Status {
 
     /// The slot's guarded interfaces.
     fn interfaces(&self, slot_id: SlotId) -> Vec<&str> {
-        let own = self
-            .view
-            .ports
-            .iter()
-            .filter(|(_, port)| port.slot_id == slot_id);
+        let own = self.view.ports.iter().filter(|(_, port)| port.slot_id == slot_id);
         own.map(|(_, port)| read_name(&port.name)).collect()
     }
 

@@ -14,10 +14,7 @@ use crate::tools::{self, Toolchain};
 
 /// The repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .unwrap_or_else(|_| ".".into())
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap_or_else(|_| ".".into())
 }
 
 /// One line that says what happens now.
@@ -38,9 +35,7 @@ pub fn elevated(program: impl AsRef<OsStr>) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("sudo");
-    command
-        .arg("--preserve-env=NETGUARD_NO_SKIP,RUST_LOG,RUST_BACKTRACE")
-        .arg(program);
+    command.arg("--preserve-env=NETGUARD_NO_SKIP,RUST_LOG,RUST_BACKTRACE").arg(program);
     command
 }
 
@@ -57,11 +52,7 @@ pub fn run(command: &mut Command) -> Result<()> {
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;
     if !status.success() {
         let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-        bail!(
-            "{} {} failed: {status}",
-            command.get_program().display(),
-            arguments.join(" ")
-        );
+        bail!("{} {} failed: {status}", command.get_program().display(), arguments.join(" "));
     }
     Ok(())
 }
@@ -69,10 +60,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// What a command prints, if it succeeds.
 pub fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// cargo in this repository, with bpf-linker in reach.
@@ -86,27 +74,19 @@ impl Cargo {
     /// The stable cargo that runs this program.
     pub fn new(toolchain: &Toolchain) -> Self {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Self {
-            program: vec![cargo],
-            environment: Vec::new(),
-        }
-        .env("PATH", tools::path())
-        .env("NETGUARD_BPF_TOOLCHAIN", toolchain.name())
+        Self { program: vec![cargo], environment: Vec::new() }
+            .env("PATH", tools::path())
+            .env("NETGUARD_BPF_TOOLCHAIN", toolchain.name())
     }
 
     /// The nightly cargo that compiles the kernel programs, with the flags that aya-build gives.
     pub fn bpf(toolchain: &Toolchain) -> Self {
-        let program = ["rustup", "run", toolchain.name(), "cargo"]
-            .map(OsString::from)
-            .to_vec();
+        let program = ["rustup", "run", toolchain.name(), "cargo"].map(OsString::from).to_vec();
         let architecture = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
-        Self {
-            program,
-            environment: Vec::new(),
-        }
-        .env("PATH", tools::path())
-        .env("CARGO_ENCODED_RUSTFLAGS", architecture)
-        .env("CARGO_TARGET_DIR", root().join("target/bpf-clippy"))
+        Self { program, environment: Vec::new() }
+            .env("PATH", tools::path())
+            .env("CARGO_ENCODED_RUSTFLAGS", architecture)
+            .env("CARGO_TARGET_DIR", root().join("target/bpf-clippy"))
     }
 
     /// With a further variable.
@@ -117,24 +97,17 @@ impl Cargo {
 
     /// With test binaries that run as root.
     pub fn tests_as_root(self) -> Self {
-        let target = format!(
-            "CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER",
-            env::consts::ARCH
-        );
+        let target = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH);
         self.env(target.to_uppercase(), "sudo --preserve-env")
     }
 
     /// Runs cargo with arguments.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<()> {
-        let Some((program, first)) = self.program.split_first() else {
-            bail!("no program")
-        };
+        let Some((program, first)) = self.program.split_first() else { bail!("no program") };
         let mut command = Command::new(program);
         command.current_dir(root()).args(first).args(arguments);
         // `cargo xtask` runs under one toolchain; what it starts chooses its own.
-        command
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .envs(self.environment.iter().cloned());
+        command.env_remove("RUSTUP_TOOLCHAIN").envs(self.environment.iter().cloned());
         run(&mut command)
     }
 }

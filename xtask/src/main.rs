@@ -11,10 +11,7 @@ use clap::{Parser, Subcommand};
 use command::{Cargo, is_root, root, step};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Builds, runs, tests and checks netguard"
-)]
+#[command(name = "cargo xtask", about = "Builds, runs, tests and checks netguard")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -80,18 +77,10 @@ fn test(arguments: &[OsString]) -> Result<()> {
     step("building netguard (dev)");
     cargo.run(["build", "--package", "netguard"])?;
     step("testing");
-    let cargo = if is_root() {
-        cargo
-    } else {
-        cargo.tests_as_root()
-    };
+    let cargo = if is_root() { cargo } else { cargo.tests_as_root() };
     let mut line: Vec<OsString> = vec!["test".into()];
     if arguments.is_empty() {
-        line.extend([
-            "--workspace".into(),
-            "--exclude".into(),
-            "netguard-ebpf".into(),
-        ]);
+        line.extend(["--workspace".into(), "--exclude".into(), "netguard-ebpf".into()]);
     } else {
         line.extend(["--package".into(), "netguard-tests".into()]);
         line.extend(arguments.iter().cloned());
@@ -134,14 +123,12 @@ fn ci() -> Result<()> {
     step("the README's test command");
     no_skip.run(["xtask", "test"])?;
     step("documentation");
-    Cargo::new(&toolchain)
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .run([
-            "doc",
-            "--workspace",
-            "--exclude",
-            "netguard-ebpf",
-            "--no-deps",
-            "--document-private-items",
-        ])
+    Cargo::new(&toolchain).env("RUSTDOCFLAGS", "-D warnings").run([
+        "doc",
+        "--workspace",
+        "--exclude",
+        "netguard-ebpf",
+        "--no-deps",
+        "--document-private-items",
+    ])
 }

@@ -37,45 +37,18 @@ pub struct Tool {
 }
 
 /// Builds the lab's namespaces.
-pub const IPROUTE2: Tool = Tool {
-    program: "ip",
-    package: "iproute2",
-};
+pub const IPROUTE2: Tool = Tool { program: "ip", package: "iproute2" };
 
 const TEST_TOOLS: &[Tool] = &[
     IPROUTE2,
-    Tool {
-        program: "dig",
-        package: "bind9-dnsutils",
-    },
-    Tool {
-        program: "kdig",
-        package: "knot-dnsutils",
-    },
-    Tool {
-        program: "ping",
-        package: "iputils-ping",
-    },
-    Tool {
-        program: "curl",
-        package: "curl",
-    },
-    Tool {
-        program: "nc",
-        package: "netcat-openbsd",
-    },
-    Tool {
-        program: "openssl",
-        package: "openssl",
-    },
-    Tool {
-        program: "bpftool",
-        package: "bpftool",
-    },
-    Tool {
-        program: "systemd-analyze",
-        package: "systemd",
-    },
+    Tool { program: "dig", package: "bind9-dnsutils" },
+    Tool { program: "kdig", package: "knot-dnsutils" },
+    Tool { program: "ping", package: "iputils-ping" },
+    Tool { program: "curl", package: "curl" },
+    Tool { program: "nc", package: "netcat-openbsd" },
+    Tool { program: "openssl", package: "openssl" },
+    Tool { program: "bpftool", package: "bpftool" },
+    Tool { program: "systemd-analyze", package: "systemd" },
 ];
 
 /// Everything that building needs.
@@ -101,11 +74,7 @@ pub fn path() -> OsString {
 fn nightly() -> Result<Toolchain> {
     let installed = output(Command::new("rustup").args(["toolchain", "list"]))
         .context("rustup is missing; install it from https://rustup.rs")?;
-    let has = |name: &str| {
-        installed
-            .lines()
-            .any(|line| line.starts_with(&format!("{name}-")))
-    };
+    let has = |name: &str| installed.lines().any(|line| line.starts_with(&format!("{name}-")));
     let fits = |name: &str| {
         let version = output(Command::new("rustup").args(["run", name, "rustc", "-vV"]));
         version.is_some_and(|text| text.contains(&format!("LLVM version: {LLVM_MAJOR}.")))
@@ -117,13 +86,7 @@ fn nightly() -> Result<Toolchain> {
             step(&format!(
                 "installing the Rust toolchain {PINNED_NIGHTLY} for the kernel programs"
             ));
-            let arguments = [
-                "toolchain",
-                "install",
-                "--profile",
-                "minimal",
-                PINNED_NIGHTLY,
-            ];
+            let arguments = ["toolchain", "install", "--profile", "minimal", PINNED_NIGHTLY];
             run(Command::new("rustup").args(arguments))?;
         }
         PINNED_NIGHTLY
@@ -136,9 +99,7 @@ fn nightly() -> Result<Toolchain> {
             run(Command::new("rustup").args(["component", "add", component, "--toolchain", name]))?;
         }
     }
-    Ok(Toolchain {
-        name: name.to_owned(),
-    })
+    Ok(Toolchain { name: name.to_owned() })
 }
 
 fn linker() -> Result<()> {
@@ -151,55 +112,31 @@ fn linker() -> Result<()> {
         "installing bpf-linker {LINKER_VERSION} into target/tools (a few minutes, once)"
     ));
     let build = tools.join("build");
-    run(
-        Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args([
-                "install",
-                "bpf-linker",
-                "--locked",
-                "--force",
-                "--version",
-                LINKER_VERSION,
-            ])
-            .args([
-                "--no-default-features",
-                "--features",
-                &format!("rust-llvm-{LLVM_MAJOR}"),
-            ])
-            .arg("--root")
-            .arg(&tools)
-            .arg("--target-dir")
-            .arg(&build),
-    )?;
+    run(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["install", "bpf-linker", "--locked", "--force", "--version", LINKER_VERSION])
+        .args(["--no-default-features", "--features", &format!("rust-llvm-{LLVM_MAJOR}")])
+        .arg("--root")
+        .arg(&tools)
+        .arg("--target-dir")
+        .arg(&build))?;
     std::fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))
 }
 
 /// Installs the packages of tools that are missing.
 pub fn ensure(tools: &[Tool]) -> Result<()> {
-    let missing: Vec<_> = tools
-        .iter()
-        .filter(|tool| find(tool.program).is_none())
-        .collect();
+    let missing: Vec<_> = tools.iter().filter(|tool| find(tool.program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
     if find("apt-get").is_none() {
-        bail!(
-            "these programs are missing and there is no apt-get: install {}",
-            packages.join(" ")
-        );
+        bail!("these programs are missing and there is no apt-get: install {}", packages.join(" "));
     }
     let how = if is_root() { "" } else { " (with sudo)" };
-    step(&format!(
-        "installing Debian packages{how}: {}",
-        packages.join(" ")
-    ));
+    step(&format!("installing Debian packages{how}: {}", packages.join(" ")));
     let apt = |arguments: &[&str]| {
         let mut command = elevated("apt-get");
-        command
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         run(&mut command)
     };
     apt(&["update", "-qq"])?;
@@ -212,7 +149,5 @@ fn find(program: &str) -> Option<PathBuf> {
     let inherited = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let directories = env::split_paths(&inherited).chain(sbin);
-    directories
-        .map(|directory| directory.join(program))
-        .find(|path| Path::new(path).is_file())
+    directories.map(|directory| directory.join(program)).find(|path| Path::new(path).is_file())
 }

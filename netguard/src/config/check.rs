@@ -20,10 +20,8 @@ use crate::{
 };
 
 /// The allowlist that netguard ships.
-const SHIPPED_ALLOWLIST: &str = include_str!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../dist/allowlist.toml"
-));
+const SHIPPED_ALLOWLIST: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/allowlist.toml"));
 
 pub(super) fn shipped_allowlist() -> AllowlistFile {
     toml::from_str(SHIPPED_ALLOWLIST).expect("the shipped allowlist is under test")
@@ -31,25 +29,14 @@ pub(super) fn shipped_allowlist() -> AllowlistFile {
 
 /// Checks the file and says what it means, or everything that is wrong with it.
 pub(super) fn check(file: &file::File, source: &Source) -> Result<Policy, Problems> {
-    let mut checker = Checker {
-        source,
-        problems: Vec::new(),
-    };
+    let mut checker = Checker { source, problems: Vec::new() };
     let slots = checker.slots(&file.slots);
     let management = checker.management(&file.host.management);
     let upstreams = checker.upstreams(&file.dns.upstreams);
     let port = checker.port(&file.dns.port);
     let allowlist = checker.allowlist(&file.dns);
     Problems::unless_empty(checker.problems)?;
-    Ok(Policy {
-        slots,
-        management,
-        dns: DnsPolicy {
-            upstreams,
-            port,
-            allowlist,
-        },
-    })
+    Ok(Policy { slots, management, dns: DnsPolicy { upstreams, port, allowlist } })
 }
 
 struct Checker<'a> {
@@ -59,8 +46,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn refuse<T>(&mut self, at: &Spanned<T>, message: impl Into<String>) {
-        self.problems
-            .push(self.source.problem(at.span().start, message));
+        self.problems.push(self.source.problem(at.span().start, message));
     }
 
     fn slots(&mut self, slots: &[file::Slot]) -> Vec<Slot> {
@@ -138,9 +124,7 @@ impl Checker<'_> {
         let mut seen: Vec<(&Spanned<T>, &str)> = Vec::new();
         for slot in slots {
             for thing in things(slot) {
-                let first = seen
-                    .iter()
-                    .find(|(other, _)| other.get_ref() == thing.get_ref());
+                let first = seen.iter().find(|(other, _)| other.get_ref() == thing.get_ref());
                 if let Some((other, owner)) = first {
                     let line = self.source.line(other.span().start);
                     let message = format!(
@@ -163,11 +147,7 @@ impl Checker<'_> {
         gateway: Option<&Spanned<IpAddr>>,
         v4: bool,
     ) -> Option<Subnet> {
-        let (key, gateway_key) = if v4 {
-            ("subnet", "gateway")
-        } else {
-            ("subnet6", "gateway6")
-        };
+        let (key, gateway_key) = if v4 { ("subnet", "gateway") } else { ("subnet6", "gateway6") };
         let Some(subnet) = subnet else {
             if let Some(gateway) = gateway {
                 let message = format!("slot {slot:?}: {gateway_key} needs {key} too");
@@ -209,30 +189,20 @@ impl Checker<'_> {
             }
             return None;
         }
-        Some(Subnet {
-            prefix: net,
-            gateway: address,
-        })
+        Some(Subnet { prefix: net, gateway: address })
     }
 
     /// No address may belong to two slots.
     fn disjoint(&mut self, slots: &[file::Slot]) {
         let subnets: Vec<_> = slots
             .iter()
-            .flat_map(|slot| {
-                slot.subnet
-                    .iter()
-                    .chain(&slot.subnet6)
-                    .map(move |net| (slot, net))
-            })
+            .flat_map(|slot| slot.subnet.iter().chain(&slot.subnet6).map(move |net| (slot, net)))
             .collect();
         for (index, (slot, net)) in subnets.iter().enumerate() {
             let overlaps = |other: &IpNet| {
                 other.contains(&net.get_ref().network()) || net.get_ref().contains(&other.network())
             };
-            let first = subnets[..index]
-                .iter()
-                .find(|(_, other)| overlaps(other.get_ref()));
+            let first = subnets[..index].iter().find(|(_, other)| overlaps(other.get_ref()));
             if let Some((owner, other)) = first {
                 let line = self.source.line(other.span().start);
                 let (name, owner) = (slot.name.get_ref(), owner.name.get_ref());
@@ -277,10 +247,9 @@ impl Checker<'_> {
         let mut addresses = Vec::new();
         for upstream in upstreams.get_ref() {
             let text = upstream.get_ref();
-            let address = text.parse::<SocketAddr>().or_else(|_| {
-                text.parse::<IpAddr>()
-                    .map(|address| SocketAddr::new(address, 53))
-            });
+            let address = text
+                .parse::<SocketAddr>()
+                .or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53)));
             match address {
                 Ok(address) if address.port() != 0 => addresses.push(address),
                 _ => self.refuse(
@@ -313,8 +282,7 @@ impl Checker<'_> {
                     Ok(parsed) => names.push(parsed),
                     Err(error) => {
                         let at = name.span().start;
-                        self.problems
-                            .push(list_source.problem(at, error.to_string()));
+                        self.problems.push(list_source.problem(at, error.to_string()));
                     }
                 }
             }
@@ -362,8 +330,7 @@ impl Checker<'_> {
             Ok(categories) => Some((categories, source)),
             Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
-                self.problems
-                    .push(source.problem(at, error.message().trim_end()));
+                self.problems.push(source.problem(at, error.message().trim_end()));
                 None
             }
         }

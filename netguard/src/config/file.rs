@@ -72,9 +72,7 @@ pub(super) struct SlotSpans {
 
 impl Slot {
     pub(super) fn spans(&self) -> SlotSpans {
-        SlotSpans {
-            bridge: self.bridge.span().start,
-        }
+        SlotSpans { bridge: self.bridge.span().start }
     }
 }
 

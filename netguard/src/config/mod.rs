@@ -46,11 +46,7 @@ impl Config {
         };
         let spans = file.slots.iter().map(file::Slot::spans).collect();
         let policy = check::check(&file, &source)?;
-        Ok(Self {
-            policy,
-            spans,
-            source,
-        })
+        Ok(Self { policy, spans, source })
     }
 
     /// A problem of a slot's bridge, found on the host and not in the file.

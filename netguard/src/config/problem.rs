@@ -15,14 +15,8 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(path: &Path, text: &str) -> Self {
         let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let line_starts = [0]
-            .into_iter()
-            .chain(starts.map(|(at, _)| at + 1))
-            .collect();
-        Self {
-            path: path.to_owned(),
-            line_starts,
-        }
+        let line_starts = [0].into_iter().chain(starts.map(|(at, _)| at + 1)).collect();
+        Self { path: path.to_owned(), line_starts }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -37,11 +31,7 @@ impl Source {
     pub(super) fn problem(&self, offset: usize, message: impl Into<String>) -> Problem {
         let line = self.line(offset);
         let column = offset - self.line_starts[line - 1] + 1;
-        Problem {
-            path: self.path.clone(),
-            position: Some((line, column)),
-            message: message.into(),
-        }
+        Problem { path: self.path.clone(), position: Some((line, column)), message: message.into() }
     }
 }
 
@@ -84,22 +74,14 @@ impl Problems {
 
     pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
         let message = format!("cannot be read: {error}");
-        Self(vec![Problem {
-            path: path.to_owned(),
-            position: None,
-            message,
-        }])
+        Self(vec![Problem { path: path.to_owned(), position: None, message }])
     }
 
     pub(super) fn from_toml(source: &Source, error: &toml::de::Error) -> Self {
         let message = error.message().trim_end().replace('\n', "; ");
         Self(vec![match error.span() {
             Some(span) => source.problem(span.start, message),
-            None => Problem {
-                path: source.path.clone(),
-                position: None,
-                message,
-            },
+            None => Problem { path: source.path.clone(), position: None, message },
         }])
     }
 }

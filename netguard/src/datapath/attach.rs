@@ -64,16 +64,8 @@ pub(super) fn guard(
     port: &PortEntry,
 ) -> Result<Guard, Error> {
     let name = read_name(&port.name);
-    let hooks = if port.is_bridge == 1 {
-        BRIDGE_HOOKS
-    } else {
-        PORT_HOOKS
-    };
-    let mut guard = Guard {
-        interface: name.to_owned(),
-        hooks,
-        fresh: Vec::new(),
-    };
+    let hooks = if port.is_bridge == 1 { BRIDGE_HOOKS } else { PORT_HOOKS };
+    let mut guard = Guard { interface: name.to_owned(), hooks, fresh: Vec::new() };
     for hook in hooks.iter().copied() {
         match attach(ebpf, pins, ifindex, name, hook) {
             Ok(Attached::Fresh) => guard.fresh.push(hook),
@@ -115,8 +107,7 @@ fn attach(
         remove_pin(&pin)?;
     }
     let link = create(program, ifindex, interface, hook).map_err(refused)?;
-    link.pin(&pin)
-        .map_err(|error| Error::pin("pin", &pin, error))?;
+    link.pin(&pin).map_err(|error| Error::pin("pin", &pin, error))?;
     Ok(Attached::Fresh)
 }
 

@@ -106,21 +106,14 @@ fn root_cause(error: &ProgramError) -> String {
 
 impl Error {
     pub(super) fn load(source: EbpfError) -> Self {
-        if is_permission(&source) {
-            Self::Permission
-        } else {
-            Self::Load(Box::new(source))
-        }
+        if is_permission(&source) { Self::Permission } else { Self::Load(Box::new(source)) }
     }
 
     pub(super) fn program(name: &'static str, source: ProgramError) -> Self {
         if is_permission(&source) {
             Self::Permission
         } else {
-            Self::Program {
-                name,
-                source: Box::new(source),
-            }
+            Self::Program { name, source: Box::new(source) }
         }
     }
 
@@ -128,10 +121,7 @@ impl Error {
         if is_permission(&source) {
             Self::Permission
         } else {
-            Self::Map {
-                name,
-                source: Box::new(source),
-            }
+            Self::Map { name, source: Box::new(source) }
         }
     }
 
@@ -143,11 +133,7 @@ impl Error {
         if is_permission(&source) {
             return Self::Permission;
         }
-        Self::Pin {
-            action,
-            path: path.into(),
-            source: Box::new(source),
-        }
+        Self::Pin { action, path: path.into(), source: Box::new(source) }
     }
 }
 

@@ -20,15 +20,10 @@ pub fn check_kernel() -> Result<(), Error> {
 
 fn check_release(release: &str) -> Result<(), Error> {
     // "6.18.44-cloud-amd64" -> (6, 18); a release that cannot be read is left to the verifier.
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse::<u32>);
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < KERNEL_MIN => {
-            Err(Error::KernelTooOld {
-                found: release.to_owned(),
-                needed: KERNEL_MIN,
-            })
+            Err(Error::KernelTooOld { found: release.to_owned(), needed: KERNEL_MIN })
         }
         _ => Ok(()),
     }
@@ -44,10 +39,7 @@ mod tests {
             assert!(check_release(good).is_ok(), "{good}");
         }
         let error = check_release("6.1.0-13-amd64").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "kernel 6.1.0-13-amd64 is too old: netguard needs Linux 6.6 or later"
-        );
+        assert_eq!(error, "kernel 6.1.0-13-amd64 is too old: netguard needs Linux 6.6 or later");
         assert!(check_release("5.15.0").is_err());
     }
 }

@@ -75,11 +75,7 @@ impl PolicyMaps {
 
     /// Removes what `old` has and `new` has not, in the opposite order.
     pub(super) fn remove_stale(&mut self, old: &Plan, new: &Plan) -> Result<(), Error> {
-        for index in old
-            .ports
-            .keys()
-            .filter(|index| !new.ports.contains_key(index))
-        {
+        for index in old.ports.keys().filter(|index| !new.ports.contains_key(index)) {
             tolerate_absent(self.ports.remove(&Wire(*index)))
                 .map_err(|source| Error::map(layout::PORTS, source))?;
         }
@@ -87,11 +83,7 @@ impl PolicyMaps {
             tolerate_absent(self.slots.remove(&Wire(*id)))
                 .map_err(|source| Error::map(layout::SLOTS, source))?;
         }
-        for prefix in old
-            .places
-            .keys()
-            .filter(|prefix| !new.places.contains_key(prefix))
-        {
+        for prefix in old.places.keys().filter(|prefix| !new.places.contains_key(prefix)) {
             tolerate_absent(self.places.remove(&key(*prefix)))
                 .map_err(|source| Error::map(layout::PLACES, source))?;
         }

@@ -10,6 +10,7 @@ mod error;
 mod kernel;
 mod maps;
 mod pins;
+mod probe;
 mod view;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use attach::Guard;
 pub use error::Error;
 pub use kernel::check_kernel;
 pub use pins::{PinDirectory, ensure_bpffs};
+pub use probe::Probed;
 pub use view::{CounterRow, ProgramRow, View};
 
 use crate::policy::Plan;
@@ -62,10 +64,7 @@ impl Datapath {
         }
         let mut ebpf = loader.load(OBJECT).map_err(Error::load)?;
         for hook in Hook::ALL {
-            match ebpf
-                .program_mut(hook.program())
-                .ok_or(Error::Object(hook.program()))?
-            {
+            match ebpf.program_mut(hook.program()).ok_or(Error::Object(hook.program()))? {
                 Program::Xdp(program) => program.load(),
                 Program::SchedClassifier(program) => program.load(),
                 _ => return Err(Error::Object(hook.program())),
@@ -73,13 +72,7 @@ impl Datapath {
             .map_err(|source| Error::program(hook.program(), source))?;
         }
         let maps = PolicyMaps::take(&mut ebpf)?;
-        Ok(Self {
-            ebpf,
-            pins,
-            maps,
-            plan: Plan::default(),
-            guards: BTreeMap::new(),
-        })
+        Ok(Self { ebpf, pins, maps, plan: Plan::default(), guards: BTreeMap::new() })
     }
 
     /// Brings maps and interfaces to `plan`: entries first, then programs, then what is left over.
@@ -135,10 +128,7 @@ impl Datapath {
     ///
     /// The object lacks the map, or it was taken before.
     pub fn take_drops(&mut self) -> Result<DropStream, Error> {
-        let map = self
-            .ebpf
-            .take_map(layout::DROPS)
-            .ok_or(Error::Object(layout::DROPS))?;
+        let map = self.ebpf.take_map(layout::DROPS).ok_or(Error::Object(layout::DROPS))?;
         let ring = RingBuf::try_from(map).map_err(|source| Error::map(layout::DROPS, source))?;
         Ok(DropStream { ring })
     }
@@ -153,12 +143,6 @@ impl Datapath {
         let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
             .map_err(|source| Error::Diagnostics(source.to_string()))?;
         Ok(Diagnostics { logger })
-    }
-
-    /// Gives tests the loaded program of a hook.
-    #[doc(hidden)]
-    pub fn program_mut(&mut self, hook: Hook) -> Option<&mut Program> {
-        self.ebpf.program_mut(hook.program())
     }
 }
 

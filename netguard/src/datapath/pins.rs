@@ -33,9 +33,7 @@ impl PinDirectory {
     /// The directory of the instance; nothing is created yet.
     #[must_use]
     pub fn of(instance: &str) -> Self {
-        Self {
-            root: Path::new(ROOT).join(instance),
-        }
+        Self { root: Path::new(ROOT).join(instance) }
     }
 
     /// The names of all instances that have pins.
@@ -44,9 +42,8 @@ impl PinDirectory {
         let Ok(entries) = fs::read_dir(ROOT) else {
             return Vec::new();
         };
-        let mut names: Vec<_> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
+        let mut names: Vec<_> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         names.sort();
         names
     }
@@ -67,11 +64,7 @@ impl PinDirectory {
     #[must_use]
     pub fn link(&self, interface: &str, hook: Hook) -> PathBuf {
         // bpffs allows no dot in a name but in the last place of an interface's own.
-        self.links().join(format!(
-            "{}:{}",
-            interface.replace('.', "_"),
-            hook.program()
-        ))
+        self.links().join(format!("{}:{}", interface.replace('.', "_"), hook.program()))
     }
 
     /// Where the program of a hook is pinned.
@@ -124,18 +117,13 @@ impl PinDirectory {
         for (name, map) in maps.each() {
             let path = self.map(name);
             remove_pin(&path)?;
-            map.pin(&path)
-                .map_err(|error| Error::pin("pin", &path, error))?;
+            map.pin(&path).map_err(|error| Error::pin("pin", &path, error))?;
         }
         for hook in Hook::ALL {
             let path = self.program(hook);
             remove_pin(&path)?;
-            let program = ebpf
-                .program_mut(hook.program())
-                .ok_or(Error::Object(hook.program()))?;
-            program
-                .pin(&path)
-                .map_err(|error| Error::pin("pin", &path, error))?;
+            let program = ebpf.program_mut(hook.program()).ok_or(Error::Object(hook.program()))?;
+            program.pin(&path).map_err(|error| Error::pin("pin", &path, error))?;
         }
         Ok(())
     }
@@ -173,15 +161,6 @@ pub fn ensure_bpffs() -> Result<(), Error> {
     if is_mounted() {
         return Ok(());
     }
-    mount(
-        Some("bpf"),
-        BPFFS,
-        Some("bpf"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .map_err(|error| Error::NoBpffs {
-        path: BPFFS.into(),
-        source: error.into(),
-    })
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .map_err(|error| Error::NoBpffs { path: BPFFS.into(), source: error.into() })
 }

@@ -106,18 +106,11 @@ fn counters(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
         let Some(direction) = Direction::from_raw(key.direction) else {
             continue; // written by another version: not ours to name
         };
-        let counter = per_cpu
-            .iter()
-            .fold(Counter::default(), |sum, Wire(one)| Counter {
-                packets: sum.packets + one.packets,
-                bytes: sum.bytes + one.bytes,
-            });
-        rows.push(CounterRow {
-            slot_id: key.slot_id,
-            direction,
-            outcome: key.outcome,
-            counter,
+        let counter = per_cpu.iter().fold(Counter::default(), |sum, Wire(one)| Counter {
+            packets: sum.packets + one.packets,
+            bytes: sum.bytes + one.bytes,
         });
+        rows.push(CounterRow { slot_id: key.slot_id, direction, outcome: key.outcome, counter });
     }
     rows.sort_by_key(|row| (row.slot_id, row.direction, row.outcome));
     Ok(rows)
@@ -125,9 +118,7 @@ fn counters(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
 
 fn records_lost(pins: &PinDirectory) -> Result<u64, Error> {
     let map: PerCpuArray<MapData, Wire<u64>> = open(pins, layout::RECORDS_LOST)?;
-    let per_cpu = map
-        .get(&0, 0)
-        .map_err(|source| Error::map(layout::RECORDS_LOST, source))?;
+    let per_cpu = map.get(&0, 0).map_err(|source| Error::map(layout::RECORDS_LOST, source))?;
     Ok(per_cpu.iter().map(|Wire(lost)| lost).sum())
 }
 

@@ -17,9 +17,7 @@ impl Allowlist {
     pub fn covering(&self, name: &DomainName) -> Option<&DomainName> {
         let text = name.as_str();
         let below = text.match_indices('.').map(|(dot, _)| &text[dot + 1..]);
-        std::iter::once(text)
-            .chain(below)
-            .find_map(|suffix| self.names.get(suffix))
+        std::iter::once(text).chain(below).find_map(|suffix| self.names.get(suffix))
     }
 
     /// How many names are listed.
@@ -37,9 +35,7 @@ impl Allowlist {
 
 impl FromIterator<DomainName> for Allowlist {
     fn from_iter<T: IntoIterator<Item = DomainName>>(names: T) -> Self {
-        Self {
-            names: Arc::new(names.into_iter().collect()),
-        }
+        Self { names: Arc::new(names.into_iter().collect()) }
     }
 }
 
@@ -49,26 +45,16 @@ mod tests {
 
     #[test]
     fn a_name_covers_itself_and_all_below_on_label_boundaries() {
-        let list: Allowlist = ["example.com", "a.b.example.org"]
-            .iter()
-            .map(|name| name.parse().unwrap())
-            .collect();
+        let list: Allowlist =
+            ["example.com", "a.b.example.org"].iter().map(|name| name.parse().unwrap()).collect();
         let covering = |name: &str| {
             let name: DomainName = name.parse().unwrap();
             list.covering(&name).map(ToString::to_string)
         };
         assert_eq!(covering("example.com").as_deref(), Some("example.com"));
         assert_eq!(covering("www.EXAMPLE.com").as_deref(), Some("example.com"));
-        assert_eq!(
-            covering("x.y.a.b.example.org").as_deref(),
-            Some("a.b.example.org")
-        );
-        for outside in [
-            "evilexample.com",
-            "com",
-            "b.example.org",
-            "example.com.evil.net",
-        ] {
+        assert_eq!(covering("x.y.a.b.example.org").as_deref(), Some("a.b.example.org"));
+        for outside in ["evilexample.com", "com", "b.example.org", "example.com.evil.net"] {
             assert_eq!(covering(outside), None, "{outside}");
         }
     }

@@ -57,8 +57,7 @@ impl Question {
             return ".".into();
         }
         let text = name.to_lowercase().to_ascii();
-        text.strip_suffix('.')
-            .map_or(text.clone(), ToOwned::to_owned)
+        text.strip_suffix('.').map_or(text.clone(), ToOwned::to_owned)
     }
 
     pub(super) fn display_type(&self) -> String {
@@ -99,10 +98,8 @@ pub(super) fn read(bytes: &[u8]) -> Read {
         recursion_desired: message.metadata.recursion_desired,
         checking_disabled: message.metadata.checking_disabled,
         query,
-        edns: edns.map(|edns| Asked {
-            payload: edns.max_payload(),
-            dnssec_ok: edns.flags().dnssec_ok,
-        }),
+        edns: edns
+            .map(|edns| Asked { payload: edns.max_payload(), dnssec_ok: edns.flags().dnssec_ok }),
     };
     if message.metadata.op_code != OpCode::Query {
         return Read::Refused(question, "opcode", ResponseCode::NotImp);
@@ -131,8 +128,7 @@ pub(super) fn not_allowed(question: &Question) -> Message {
     if let Some(edns) = reply.edns.as_mut() {
         let mut option = EDE_BLOCKED.to_be_bytes().to_vec();
         option.extend_from_slice(b"not on netguard's allowlist");
-        edns.options_mut()
-            .insert(EdnsOption::Unknown(EDE_OPTION, option));
+        edns.options_mut().insert(EdnsOption::Unknown(EDE_OPTION, option));
     }
     reply
 }
@@ -190,20 +186,12 @@ pub(super) fn encode(
         }
     };
     let bytes = reply.to_vec().ok()?;
-    if bytes.len() <= limit {
-        Some(bytes)
-    } else {
-        reply.truncate().to_vec().ok()
-    }
+    if bytes.len() <= limit { Some(bytes) } else { reply.truncate().to_vec().ok() }
 }
 
 /// The addresses that a reply gives away.
 pub(super) fn addresses(reply: &Message) -> Vec<IpAddr> {
-    reply
-        .answers
-        .iter()
-        .filter_map(|record| record.data.ip_addr())
-        .collect()
+    reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect()
 }
 
 #[cfg(test)]
@@ -224,9 +212,7 @@ mod tests {
         let bytes = query(|message| {
             message.set_edns(Edns::new());
         });
-        let Read::Question(question) = read(&bytes) else {
-            panic!("not read as a question")
-        };
+        let Read::Question(question) = read(&bytes) else { panic!("not read as a question") };
         let reply = encode(&not_allowed(&question), Some(&question), Transport::Udp).unwrap();
         let reply = Message::from_vec(&reply).unwrap();
         assert_eq!(reply.metadata.id, 7);
@@ -253,32 +239,20 @@ mod tests {
         let chaos = query(|message| {
             message.queries[0].set_query_class(DNSClass::CH);
         });
-        assert!(matches!(
-            read(&chaos),
-            Read::Refused(_, "class", ResponseCode::Refused)
-        ));
+        assert!(matches!(read(&chaos), Read::Refused(_, "class", ResponseCode::Refused)));
         let transfer = query(|message| {
             message.queries[0].set_query_type(RecordType::AXFR);
         });
-        assert!(matches!(
-            read(&transfer),
-            Read::Refused(_, "zone transfer", _)
-        ));
+        assert!(matches!(read(&transfer), Read::Refused(_, "zone transfer", _)));
     }
 
     #[test]
     fn a_reply_that_does_not_fit_is_truncated() {
-        let Read::Question(question) = read(&query(|_| {})) else {
-            panic!("not a question")
-        };
+        let Read::Question(question) = read(&query(|_| {})) else { panic!("not a question") };
         let mut upstream = Message::response(1, OpCode::Query);
         for host in 0..100 {
             let address = RData::A(std::net::Ipv4Addr::new(203, 0, 113, host).into());
-            upstream.add_answer(Record::from_rdata(
-                question.query.name().clone(),
-                60,
-                address,
-            ));
+            upstream.add_answer(Record::from_rdata(question.query.name().clone(), 60, address));
         }
         let reply = from_upstream(&question, upstream);
         let over_udp = encode(&reply, Some(&question), Transport::Udp).unwrap();

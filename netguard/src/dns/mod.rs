@@ -87,11 +87,7 @@ impl Resolver {
         upstreams: Vec<SocketAddr>,
         log: mpsc::Sender<QueryRecord>,
     ) -> Self {
-        Self {
-            allowlist,
-            upstreams: Upstreams::new(upstreams),
-            log,
-        }
+        Self { allowlist, upstreams: Upstreams::new(upstreams), log }
     }
 
     /// Answers one message of a guest; `None` if it deserves no answer (it is no query).
@@ -124,12 +120,8 @@ impl Resolver {
             slot: Arc::clone(slot),
             client,
             transport,
-            name: question
-                .as_ref()
-                .map_or_else(String::new, Question::display_name),
-            query_type: question
-                .as_ref()
-                .map_or_else(String::new, Question::display_type),
+            name: question.as_ref().map_or_else(String::new, Question::display_name),
+            query_type: question.as_ref().map_or_else(String::new, Question::display_type),
             decision: decided.decision,
             rcode: decided.reply.metadata.response_code,
             addresses: answer::addresses(&decided.reply),
@@ -143,34 +135,20 @@ impl Resolver {
     }
 
     async fn decide(&self, question: &Question) -> Decided {
-        let covering = question
-            .domain()
-            .and_then(|name| self.allowlist.covering(&name).cloned());
+        let covering = question.domain().and_then(|name| self.allowlist.covering(&name).cloned());
         let Some(rule) = covering else {
             let reply = answer::not_allowed(question);
-            return Decided {
-                decision: Decision::Denied,
-                reply,
-                upstream: None,
-            };
+            return Decided { decision: Decision::Denied, reply, upstream: None };
         };
         let decision = Decision::Allowed(rule);
         match self.upstreams.resolve(question).await {
             Some((upstream, answered)) => {
                 let reply = answer::from_upstream(question, answered);
-                Decided {
-                    decision,
-                    reply,
-                    upstream: Some(upstream),
-                }
+                Decided { decision, reply, upstream: Some(upstream) }
             }
             None => {
                 let reply = answer::refusal(question, ResponseCode::ServFail);
-                Decided {
-                    decision,
-                    reply,
-                    upstream: None,
-                }
+                Decided { decision, reply, upstream: None }
             }
         }
     }
@@ -184,10 +162,6 @@ struct Decided {
 
 impl Decided {
     fn refused(why: &'static str, reply: Message) -> Self {
-        Self {
-            decision: Decision::Refused(why),
-            reply,
-            upstream: None,
-        }
+        Self { decision: Decision::Refused(why), reply, upstream: None }
     }
 }

@@ -89,11 +89,7 @@ impl SlotServer {
 }
 
 fn bind(at: SocketAddr, kind: Type, bridge: &str) -> io::Result<Socket> {
-    let protocol = if kind == Type::DGRAM {
-        Protocol::UDP
-    } else {
-        Protocol::TCP
-    };
+    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
     let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if kind == Type::STREAM {
@@ -135,16 +131,11 @@ async fn serve_udp(
                 continue;
             }
         };
-        let (socket, slot, resolver) = (
-            Arc::clone(&socket),
-            Arc::clone(&slot),
-            Arc::clone(&resolver),
-        );
+        let (socket, slot, resolver) =
+            (Arc::clone(&socket), Arc::clone(&slot), Arc::clone(&resolver));
         let query = buffer[..length].to_vec();
         queries.spawn(async move {
-            if let Some(reply) = resolver
-                .answer(&query, &slot, client.ip(), Transport::Udp)
-                .await
+            if let Some(reply) = resolver.answer(&query, &slot, client.ip(), Transport::Udp).await
                 && let Err(error) = socket.send_to(&reply, client).await
             {
                 log::warn!("slot {slot}: cannot reply to {client}: {error}");

@@ -41,9 +41,7 @@ impl Clock {
     pub fn read() -> Self {
         let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
             .map_or(Duration::ZERO, Duration::from);
-        Self {
-            boot: SystemTime::now() - monotonic,
-        }
+        Self { boot: SystemTime::now() - monotonic }
     }
 
     /// The wall clock's time of a monotonic one.

@@ -31,10 +31,7 @@ impl Summary {
     #[must_use]
     pub fn of(frame: &[u8]) -> Self {
         let Ok(packet) = LaxSlicedPacket::from_ethernet(frame) else {
-            return Self {
-                protocol: "truncated".into(),
-                ..Self::default()
-            };
+            return Self { protocol: "truncated".into(), ..Self::default() };
         };
         let mut summary = Self::default();
         match &packet.net {
@@ -80,16 +77,9 @@ impl Summary {
                     (tcp.psh(), "psh"),
                     (tcp.urg(), "urg"),
                 ];
-                let set: Vec<_> = flags
-                    .iter()
-                    .filter(|(set, _)| *set)
-                    .map(|(_, name)| *name)
-                    .collect();
-                self.detail = Some(if set.is_empty() {
-                    "no flags".into()
-                } else {
-                    set.join("+")
-                });
+                let set: Vec<_> =
+                    flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
+                self.detail = Some(if set.is_empty() { "no flags".into() } else { set.join("+") });
             }
             Some(TransportSlice::Udp(udp)) => {
                 self.src_port = Some(udp.source_port());
@@ -150,12 +140,7 @@ impl fmt::Display for Summary {
         };
         f.write_str(&self.protocol)?;
         if self.src.is_some() || self.dst.is_some() {
-            write!(
-                f,
-                " {} -> {}",
-                end(self.src, self.src_port),
-                end(self.dst, self.dst_port)
-            )?;
+            write!(f, " {} -> {}", end(self.src, self.src_port), end(self.dst, self.dst_port))?;
         }
         match &self.detail {
             Some(detail) => write!(f, " {detail}"),

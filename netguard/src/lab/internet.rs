@@ -24,12 +24,7 @@ use super::{Error, Lab, PortKind, namespace, wire};
 use crate::dns::DomainName;
 
 /// Public resolvers: a DNS server answers on each, over UDP, TCP and (for the attempt) port 853.
-const RESOLVERS: [&str; 4] = [
-    "1.1.1.1",
-    "8.8.8.8",
-    "2606:4700:4700::1111",
-    "2001:4860:4860::8888",
-];
+const RESOLVERS: [&str; 4] = ["1.1.1.1", "8.8.8.8", "2606:4700:4700::1111", "2001:4860:4860::8888"];
 
 /// Web hosts, on and off the allowlist. Documentation addresses (RFC 5737, RFC 3849).
 const HOSTS: &[(&str, &str, &str)] = &[
@@ -76,10 +71,8 @@ pub fn serve(lab: &Lab) -> Result<(), Error> {
     }
     namespace::enter(&lab.namespace("net"))?;
     let failed = || Error::system("serve the lab's internet");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
     runtime.block_on(serve_sockets()).map_err(failed())
 }
 
@@ -116,15 +109,10 @@ impl Zone {
         let mut names: BTreeMap<String, Vec<IpAddr>> = HOSTS
             .iter()
             .map(|(name, v4, v6)| {
-                (
-                    (*name).to_owned(),
-                    [*v4, *v6].into_iter().filter_map(parse).collect(),
-                )
+                ((*name).to_owned(), [*v4, *v6].into_iter().filter_map(parse).collect())
             })
             .collect();
-        let long = (0..LONG_ANSWER)
-            .map(|host| IpAddr::from([198, 51, 100, host]))
-            .collect();
+        let long = (0..LONG_ANSWER).map(|host| IpAddr::from([198, 51, 100, host])).collect();
         names.insert(LONG_NAME.to_owned(), long);
         Self { names }
     }
@@ -229,9 +217,7 @@ async fn serve_page(mut stream: TcpStream, client: SocketAddr) -> Option<()> {
         }
     }
     let named = |(_, v4, v6): &&(&str, &str, &str)| {
-        [*v4, *v6]
-            .iter()
-            .any(|address| address.parse() == Ok(server))
+        [*v4, *v6].iter().any(|address| address.parse() == Ok(server))
     };
     let page = match HOSTS.iter().find(named) {
         Some((name, ..)) => format!("this is {name}, in the lab's internet\n"),

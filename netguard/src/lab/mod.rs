@@ -129,10 +129,7 @@ impl Lab {
     /// The embedded configuration is broken.
     pub fn new(name: &str) -> Result<Self, Error> {
         let config = Config::parse(CONFIG, Path::new("the lab's configuration"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            config,
-        })
+        Ok(Self { name: name.to_owned(), config })
     }
 
     /// The configuration that the lab is built from.
@@ -167,11 +164,8 @@ impl Lab {
         topology::build(&self.name, &self.config.policy, ports)?;
         for slot in &self.config.policy.slots {
             let path = self.resolv_conf(&slot.name);
-            let lines: String = slot
-                .subnets
-                .iter()
-                .map(|net| format!("nameserver {}\n", net.gateway))
-                .collect();
+            let lines: String =
+                slot.subnets.iter().map(|net| format!("nameserver {}\n", net.gateway)).collect();
             fs::write(&path, lines).map_err(Error::system(format!("write {}", path.display())))?;
         }
         fs::write(directory.join("ports"), ports.name())
@@ -234,20 +228,12 @@ impl Lab {
             return Err(Error::NotUp);
         }
         if !hosts.contains(&namespace) {
-            let known: Vec<_> = hosts
-                .iter()
-                .filter_map(|host| host.strip_prefix(&self.prefix()))
-                .collect();
-            return Err(Error::NoHost {
-                name: host.to_owned(),
-                known: known.join(", "),
-            });
+            let known: Vec<_> =
+                hosts.iter().filter_map(|host| host.strip_prefix(&self.prefix())).collect();
+            return Err(Error::NoHost { name: host.to_owned(), known: known.join(", ") });
         }
         let Some((program, arguments)) = command.split_first() else {
-            return Err(Error::Program {
-                program: "exec",
-                message: "no command".to_owned(),
-            });
+            return Err(Error::Program { program: "exec", message: "no command".to_owned() });
         };
         enter(&namespace)?;
         namespace::use_resolv_conf(&self.resolv_conf(host))?;
@@ -312,10 +298,7 @@ impl Lab {
     pub fn guest_addresses(&self, slot: &str) -> Vec<IpAddr> {
         let slot = self.config.policy.slots.iter().find(|it| it.name == slot);
         slot.map_or_else(Vec::new, |slot| {
-            slot.subnets
-                .iter()
-                .filter_map(topology::guest_address)
-                .collect()
+            slot.subnets.iter().filter_map(topology::guest_address).collect()
         })
     }
 }

@@ -40,9 +40,7 @@ pub(super) fn list(prefix: &str) -> Vec<String> {
 pub fn enter(name: &str) -> Result<(), Error> {
     let action = format!("enter the network namespace {name}");
     let file = File::open(path(name)).map_err(Error::system(action.clone()))?;
-    setns(file, CloneFlags::CLONE_NEWNET)
-        .map_err(io::Error::from)
-        .map_err(Error::system(action))
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(Error::system(action))
 }
 
 /// Runs `work` on a thread inside a namespace.
@@ -68,9 +66,9 @@ pub(super) fn remove(name: &str) -> Result<(), Error> {
     // A crash may have left the file without its mount.
     let _ = umount2(&path, MntFlags::MNT_DETACH);
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::system(format!(
-            "remove the network namespace {name}"
-        ))(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::system(format!("remove the network namespace {name}"))(error))
+        }
         _ => Ok(()),
     }
 }
@@ -84,15 +82,7 @@ pub(super) fn use_resolv_conf(file: &Path) -> Result<(), Error> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     unshare(CloneFlags::CLONE_NEWNS)
         .and_then(|()| mount(None::<&str>, "/", None::<&str>, private, None::<&str>))
-        .and_then(|()| {
-            mount(
-                Some(file),
-                RESOLV_CONF,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )
-        })
+        .and_then(|()| mount(Some(file), RESOLV_CONF, None::<&str>, MsFlags::MS_BIND, None::<&str>))
         .map_err(io::Error::from)
         .map_err(Error::system("give the guest its resolv.conf"))
 }

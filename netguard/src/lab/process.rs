@@ -29,14 +29,9 @@ pub(super) fn start(what: &'static str, arguments: &[&str], log: &Path) -> Resul
     let socket_path = log.with_extension("notify");
     let _ = fs::remove_file(&socket_path);
     let socket = UnixDatagram::bind(&socket_path).map_err(failed("hear from"))?;
-    socket
-        .set_read_timeout(Some(Duration::from_millis(100)))
-        .map_err(failed("hear from"))?;
-    let output = File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .map_err(failed("open the log of"))?;
+    socket.set_read_timeout(Some(Duration::from_millis(100))).map_err(failed("hear from"))?;
+    let output =
+        File::options().create(true).append(true).open(log).map_err(failed("open the log of"))?;
     let errors = output.try_clone().map_err(failed("open the log of"))?;
     let program = std::env::current_exe().map_err(failed("find the program of"))?;
     let mut child = Command::new(program)
@@ -72,11 +67,7 @@ pub(super) fn start(what: &'static str, arguments: &[&str], log: &Path) -> Resul
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(10)..].join("\n");
-    Err(Error::NotReady {
-        what,
-        log: log.to_owned(),
-        tail,
-    })
+    Err(Error::NotReady { what, log: log.to_owned(), tail })
 }
 
 /// Kills every process that has a thread in one of the namespaces, except this one, and waits until
@@ -107,10 +98,7 @@ pub(super) fn end_all_in(namespaces: &[String]) -> Result<(), Error> {
         }
         if Instant::now() > deadline {
             let message = format!("processes {alive:?} do not end");
-            return Err(Error::Program {
-                program: "kill",
-                message,
-            });
+            return Err(Error::Program { program: "kill", message });
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -32,11 +32,10 @@ pub(super) fn build(name: &str, policy: &Policy, ports: PortKind) -> Result<(), 
     }
     ip(None, &namespaces)?;
     for host in hosts {
-        namespace::within(&of(host), move || {
-            set_sysctls(host == "hv" || host == "net")
-        })?;
+        namespace::within(&of(host), move || set_sysctls(host == "hv" || host == "net"))?;
     }
     ip(Some(&of("hv")), &hypervisor(policy, ports, &of))?;
+    namespace::within(&of("hv"), || silence_ports(policy))?;
     for slot in &policy.slots {
         ip(Some(&of(&slot.name)), &guest(slot, ports))?;
     }
@@ -44,7 +43,14 @@ pub(super) fn build(name: &str, policy: &Policy, ports: PortKind) -> Result<(), 
     ip(Some(&of("mgmt")), &management(policy))
 }
 
-/// Writes to the namespace's own `/proc/sys/net`.
+/// A port is a wire, not a host: it has no IPv6 of its own to tell its guest about.
+fn silence_ports(policy: &Policy) -> Result<(), Error> {
+    for slot in &policy.slots {
+        write_sysctl(&format!("ipv6/conf/{}/disable_ipv6", slot.port), "1")?;
+    }
+    Ok(())
+}
+
 fn set_sysctls(is_router: bool) -> Result<(), Error> {
     let mut settings = vec![
         // The lab's addresses are unique by construction: no waiting for duplicate detection.
@@ -60,15 +66,20 @@ fn set_sysctls(is_router: bool) -> Result<(), Error> {
         settings.push(("bridge/bridge-nf-call-ip6tables", "0"));
     }
     for (key, value) in settings {
-        let path = format!("/proc/sys/net/{key}");
-        match fs::write(&path, value) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::system(format!("set {path}"))(error));
-            }
-            _ => {} // a kernel without br_netfilter has no such key and no such behaviour
-        }
+        write_sysctl(key, value)?;
     }
     Ok(())
+}
+
+/// Writes to the `/proc/sys/net` of the calling thread's namespace.
+fn write_sysctl(key: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/net/{key}");
+    match fs::write(&path, value) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::system(format!("set {path}"))(error))
+        }
+        _ => Ok(()), // a kernel without br_netfilter has neither its keys nor its behaviour
+    }
 }
 
 fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> String {
@@ -94,11 +105,7 @@ fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> 
     );
     for slot in &policy.slots {
         let (bridge, port) = (&slot.bridge, &slot.port);
-        let _ = writeln!(
-            batch,
-            "link add {bridge} address {} type bridge",
-            mac(slot, 1)
-        );
+        let _ = writeln!(batch, "link add {bridge} address {} type bridge", mac(slot, 1));
         for subnet in &slot.subnets {
             let (gateway, length) = (subnet.gateway, subnet.prefix.prefix_len());
             let _ = writeln!(batch, "addr add {gateway}/{length} dev {bridge}");
@@ -112,11 +119,7 @@ fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> 
             ),
             PortKind::Tap => writeln!(batch, "tuntap add dev {port} mode tap vnet_hdr"),
         };
-        let _ = writeln!(
-            batch,
-            "link set {port} addrgenmode none\nlink set {port} master {bridge} up\n\
-             link set {bridge} up"
-        );
+        let _ = writeln!(batch, "link set {port} master {bridge} up\nlink set {bridge} up");
     }
     batch
 }
@@ -136,10 +139,8 @@ fn guest(slot: &Slot, ports: PortKind) -> String {
             continue;
         };
         let (gateway, length) = (subnet.gateway, subnet.prefix.prefix_len());
-        let _ = writeln!(
-            batch,
-            "addr add {guest}/{length} dev eth0\nroute add default via {gateway}"
-        );
+        let _ =
+            writeln!(batch, "addr add {guest}/{length} dev eth0\nroute add default via {gateway}");
     }
     batch
 }
@@ -161,10 +162,8 @@ fn internet(policy: &Policy) -> String {
 }
 
 fn management(policy: &Policy) -> String {
-    let mut batch = format!(
-        "link set lo up\naddr add {}/10 dev eth0\nlink set eth0 up\n",
-        MANAGEMENT[1]
-    );
+    let mut batch =
+        format!("link set lo up\naddr add {}/10 dev eth0\nlink set eth0 up\n", MANAGEMENT[1]);
     for subnet in policy.slots.iter().flat_map(|slot| &slot.subnets) {
         if subnet.prefix.addr().is_ipv4() {
             let _ = writeln!(batch, "route add {} via {}", subnet.prefix, MANAGEMENT[0]);
@@ -181,10 +180,7 @@ fn mac(slot: &Slot, end: u8) -> String {
 
 /// Runs a batch of `ip` commands, in a namespace or in none.
 fn ip(namespace: Option<&str>, batch: &str) -> Result<(), Error> {
-    let failed = |message: String| Error::Program {
-        program: "ip (iproute2)",
-        message,
-    };
+    let failed = |message: String| Error::Program { program: "ip (iproute2)", message };
     let mut command = Command::new("ip");
     if let Some(namespace) = namespace {
         command.args(["-netns", namespace]);
@@ -197,17 +193,11 @@ fn ip(namespace: Option<&str>, batch: &str) -> Result<(), Error> {
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     if let Some(mut input) = child.stdin.take() {
-        input
-            .write_all(batch.as_bytes())
-            .map_err(|error| failed(error.to_string()))?;
+        input.write_all(batch.as_bytes()).map_err(|error| failed(error.to_string()))?;
     }
-    let output = child
-        .wait_with_output()
-        .map_err(|error| failed(error.to_string()))?;
+    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(failed(
-        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    ))
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }

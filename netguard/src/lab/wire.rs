@@ -28,10 +28,7 @@ pub(super) fn connect(
 ) -> Result<(), Error> {
     let port_end = Arc::new(namespace::within(port_namespace, || open(port))?);
     let guest_end = Arc::new(namespace::within(guest_namespace, || open(guest))?);
-    for (from, to) in [
-        (Arc::clone(&port_end), Arc::clone(&guest_end)),
-        (guest_end, port_end),
-    ] {
+    for (from, to) in [(Arc::clone(&port_end), Arc::clone(&guest_end)), (guest_end, port_end)] {
         std::thread::Builder::new()
             .name("wire".to_owned())
             .spawn(move || copy(&from, &to))
@@ -54,18 +51,11 @@ fn copy(mut from: &File, mut to: &File) {
 
 fn open(device: &str) -> Result<File, Error> {
     let failed = |action: &str| Error::system(format!("{action} the TAP {device}"));
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-        .map_err(failed("open"))?;
+    let file =
+        File::options().read(true).write(true).open("/dev/net/tun").map_err(failed("open"))?;
     // SAFETY: an all-zero ifreq is a valid value of it.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request
-        .ifr_name
-        .iter_mut()
-        .zip(device.bytes().take(libc::IFNAMSIZ - 1))
-    {
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes().take(libc::IFNAMSIZ - 1)) {
         *to = from.cast_signed();
     }
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;

@@ -35,18 +35,11 @@ impl Watcher {
     ///
     /// The kernel refuses the netlink socket.
     pub fn open() -> Result<Self, Error> {
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-        ];
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, handle, messages) =
             new_multicast_connection(&groups).map_err(Error::new)?;
         tokio::spawn(connection);
-        Ok(Self {
-            handle,
-            news: Box::new(messages.map(|_| ())),
-        })
+        Ok(Self { handle, news: Box::new(messages.map(|_| ())) })
     }
 
     /// Waits for a change and swallows all others that are already there. `None` if the
@@ -73,20 +66,14 @@ impl Watcher {
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.map_err(Error::new)? {
             // On a point-to-point link Address is the peer and Local is ours; else they agree.
-            let local = message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) => Some(*address),
-                    _ => None, // labels, flags, cache information
-                });
-            let any = message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None, // labels, flags, cache information
-                });
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None, // labels, flags, cache information
+            });
+            let any = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None, // labels, flags, cache information
+            });
             facts.addresses.extend(local.or(any));
         }
         facts.interfaces.sort_by_key(|interface| interface.index);
@@ -114,9 +101,8 @@ fn interface(link: &LinkMessage) -> InterfaceFact {
             }
             LinkAttribute::Controller(index) => fact.controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
-                fact.is_bridge = infos
-                    .iter()
-                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
+                fact.is_bridge =
+                    infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
             }
             _ => {} // statistics, queues, flags: nothing a plan depends on
         }

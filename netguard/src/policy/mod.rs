@@ -46,10 +46,7 @@ impl Slot {
     /// The slot's gateway of one family.
     #[must_use]
     pub fn gateway(&self, v4: bool) -> Option<IpAddr> {
-        self.subnets
-            .iter()
-            .map(|subnet| subnet.gateway)
-            .find(|gateway| gateway.is_ipv4() == v4)
+        self.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| gateway.is_ipv4() == v4)
     }
 }
 

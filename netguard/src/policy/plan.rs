@@ -42,9 +42,7 @@ impl Facts {
     /// The interface of that name.
     #[must_use]
     pub fn interface(&self, name: &str) -> Option<&InterfaceFact> {
-        self.interfaces
-            .iter()
-            .find(|interface| interface.name == name)
+        self.interfaces.iter().find(|interface| interface.name == name)
     }
 }
 
@@ -60,10 +58,7 @@ pub struct Prefix {
 impl From<IpNet> for Prefix {
     fn from(net: IpNet) -> Self {
         let mapped = if net.addr().is_ipv4() { 96 } else { 0 };
-        Self {
-            address: net.network().into(),
-            length: u32::from(net.prefix_len()) + mapped,
-        }
+        Self { address: net.network().into(), length: u32::from(net.prefix_len()) + mapped }
     }
 }
 
@@ -87,11 +82,7 @@ impl Plan {
             .iter()
             .map(|slot| (slot.id, slot_entry(slot, policy.dns.port, facts)))
             .collect();
-        Self {
-            slots,
-            places: places(policy, facts),
-            ports: ports(policy, facts),
-        }
+        Self { slots, places: places(policy, facts), ports: ports(policy, facts) }
     }
 }
 
@@ -100,9 +91,7 @@ fn slot_entry(slot: &Slot, resolver_port: u16, facts: &Facts) -> SlotEntry {
     SlotEntry {
         gateway4: gateway(true),
         gateway6: gateway(false),
-        bridge_mac: facts
-            .interface(&slot.bridge)
-            .map_or([0; 6], |bridge| bridge.mac),
+        bridge_mac: facts.interface(&slot.bridge).map_or([0; 6], |bridge| bridge.mac),
         resolver_port_be: resolver_port.to_be(),
         name: write_name(&slot.name),
     }
@@ -111,20 +100,13 @@ fn slot_entry(slot: &Slot, resolver_port: u16, facts: &Facts) -> SlotEntry {
 /// Later entries replace earlier ones of the same prefix: what the policy says beats what the
 /// registries say, and a gateway beats the host address that it also is.
 fn places(policy: &Policy, facts: &Facts) -> BTreeMap<Prefix, PlaceEntry> {
-    let nowhere = |place| PlaceEntry {
-        place: place as u16,
-        slot_id: NO_SLOT,
-    };
+    let nowhere = |place| PlaceEntry { place: place as u16, slot_id: NO_SLOT };
     let special = SPECIAL.iter().map(|(prefix, place)| {
-        let net: IpNet = prefix
-            .parse()
-            .expect("the table's prefixes are constants under test");
+        let net: IpNet = prefix.parse().expect("the table's prefixes are constants under test");
         (net.into(), nowhere(*place))
     });
-    let management = policy
-        .management
-        .iter()
-        .map(|net| ((*net).into(), nowhere(Place::Management)));
+    let management =
+        policy.management.iter().map(|net| ((*net).into(), nowhere(Place::Management)));
     let host = facts
         .addresses
         .iter()
@@ -132,33 +114,16 @@ fn places(policy: &Policy, facts: &Facts) -> BTreeMap<Prefix, PlaceEntry> {
         .map(|address| (IpNet::from(*address).into(), nowhere(Place::Host)));
     let subnets = policy.slots.iter().flat_map(|slot| {
         slot.subnets.iter().map(|subnet| {
-            (
-                subnet.prefix.into(),
-                PlaceEntry {
-                    place: Place::Slot as u16,
-                    slot_id: slot.id,
-                },
-            )
+            (subnet.prefix.into(), PlaceEntry { place: Place::Slot as u16, slot_id: slot.id })
         })
     });
     let gateways = policy.slots.iter().flat_map(|slot| {
         slot.subnets.iter().map(|subnet| {
             let net = IpNet::from(subnet.gateway);
-            (
-                net.into(),
-                PlaceEntry {
-                    place: Place::Gateway as u16,
-                    slot_id: slot.id,
-                },
-            )
+            (net.into(), PlaceEntry { place: Place::Gateway as u16, slot_id: slot.id })
         })
     });
-    special
-        .chain(management)
-        .chain(host)
-        .chain(subnets)
-        .chain(gateways)
-        .collect()
+    special.chain(management).chain(host).chain(subnets).chain(gateways).collect()
 }
 
 /// Every interface has its own link-local address, and neighbour discovery must reach it: the
@@ -171,23 +136,13 @@ fn is_link_local(address: &IpAddr) -> bool {
 }
 
 fn ports(policy: &Policy, facts: &Facts) -> BTreeMap<u32, PortEntry> {
-    let named = policy
-        .slots
-        .iter()
-        .flat_map(|slot| [(slot.id, &slot.bridge, 1), (slot.id, &slot.port, 0)]);
+    let named =
+        policy.slots.iter().flat_map(|slot| [(slot.id, &slot.bridge, 1), (slot.id, &slot.port, 0)]);
     named
         .filter_map(|(slot_id, name, is_bridge)| {
             let index = facts.interface(name)?.index;
             let name = write_name(name);
-            Some((
-                index,
-                PortEntry {
-                    slot_id,
-                    is_bridge,
-                    _reserved: 0,
-                    name,
-                },
-            ))
+            Some((index, PortEntry { slot_id, is_bridge, _reserved: 0, name }))
         })
         .collect()
 }

@@ -1,0 +1,59 @@
+//! Frames put to the loaded programs by BPF_PROG_TEST_RUN: what the kernel itself would do, without a
+//! wire. Counters, records and flows are real.
+
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
+use netguard_common::Hook;
+
+use super::{Datapath, Error};
+
+/// `struct __sk_buff` of include/uapi/linux/bpf.h, as far as it is used: its size and one field.
+const SKB_CONTEXT_LENGTH: usize = 192;
+const SKB_MARK_OFFSET: usize = 8;
+/// Room for what a program may add in front of a frame.
+const HEADROOM: usize = 256;
+
+/// What a program did with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// The program's return value: an XDP or TC action.
+    pub action: u32,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// The skb's mark as the program left it; 0 for XDP.
+    pub mark: u32,
+}
+
+impl Datapath {
+    /// Runs a frame through the program of a hook, as if it came by the first interface of this
+    /// network namespace (`lo`) with that mark.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the run, as it does for frames below 14 bytes.
+    pub fn probe(&self, hook: Hook, frame: &[u8], mark: u32) -> Result<Probed, Error> {
+        let name = hook.program();
+        let refused = |source: ProgramError| Error::program(name, source);
+        let mut out = vec![0; frame.len() + HEADROOM];
+        let mut context_in = [0; SKB_CONTEXT_LENGTH];
+        let mut context_out = [0; SKB_CONTEXT_LENGTH];
+        let mark_field = SKB_MARK_OFFSET..SKB_MARK_OFFSET + 4;
+        context_in[mark_field.clone()].copy_from_slice(&mark.to_ne_bytes());
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        let result = match self.ebpf.program(name).ok_or(Error::Object(name))? {
+            Program::Xdp(program) => program.test_run(options),
+            Program::SchedClassifier(program) => {
+                options.ctx_in = Some(&context_in);
+                options.ctx_out = Some(&mut context_out);
+                program.test_run(options)
+            }
+            _ => return Err(Error::Object(name)),
+        }
+        .map_err(refused)?;
+        out.truncate(result.data_size_out as usize);
+        let mut mark = [0; 4];
+        mark.copy_from_slice(&context_out[mark_field]);
+        Ok(Probed { action: result.return_value, frame: out, mark: u32::from_ne_bytes(mark) })
+    }
+}
