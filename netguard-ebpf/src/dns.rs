@@ -69,7 +69,7 @@ pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
 #[inline(always)]
 pub fn restore(ctx: &TcContext, slot_id: SlotId, reply: &Packet) -> Result<(), DropReason> {
     let key = flow_key(slot_id, reply.protocol, u16::from_be(reply.dst_port_be));
-    let flow = DNS_FLOWS.get_ptr_mut(&key).ok_or(DropReason::DnsUnsolicited)?;
+    let flow = DNS_FLOWS.get_ptr_mut(key).ok_or(DropReason::DnsUnsolicited)?;
     // SAFETY: the entry stays readable for the whole program, also if another CPU removes it;
     // torn reads of a flow that is being replaced reach the same slot only.
     let (client, asked, client_port_be) = unsafe {
@@ -90,7 +90,7 @@ pub fn restore(ctx: &TcContext, slot_id: SlotId, reply: &Packet) -> Result<(), D
 #[inline(always)]
 fn slot(slot_id: SlotId) -> Option<&'static SlotEntry> {
     // SAFETY: entries are replaced whole and stay readable for the whole program.
-    unsafe { SLOTS.get(&slot_id) }
+    unsafe { SLOTS.get(slot_id) }
 }
 
 #[inline(always)]
@@ -118,7 +118,7 @@ fn acquire_flow(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
     for probe in 0..PROBES {
         let index = home.wrapping_add(probe) & (DNS_FLOWS_PER_SLOT - 1);
         let port = DNS_FLOW_FIRST_PORT + index;
-        let Some(flow) = DNS_FLOWS.get_ptr_mut(&flow_key(slot_id, query.protocol, port)) else {
+        let Some(flow) = DNS_FLOWS.get_ptr_mut(flow_key(slot_id, query.protocol, port)) else {
             free = free.or(Some(port));
             continue;
         };
@@ -151,7 +151,7 @@ fn acquire_flow(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
         _reserved: 0,
         outstanding: 1,
     };
-    DNS_FLOWS.insert(&key, &flow, u64::from(BPF_ANY)).map_err(|_| DropReason::DnsFlowsFull)?;
+    DNS_FLOWS.insert(key, flow, u64::from(BPF_ANY)).map_err(|_| DropReason::DnsFlowsFull)?;
     Ok(port)
 }
 

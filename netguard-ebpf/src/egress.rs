@@ -72,7 +72,7 @@ pub fn check_guarded(ctx: &TcContext) -> (SlotId, Verdict) {
 #[inline(always)]
 pub fn slot_of<F: Frame>(frame: &F) -> Option<SlotId> {
     // SAFETY: the daemon replaces entries whole and the value is one aligned word.
-    unsafe { PORTS.get(&frame.ifindex()) }.map(|port| port.slot_id)
+    unsafe { PORTS.get(frame.ifindex()) }.map(|port| port.slot_id)
 }
 
 /// What lies at an address: the longest prefix that the policy names.

@@ -93,7 +93,7 @@ fn remember(packet: &Packet, slot_id: SlotId) {
     let flow = Flow { seen_ns: unsafe { bpf_ktime_get_ns() } };
     let key = flow_key(packet, slot_id, false);
     // If the map refuses, the replies are dropped: closed, and counted where they are.
-    let _ = FLOWS.insert(&key, &flow, u64::from(BPF_ANY));
+    let _ = FLOWS.insert(key, flow, u64::from(BPF_ANY));
 }
 
 /// True if the packet that leaves answers a flow that was allowed in and is still alive.
@@ -102,7 +102,7 @@ pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
     let idle_limit = if packet.protocol == TCP { TCP_IDLE_NS } else { OTHER_IDLE_NS };
     let key = flow_key(packet, slot_id, true);
     // SAFETY: the value is one aligned word; a racing update leaves an older or newer time.
-    let Some(flow) = (unsafe { FLOWS.get(&key) }) else {
+    let Some(flow) = (unsafe { FLOWS.get(key) }) else {
         return false;
     };
     // SAFETY: a helper without arguments.

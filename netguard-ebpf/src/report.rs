@@ -53,13 +53,13 @@ pub fn finish<F: Frame>(
 #[inline(always)]
 fn count<F: Frame>(frame: &F, key: CounterKey) {
     let bytes = u64::from(frame.length());
-    let counter = match COUNTERS.get_ptr_mut(&key) {
+    let counter = match COUNTERS.get_ptr_mut(key) {
         Some(counter) => counter,
         None => {
             // Another CPU may have been faster: either way the entry exists now.
             let zero = Counter { packets: 0, bytes: 0 };
-            let _ = COUNTERS.insert(&key, &zero, u64::from(BPF_NOEXIST));
-            match COUNTERS.get_ptr_mut(&key) {
+            let _ = COUNTERS.insert(key, zero, u64::from(BPF_NOEXIST));
+            match COUNTERS.get_ptr_mut(key) {
                 Some(counter) => counter,
                 None => return, // the map is full: the record still tells of the drop
             }

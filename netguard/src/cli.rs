@@ -1,6 +1,10 @@
 //! The command line: arguments, dispatch, exit codes.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use netguard::{
@@ -142,9 +146,9 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         guard(lab.config(), name, args.log)?;
     } else {
         let lab = Lab::new(lab::DEFAULT_NAME)?;
-        eprintln!("building the lab ({} to stop and remove it)", "Ctrl-C");
+        eprintln!("building the lab (Ctrl-C stops and removes it)");
         lab.build(args.ports)?;
-        eprintln!("{}", TRY);
+        eprintln!("{TRY}");
         // The daemon's threads live in the hypervisor's namespace, this one stays outside.
         let guarded = std::thread::scope(|scope| {
             let daemon = scope.spawn(|| {
@@ -177,7 +181,7 @@ fn guard(config: &Config, instance: &str, format: Format) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn check(file: &PathBuf) -> anyhow::Result<ExitCode> {
+fn check(file: &Path) -> anyhow::Result<ExitCode> {
     let policy = Config::read(file)?.policy;
     println!(
         "{}: good: {} slots, {} upstreams, {} names allowed",

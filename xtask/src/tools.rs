@@ -46,6 +46,7 @@ const TEST_TOOLS: &[Tool] = &[
     Tool { program: "ping", package: "iputils-ping" },
     Tool { program: "curl", package: "curl" },
     Tool { program: "nc", package: "netcat-openbsd" },
+    Tool { program: "python3", package: "python3" },
     Tool { program: "openssl", package: "openssl" },
     Tool { program: "bpftool", package: "bpftool" },
     Tool { program: "systemd-analyze", package: "systemd" },

@@ -145,9 +145,7 @@ impl Lab {
     ///
     /// No permission, or a step failed; what was built until then is removed.
     pub fn build(&self, ports: PortKind) -> Result<(), Error> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::Permission);
-        }
+        namespace::may_make()?;
         self.down()?;
         let built = self.build_steps(ports);
         if built.is_err() {

@@ -60,6 +60,14 @@ pub(super) fn within<T: Send>(
     })
 }
 
+/// Tries whether this process may make namespaces, on a thread that ends with its own.
+pub(super) fn may_make() -> Result<(), Error> {
+    let tried = std::thread::scope(|scope| {
+        scope.spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join().unwrap_or(Ok(()))
+    });
+    tried.map_err(io::Error::from).map_err(Error::system("make a network namespace"))
+}
+
 /// Removes a namespace; the interfaces in it go with its last process.
 pub(super) fn remove(name: &str) -> Result<(), Error> {
     let path = path(name);

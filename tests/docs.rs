@@ -1,0 +1,81 @@
+//! The documents tell the truth about the tree: what they name exists.
+
+use std::{fs, path::PathBuf};
+
+use netguard_common::DropReason;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// The texts between backticks, outside of code blocks.
+fn code_spans(markdown: &str) -> Vec<&str> {
+    let prose = markdown.split("```").step_by(2);
+    prose.flat_map(|text| text.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn every_path_that_the_documents_name_exists() {
+    let mut checked = 0;
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = read(document);
+        for span in code_spans(&text) {
+            // "netguard-ebpf/src/egress.rs" or "netguard-ebpf/src/egress.rs::judge".
+            let (path, item) = span.split_once("::").unwrap_or((span, ""));
+            let in_tree = ["netguard", "xtask/", "tests/", "dist/", ".ci/"];
+            let is_path = path.contains('/')
+                && !path.contains([' ', '<'])
+                && in_tree.iter().any(|start| path.starts_with(start));
+            if !is_path {
+                continue;
+            }
+            let full = root().join(path);
+            assert!(full.exists(), "{document} names {path}, which does not exist");
+            checked += 1;
+            if item.is_empty() {
+                continue;
+            }
+            let name = item.rsplit("::").next().unwrap_or(item);
+            let source = fs::read_to_string(&full).expect("a source file");
+            let defined = ["fn ", "struct ", "enum ", "static ", "const ", "trait ", "type "]
+                .iter()
+                .any(|kind| source.contains(&format!("{kind}{name}")));
+            assert!(defined, "{document} names {span}, which {path} does not define");
+        }
+    }
+    assert!(checked > 40, "only {checked} paths: are the spans still found?");
+}
+
+#[test]
+fn architecture_lists_every_drop_reason_as_the_registry_has_it() {
+    let text = read("ARCHITECTURE.md");
+    for reason in DropReason::ALL {
+        let row = format!("| {} | `{}` | {} |", reason.code(), reason.name(), reason.sentence());
+        assert!(text.contains(&row), "ARCHITECTURE.md lacks the row\n{row}");
+    }
+}
+
+#[test]
+fn reasons_have_one_number_one_name_and_one_code_each() {
+    for (index, reason) in DropReason::ALL.iter().enumerate() {
+        assert_eq!(DropReason::from_raw(*reason as u8), Some(*reason));
+        assert_eq!(reason.code(), 540_000 + *reason as u32);
+        for other in &DropReason::ALL[index + 1..] {
+            assert_ne!(reason.name(), other.name());
+            assert_ne!(*reason as u8, *other as u8);
+        }
+    }
+    // 540001 is promised to the cross-runtime attempt.
+    assert_eq!(DropReason::from_raw(1), None);
+}
+
+#[test]
+fn no_document_names_a_test_command_that_ci_does_not_run() {
+    assert!(read("README.md").contains("cargo xtask test"));
+    assert!(read(".ci/run").contains("cargo xtask ci"));
+    assert!(read("xtask/src/main.rs").contains("[\"xtask\", \"test\"]"));
+}

@@ -1,0 +1,312 @@
+//! What stays closed when the daemon, a port or the operator comes and goes.
+
+use std::{path::Path, process::Stdio};
+
+use netguard_tests::{
+    binary::{Ended, netguard},
+    can_use_kernel,
+    lab::{Background, Lab},
+};
+use serde_json::Value;
+
+fn reaches(lab: &Lab, slot: &str, address: &str, patience: &str) -> bool {
+    lab.exec(slot, &format!("ping -c 1 -W {patience} {address}")).code == 0
+}
+
+fn kill_daemon(lab: &Lab, signal: &str) {
+    let pid = lab.daemon_pid().expect("a daemon");
+    let _ = lab.exec("hv", &format!("kill -{signal} {pid}")).success();
+    while lab.daemon_pid().is_some() {
+        std::thread::yield_now();
+    }
+}
+
+/// Starts a daemon and waits until it guards.
+fn start_daemon(lab: &Lab) -> Background {
+    let ready = || {
+        let events = lab.events();
+        events.iter().filter(|event| is_notice(event, "guarding 5 slots")).count()
+    };
+    let before = ready();
+    let directory = format!("/run/netguard/{}", lab.name());
+    let log = std::fs::File::options()
+        .append(true)
+        .open(Path::new(&directory).join("daemon.log"))
+        .expect("the daemon's log");
+    let child = netguard(&["run", "--lab", lab.name(), "--log", "json"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("the log"))
+        .stderr(log)
+        .spawn()
+        .expect("the daemon starts");
+    let mut daemon = Background::from(child);
+    while ready() == before {
+        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
+    }
+    daemon
+}
+
+fn links(lab: &Lab) -> Vec<String> {
+    let pins = format!("/sys/fs/bpf/netguard/{}/links", lab.name());
+    let ids = lab.shell("hv", &format!("for l in {pins}/*; do bpftool link show pinned $l; done"));
+    let out = ids.success().to_owned();
+    // "17: xdp  prog 528": the link's number goes on, the program's changes.
+    out.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect()
+}
+
+fn program_ids(lab: &Lab) -> Vec<u64> {
+    let status = lab.status();
+    let programs = status["programs"].as_array().expect("programs");
+    programs.iter().filter_map(|program| program["id"].as_u64()).collect()
+}
+
+fn is_notice(event: &Value, words: &str) -> bool {
+    event["event"] == "notice"
+        && event["message"].as_str().is_some_and(|message| message.contains(words))
+}
+
+/// Waits until the daemon has logged a notice that contains the words.
+fn notice(lab: &Lab, words: &str) {
+    let _ = lab.event(words, |event| is_notice(event, words));
+}
+
+#[test]
+fn without_netguard_the_lab_lets_everything_through() {
+    if !can_use_kernel() {
+        return;
+    }
+    // The control of every other test: what they see dropped would arrive.
+    let lab = Lab::unguarded("veth");
+    assert!(reaches(&lab, "slot1", "10.2.0.2", "5"));
+    let metadata = lab.exec("slot1", "curl -s --max-time 5 http://169.254.169.254/");
+    assert_eq!(metadata.code, 0, "{metadata:?}");
+    let tls = lab.exec("slot1", "nc -z -w 5 1.1.1.1 853");
+    assert_eq!(tls.code, 0, "{tls:?}");
+    let evil = lab.exec("slot1", "dig +short +tries=1 evil.example @8.8.8.8");
+    assert_eq!(evil.success(), "203.0.113.66\n");
+}
+
+#[test]
+fn a_killed_daemon_leaves_everything_enforced_and_the_next_one_adopts_it() {
+    if !can_use_kernel() {
+        return;
+    }
+    for signal in ["KILL", "TERM"] {
+        let lab = Lab::up("veth");
+        assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+        let (links_before, programs_before) = (links(&lab), program_ids(&lab));
+        kill_daemon(&lab, signal);
+
+        assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+        assert_eq!(lab.packets("slot1", "egress", "cross-slot"), 2, "still counted");
+        assert!(reaches(&lab, "slot1", "203.0.113.10", "5"), "what is allowed still is");
+        let query = lab.exec("slot1", "dig +time=1 +tries=1 github.com @8.8.8.8");
+        assert_ne!(query.code, 0, "nobody answers, and nobody else may: {query:?}");
+
+        let _daemon = start_daemon(&lab);
+        assert_eq!(links(&lab), links_before, "the links were taken over");
+        assert_ne!(program_ids(&lab), programs_before, "with new programs");
+        assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+        assert_eq!(lab.packets("slot1", "egress", "cross-slot"), 3, "and the old counters");
+        let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+        assert_eq!(query.success(), "203.0.113.10\n");
+        // The drop that happened while nobody read is in the log now.
+        let drops = lab.events();
+        let drops = drops.iter().filter(|event| event["reason"] == "cross-slot");
+        assert!(drops.count() >= 2);
+    }
+}
+
+/// Takes slot 1's port away, as the end of a virtual machine does.
+fn unplug(lab: &Lab) {
+    let _ = lab.exec("hv", "ip link del vm-slot1").success();
+}
+
+/// Gives slot 1 a new port, as the start of a virtual machine does.
+fn plug(lab: &Lab) {
+    let namespace = format!("{}-slot1", lab.name());
+    let script = format!(
+        "ip link add vm-slot1 type veth peer name eth0 netns {namespace} &&
+         ip link set vm-slot1 master br-slot1 up"
+    );
+    let _ = lab.shell("hv", &script).success();
+    let script = "ip addr add 10.1.0.2/24 dev eth0 && ip link set eth0 up &&
+                  ip route add default via 10.1.0.1";
+    let _ = lab.shell("slot1", script).success();
+}
+
+#[test]
+fn a_port_that_comes_back_is_guarded_again() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    unplug(&lab);
+    notice(&lab, "gone: vm-slot1");
+    plug(&lab);
+    notice(&lab, "guarding vm-slot1");
+    assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+    let event = lab.event("drop", |event| event["reason"] == "cross-slot");
+    assert_eq!(event["interface"], "vm-slot1");
+    assert_eq!(event["program"], "ng_xdp");
+    assert!(reaches(&lab, "slot1", "203.0.113.10", "5"));
+    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+    assert_eq!(query.success(), "203.0.113.10\n");
+}
+
+#[test]
+fn a_port_that_comes_while_no_daemon_runs_is_closed_by_its_bridge() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    kill_daemon(&lab, "KILL");
+    unplug(&lab);
+    plug(&lab);
+    for address in ["203.0.113.10", "10.2.0.2", "10.1.0.1"] {
+        assert!(!reaches(&lab, "slot1", address, "0.2"), "{address}");
+    }
+    assert!(lab.packets("slot1", "egress", "unguarded-port") > 0);
+    assert!(lab.internet().iter().all(|entry| entry["event"] != "web"));
+    let _daemon = start_daemon(&lab);
+    assert!(reaches(&lab, "slot1", "203.0.113.10", "5"), "the new daemon guards the new port");
+    assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+}
+
+#[test]
+fn a_bridge_that_changes_its_mac_keeps_its_dns() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    let _ = lab.exec("hv", "ip link set br-slot1 address 02:00:00:00:99:01").success();
+    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v1/SLOTS", lab.name());
+    // 0x99 = 153: the map follows the news of the link.
+    while !lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1") {
+        std::thread::yield_now();
+    }
+    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+    assert_eq!(query.success(), "203.0.113.10\n");
+}
+
+#[test]
+fn one_daemon_per_instance_and_unload_ends_it_all() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    let second = Ended::of(&mut netguard(&["run", "--lab", lab.name()]));
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains("another netguard already runs"), "{second:?}");
+    assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"), "the refused one changed nothing");
+    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+    assert_eq!(query.success(), "203.0.113.10\n");
+
+    kill_daemon(&lab, "TERM");
+    let unload = Ended::of(&mut netguard(&["unload", "--instance", lab.name()]));
+    assert!(unload.success().contains("nothing is enforced"));
+    assert!(!Path::new(&format!("/sys/fs/bpf/netguard/{}", lab.name())).exists());
+    // The kernel lets go of a link a moment after its last pin is removed.
+    let open = (0..50).any(|_| reaches(&lab, "slot1", "10.2.0.2", "0.1"));
+    assert!(open, "something of netguard is left");
+    let again = Ended::of(&mut netguard(&["unload", "--instance", lab.name()]));
+    assert_eq!(again.code, 1, "{again:?}");
+}
+
+#[test]
+fn a_start_that_is_refused_changes_nothing() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::unguarded("veth");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("netguard.toml");
+    let good = netguard::lab::CONFIG;
+    for (config, line, words) in [
+        (
+            good.replace("\"br-slot5\"", "\"br-slot9\""),
+            45,
+            "bridge br-slot9 does not exist; make it",
+        ),
+        (good.replace("\"br-slot5\"", "\"uplink0\""), 45, "uplink0 is no bridge"),
+        (
+            good.replace("10.5.0.0/24", "10.55.0.0/24"),
+            45,
+            "the host lacks the gateway address 10.55.0.1; add it: ip addr add 10.55.0.1/24",
+        ),
+    ] {
+        std::fs::write(&file, config).expect("a file");
+        let binary = netguard_tests::binary::path();
+        let command = format!(
+            "{} run --instance {} --config {}",
+            binary.display(),
+            lab.name(),
+            file.display()
+        );
+        let ended = lab.exec("hv", &command);
+        assert_eq!(ended.code, 2, "{ended:?}");
+        let place = format!("{}:{line}:", file.display());
+        assert!(ended.stderr.contains(&place), "{place} in {}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{words} in {}", ended.stderr);
+        assert!(!Path::new(&format!("/sys/fs/bpf/netguard/{}", lab.name())).exists());
+        assert!(reaches(&lab, "slot1", "10.2.0.2", "5"), "nothing is attached");
+    }
+    // A port that holds 53 already: refused before anything is attached.
+    let mut other = lab.start("hv", "exec nc -u -l -k 10.3.0.1 53");
+    while lab.exec("hv", "ss -Hlun sport = 53").success().is_empty() {
+        assert!(other.child().try_wait().expect("nc").is_none(), "nc runs");
+    }
+    std::fs::write(&file, good).expect("a file");
+    let command = format!(
+        "{} run --instance {} --config {}",
+        netguard_tests::binary::path().display(),
+        lab.name(),
+        file.display()
+    );
+    let ended = lab.exec("hv", &command);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stderr.contains("cannot listen for DNS on 10.3.0.1:53"), "{ended:?}");
+    assert!(reaches(&lab, "slot1", "10.2.0.2", "5"), "nothing is attached");
+}
+
+#[test]
+fn the_foreground_lab_goes_with_ctrl_c() {
+    if !can_use_kernel() {
+        return;
+    }
+    // `netguard run` without a configuration uses the default name, which only this test does.
+    let in_use = Path::new("/run/netns/ng-hv").exists();
+    assert!(!in_use, "a lab of the default name is up: netguard lab down");
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let output = std::fs::File::create(&log).expect("a log");
+    let mut run = Background::from(
+        netguard(&["run", "--log", "json"])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a log"))
+            .stderr(output)
+            .spawn()
+            .expect("netguard starts"),
+    );
+    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    while !read().contains("guarding 5 slots") {
+        assert!(run.child().try_wait().expect("netguard").is_none(), "{}", read());
+    }
+    let ping = ["lab", "exec", "slot1", "--", "ping", "-c", "1", "-W", "0.05", "10.2.0.2"];
+    assert_ne!(Ended::of(&mut netguard(&ping)).code, 0);
+    while !read()
+        .lines()
+        .any(|line| line.parse::<Value>().is_ok_and(|event| event["reason"] == "cross-slot"))
+    {
+        std::thread::yield_now();
+    }
+    let pid = run.child().id().to_string();
+    let _ = Ended::of(std::process::Command::new("kill").args(["-INT", &pid])).success();
+    let status = run.child().wait().expect("netguard ends");
+    assert_eq!(status.code(), Some(0), "{}", read());
+    for left in
+        ["/run/netns/ng-hv", "/run/netns/ng-net", "/run/netguard/ng", "/sys/fs/bpf/netguard/ng"]
+    {
+        assert!(!Path::new(left).exists(), "{left} is left");
+    }
+}

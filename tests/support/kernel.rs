@@ -1,0 +1,210 @@
+//! The loaded programs without a wire: frames go in by BPF_PROG_TEST_RUN, verdicts, counters and
+//! records come out.
+//!
+//! Each fixture lives in a network namespace of its own, where `lo` plays the slot's port.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use netguard::{
+    config::Config,
+    datapath::{Datapath, DropStream, PinDirectory, Probed, View, ensure_bpffs},
+    policy::{Facts, InterfaceFact, Plan},
+};
+use netguard_common::{
+    DropReason, Hook,
+    maps::{OUTCOME_PASS, OUTCOME_REDIRECT},
+    record::DropRecord,
+};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::packet::BRIDGE_MAC;
+
+/// What became of a frame, by the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Counted as passed.
+    Pass,
+    /// Counted as redirected to the resolver.
+    Redirect,
+    /// Counted and recorded as dropped.
+    Drop(DropReason),
+    /// Neither counted nor dropped: left to the next program.
+    Continue,
+}
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const TC_PIPE: u32 = 3;
+const TC_SHOT: u32 = 2;
+/// The mark of a frame that a program of ours has let through.
+pub const GUARDED: u32 = u32::from_be_bytes(*b"ngrd");
+
+/// The slots of the verdict tests: slot 1 on `lo`, and a neighbour.
+pub const SLOTS: &str = r#"
+[host]
+management = ["100.64.0.0/10"]
+
+[dns]
+upstreams = ["1.1.1.1"]
+names = ["github.com"]
+
+[[slot]]
+name = "slot1"
+id = 1
+bridge = "br-slot1"
+port = "lo"
+subnet = "10.1.0.0/24"
+subnet6 = "fd00:10:1::/64"
+
+[[slot]]
+name = "slot2"
+id = 2
+bridge = "br-slot2"
+port = "vm-slot2"
+subnet = "10.2.0.0/24"
+subnet6 = "fd00:10:2::/64"
+"#;
+
+/// Loaded programs and their maps; the pins go when this is dropped.
+pub struct Kernel {
+    datapath: Datapath,
+    drops: DropStream,
+    pins: PinDirectory,
+}
+
+impl Kernel {
+    /// Loads the programs with [`SLOTS`], in a new network namespace of the calling thread.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(SLOTS)
+    }
+
+    /// Loads the programs with a configuration in which some slot's port or bridge is `lo`.
+    #[must_use]
+    pub fn with(toml: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own");
+        ensure_bpffs().expect("bpffs");
+        let config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
+        let interface = |index, name: &str, mac| InterfaceFact {
+            index,
+            name: name.to_owned(),
+            mac,
+            controller: None,
+            is_bridge: false,
+        };
+        // The bridge of slot 1 exists on paper only, to have its MAC in the map.
+        let facts = Facts {
+            interfaces: vec![interface(1, "lo", [0; 6])],
+            addresses: vec!["198.51.100.1".parse().expect("an address")],
+        };
+        let mut plan = Plan::compile(&config.policy, &facts);
+        if let Some(slot) = plan.slots.get_mut(&1) {
+            slot.bridge_mac = BRIDGE_MAC;
+        }
+        let pins = PinDirectory::of(&format!("test-{}-{number}", std::process::id()));
+        let mut datapath = Datapath::load(pins.clone()).expect("the verifier accepts the programs");
+        let drops = datapath.take_drops().expect("the ring buffer");
+        let changes = datapath.apply(plan).expect("the maps take the plan");
+        assert!(changes.failed.is_empty(), "{changes:?}");
+        Self { datapath, drops, pins }
+    }
+
+    /// Puts a frame to a program; the mark says whether a program of ours has seen it before.
+    #[must_use]
+    pub fn probe(&mut self, hook: Hook, frame: &[u8], mark: u32) -> (Outcome, Probed) {
+        let before = self.counted();
+        let probed = self.datapath.probe(hook, frame, mark).expect("the program runs");
+        let counted = self.counted();
+        let changed: Vec<_> = counted
+            .iter()
+            .filter_map(|(outcome, packets)| {
+                let old = before.iter().find(|(other, _)| other == outcome).map_or(0, |it| it.1);
+                (*packets != old).then_some((*outcome, packets - old))
+            })
+            .collect();
+        let records = self.records();
+        let (pass, drop) =
+            if hook == Hook::Xdp { (XDP_PASS, XDP_DROP) } else { (TC_PIPE, TC_SHOT) };
+        let outcome = match changed.as_slice() {
+            [] => Outcome::Continue,
+            [(OUTCOME_PASS, 1)] => Outcome::Pass,
+            [(OUTCOME_REDIRECT, 1)] => Outcome::Redirect,
+            [(reason, 1)] => Outcome::Drop(DropReason::from_raw(*reason).expect("a known reason")),
+            more => panic!("one packet was counted as {more:?}"),
+        };
+        if let Outcome::Drop(reason) = outcome {
+            assert_eq!(probed.action, drop, "a drop must be a drop");
+            let [record] = records.as_slice() else {
+                panic!("{} records of one drop", records.len())
+            };
+            assert_eq!(record.reason(), Some(reason));
+            assert_eq!(record.hook, hook as u8);
+            assert_eq!(record.frame_length as usize, frame.len());
+            assert_eq!(record.captured(), &frame[..frame.len().min(128)]);
+        } else {
+            assert_eq!(probed.action, pass, "what is not dropped must pass");
+            assert_eq!(records.len(), 0, "only drops are recorded");
+        }
+        (outcome, probed)
+    }
+
+    /// What the egress programs say of a frame: the drop stage and the verdict stage must agree.
+    #[must_use]
+    pub fn egress(&mut self, frame: &[u8]) -> Outcome {
+        let (early, _) = self.probe(Hook::Xdp, frame, 0);
+        let (late, probed) = self.probe(Hook::PortEgress, frame, 0);
+        match late {
+            Outcome::Drop(_) => {
+                assert_eq!(early, late, "XDP and TC disagree");
+                assert_eq!(probed.mark, 0, "a dropped frame was vouched for");
+            }
+            _ => {
+                assert_eq!(early, Outcome::Continue, "XDP and TC disagree");
+                assert_eq!(probed.mark, GUARDED, "a frame that passes must be vouched for");
+            }
+        }
+        late
+    }
+
+    /// What the ingress program says of a frame that the bridge vouches for.
+    #[must_use]
+    pub fn ingress(&mut self, frame: &[u8]) -> Outcome {
+        self.probe(Hook::PortIngress, frame, GUARDED).0
+    }
+
+    fn counted(&self) -> Vec<(u8, u64)> {
+        let view = View::open(&self.pins).expect("the pins");
+        view.counters.iter().map(|row| (row.outcome, row.counter.packets)).fold(
+            Vec::new(),
+            |mut sums: Vec<(u8, u64)>, (outcome, packets)| {
+                match sums.iter_mut().find(|(other, _)| *other == outcome) {
+                    Some((_, sum)) => *sum += packets,
+                    None => sums.push((outcome, packets)),
+                }
+                sums
+            },
+        )
+    }
+
+    fn records(&mut self) -> Vec<DropRecord> {
+        std::iter::from_fn(|| self.drops.next_ready()).collect()
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        // Also after a panic: a failed test leaves nothing behind.
+        let _ = self.pins.remove();
+    }
+}

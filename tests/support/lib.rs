@@ -1,0 +1,20 @@
+//! What the tests share: packets built field by field, the loaded programs without a wire, and a lab
+//! of their own for each test that needs one.
+
+pub mod binary;
+pub mod kernel;
+pub mod lab;
+pub mod packet;
+
+/// True if the test may use the kernel. Without root it prints why it is skipped, and fails where a
+/// skip is not allowed (CI sets `NETGUARD_NO_SKIP=1`).
+#[must_use]
+pub fn can_use_kernel() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let why = "this test needs root: run it with `cargo xtask test`";
+    assert!(std::env::var_os("NETGUARD_NO_SKIP").is_none(), "{why}");
+    eprintln!("skipped: {why}");
+    false
+}

@@ -1,0 +1,166 @@
+//! Frames, built field by field and correct unless a test breaks them.
+
+use std::net::IpAddr;
+
+use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep, ip_number};
+
+/// The guest's MAC.
+pub const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+/// The bridge's MAC, as the policy of [`crate::kernel`] knows it.
+pub const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+
+/// A frame in the making: Ethernet and IP.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    eth_src: [u8; 6],
+    eth_dst: [u8; 6],
+    src: IpAddr,
+    dst: IpAddr,
+}
+
+/// From one address to another, from the guest's MAC to the bridge's.
+#[must_use]
+pub fn ip(src: &str, dst: &str) -> Path {
+    let address = |text: &str| text.parse().expect("an address");
+    Path { eth_src: GUEST_MAC, eth_dst: BRIDGE_MAC, src: address(src), dst: address(dst) }
+}
+
+impl Path {
+    /// To another MAC than the bridge's.
+    #[must_use]
+    pub fn to_mac(mut self, mac: [u8; 6]) -> Self {
+        self.eth_dst = mac;
+        self
+    }
+
+    fn ethernet(self) -> PacketBuilderStep<etherparse::IpHeaders> {
+        let ethernet = PacketBuilder::ethernet2(self.eth_src, self.eth_dst);
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => ethernet.ipv4(src.octets(), dst.octets(), 64),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => ethernet.ipv6(src.octets(), dst.octets(), 64),
+            _ => panic!("addresses of two families"),
+        }
+    }
+
+    /// A datagram.
+    #[must_use]
+    pub fn udp(self, src_port: u16, dst_port: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = self.ethernet().udp(src_port, dst_port);
+        builder.write(&mut frame, payload).expect("a frame");
+        frame
+    }
+
+    /// A SYN.
+    #[must_use]
+    pub fn tcp_syn(self, src_port: u16, dst_port: u16) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = self.ethernet().tcp(src_port, dst_port, 1, 65535).syn();
+        builder.write(&mut frame, &[]).expect("a frame");
+        frame
+    }
+
+    /// A segment of an open connection.
+    #[must_use]
+    pub fn tcp_ack(self, src_port: u16, dst_port: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = self.ethernet().tcp(src_port, dst_port, 1, 65535).ack(1);
+        builder.write(&mut frame, payload).expect("a frame");
+        frame
+    }
+
+    /// An ICMP or ICMPv6 message with an identifier, by its type.
+    #[must_use]
+    pub fn icmp(self, kind: u8, identifier: u16) -> Vec<u8> {
+        let [high, low] = identifier.to_be_bytes();
+        let rest = [high, low, 0, 1];
+        let mut frame = Vec::new();
+        let built = if self.src.is_ipv4() {
+            self.ethernet().icmpv4_raw(kind, 0, rest).write(&mut frame, b"payload")
+        } else {
+            self.ethernet().icmpv6_raw(kind, 0, rest).write(&mut frame, b"payload")
+        };
+        built.expect("a frame");
+        frame
+    }
+
+    /// An echo request of either family.
+    #[must_use]
+    pub fn ping(self, identifier: u16) -> Vec<u8> {
+        self.icmp(if self.src.is_ipv4() { 8 } else { 128 }, identifier)
+    }
+
+    /// The answer to an echo request of either family.
+    #[must_use]
+    pub fn pong(self, identifier: u16) -> Vec<u8> {
+        self.icmp(if self.src.is_ipv4() { 0 } else { 129 }, identifier)
+    }
+
+    /// Any protocol with any payload.
+    #[must_use]
+    pub fn protocol(self, number: u8, payload: &[u8]) -> Vec<u8> {
+        const NEXT_HEADER: usize = 14 + 6;
+        let mut frame = Vec::new();
+        // The builder would want to write IPv6 extension headers itself: give it a number that it
+        // does not know (RFC 3692), and put the right one in its place.
+        let stand_in = if self.src.is_ipv4() { IpNumber(number) } else { IpNumber(253) };
+        self.ethernet().write(&mut frame, stand_in, payload).expect("a frame");
+        if self.src.is_ipv6() {
+            frame[NEXT_HEADER] = number;
+        }
+        frame
+    }
+
+    /// MLDv2 or any ICMPv6 message behind the hop-by-hop header with a router alert.
+    #[must_use]
+    pub fn behind_hop_by_hop(self, icmp_type: u8) -> Vec<u8> {
+        let mut payload = vec![ip_number::IPV6_ICMP.0, 0, 5, 2, 0, 0, 1, 0];
+        payload.extend([icmp_type, 0, 0, 0, 0, 0, 0, 0]);
+        self.protocol(0, &payload)
+    }
+}
+
+/// An ARP packet for IPv4: 1 asks, 2 answers.
+#[must_use]
+pub fn arp(operation: u8, sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.extend([0xff; 6]);
+    frame.extend(GUEST_MAC);
+    frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, operation]);
+    frame.extend(sender_mac);
+    frame.extend(sender);
+    frame.extend([0; 6]);
+    frame.extend(target);
+    frame
+}
+
+/// The frame with a tag between its addresses and its type.
+#[must_use]
+pub fn tagged(frame: &[u8], ether_type: u16, tag: u16) -> Vec<u8> {
+    let mut out = frame[..12].to_vec();
+    out.extend(ether_type.to_be_bytes());
+    out.extend(tag.to_be_bytes());
+    out.extend(&frame[12..]);
+    out
+}
+
+/// The frame with one byte replaced.
+#[must_use]
+pub fn with_byte(mut frame: Vec<u8>, offset: usize, value: u8) -> Vec<u8> {
+    frame[offset] = value;
+    frame
+}
+
+/// The IPv4 frame with options put behind its header, lengths corrected.
+#[must_use]
+pub fn with_ip_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
+    assert!(options.len().is_multiple_of(4), "options come in words");
+    let mut out = frame[..34].to_vec();
+    out.extend(options);
+    out.extend(&frame[34..]);
+    let words = u8::try_from(options.len() / 4).expect("at most 40 bytes of options");
+    out[14] = 0x45 + words;
+    let total = u16::try_from(out.len() - 14).expect("a short frame");
+    out[16..18].copy_from_slice(&total.to_be_bytes());
+    out
+}
