@@ -18,8 +18,9 @@ use netguard_common::{
 };
 
 use crate::{
-    maps::{DNS_FLOWS, SLOTS},
+    maps::DNS_FLOWS,
     packet::{Packet, TCP, TCP_FIN_OR_RST, UDP},
+    policy,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -37,7 +38,7 @@ const IPV6_SRC_OFFSET: usize = 14 + 8;
 /// Sends a query to the slot's resolver.
 #[inline(always)]
 pub fn redirect(ctx: &TcContext, slot_id: SlotId, query: &Packet) -> Result<(), DropReason> {
-    let slot = slot(slot_id).ok_or(DropReason::Internal)?;
+    let slot = policy::slot(slot_id).ok_or(DropReason::Internal)?;
     let resolver = resolver_for(slot, query.src);
     if resolver == Address::UNSPECIFIED {
         return Err(DropReason::NoResolver);
@@ -59,7 +60,7 @@ pub fn redirect(ctx: &TcContext, slot_id: SlotId, query: &Packet) -> Result<(), 
 #[inline(always)]
 pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
     matches!(packet.protocol, UDP | TCP)
-        && slot(slot_id).is_some_and(|slot| {
+        && policy::slot(slot_id).is_some_and(|slot| {
             packet.src_port_be == slot.resolver_port_be
                 && packet.src == resolver_for(slot, packet.src)
         })
@@ -85,12 +86,6 @@ pub fn restore(ctx: &TcContext, slot_id: SlotId, reply: &Packet) -> Result<(), D
     let restored =
         Packet { src: asked, src_port_be: 53_u16.to_be(), dst_port_be: client_port_be, ..*reply };
     translate(ctx, reply, &restored)
-}
-
-#[inline(always)]
-fn slot(slot_id: SlotId) -> Option<&'static SlotEntry> {
-    // SAFETY: entries are replaced whole and stay readable for the whole program.
-    unsafe { SLOTS.get(slot_id) }
 }
 
 #[inline(always)]

@@ -1,19 +1,15 @@
 //! What may leave a slot. [`judge`] is the whole decision, stage by stage; the first stage that
 //! speaks wins, and `ARCHITECTURE.md` lists the same numbers.
 
-use aya_ebpf::{btf_maps::lpm_trie::Key, programs::TcContext};
-use netguard_common::{
-    Address, DropReason, NO_SLOT, SlotId,
-    maps::{Place, PlaceEntry},
-};
+use aya_ebpf::programs::TcContext;
+use netguard_common::{Address, DropReason, NO_SLOT, SlotId, maps::Place};
 use network_types::arp::ArpHdr;
 
 use crate::{
-    dns, frame,
+    dns, flows, frame,
     frame::Frame,
-    ingress,
-    maps::{PLACES, PORTS},
     packet::{self, ICMP, ICMPV6, IGMP, Packet, Parsed, TCP, UDP},
+    policy,
     report::Verdict,
 };
 
@@ -31,7 +27,7 @@ enum Permit {
 /// The verdict alone, without touching the packet.
 #[inline(always)]
 pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
-    let Some(slot_id) = slot_of(frame) else {
+    let Some(slot_id) = policy::slot_of(frame) else {
         return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
     };
     let verdict = match judge(frame, slot_id) {
@@ -45,7 +41,7 @@ pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
 /// The verdict, and the packet rewritten if it is a DNS query.
 #[inline(always)]
 pub fn decide_and_redirect(ctx: &TcContext) -> (SlotId, Verdict) {
-    let Some(slot_id) = slot_of(ctx) else {
+    let Some(slot_id) = policy::slot_of(ctx) else {
         return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
     };
     let verdict = match judge(ctx, slot_id) {
@@ -62,23 +58,11 @@ pub fn decide_and_redirect(ctx: &TcContext) -> (SlotId, Verdict) {
 /// The bridge's question: has a port's program let this frame through?
 #[inline(always)]
 pub fn check_guarded(ctx: &TcContext) -> (SlotId, Verdict) {
-    match slot_of(ctx) {
+    match policy::slot_of(ctx) {
         Some(slot_id) if frame::is_guarded(ctx) => (slot_id, Verdict::Continue),
         Some(slot_id) => (slot_id, Verdict::Drop(DropReason::UnguardedPort)),
         None => (NO_SLOT, Verdict::Drop(DropReason::UnknownPort)),
     }
-}
-
-#[inline(always)]
-pub fn slot_of<F: Frame>(frame: &F) -> Option<SlotId> {
-    // SAFETY: the daemon replaces entries whole and the value is one aligned word.
-    unsafe { PORTS.get(frame.ifindex()) }.map(|port| port.slot_id)
-}
-
-/// What lies at an address: the longest prefix that the policy names.
-#[inline(always)]
-pub fn place_of(address: Address) -> Option<PlaceEntry> {
-    PLACES.get(&Key::new(128, address.0)).copied()
 }
 
 #[inline(always)]
@@ -136,12 +120,13 @@ fn check_source(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn is_own(address: Address, own: SlotId) -> bool {
-    place_of(address).is_some_and(|entry| entry.place == Place::Slot as u16 && entry.slot_id == own)
+    policy::place_of(address)
+        .is_some_and(|entry| entry.place == Place::Slot as u16 && entry.slot_id == own)
 }
 
 #[inline(always)]
 fn check_destination(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
-    let entry = place_of(packet.dst).ok_or(DropReason::UnknownDestination)?;
+    let entry = policy::place_of(packet.dst).ok_or(DropReason::UnknownDestination)?;
     let place = Place::from_raw(entry.place).ok_or(DropReason::UnknownDestination)?;
     if entry.slot_id != own && entry.slot_id != NO_SLOT {
         return Err(DropReason::CrossSlot);
@@ -164,7 +149,7 @@ fn check_destination(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
 /// Stage 8: a reply within a connection that was allowed in passes where nothing else does.
 #[inline(always)]
 fn reply_or(packet: &Packet, own: SlotId, reason: DropReason) -> Result<(), DropReason> {
-    if ingress::is_reply(packet, own) { Ok(()) } else { Err(reason) }
+    if flows::is_reply(packet, own) { Ok(()) } else { Err(reason) }
 }
 
 /// ICMP may ask (echo) and report errors (RFC 792, RFC 4443); redirects, timestamps and the rest

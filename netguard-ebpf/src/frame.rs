@@ -7,7 +7,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-use crate::packet;
+/// How much of a frame is made directly readable, in bytes; the parser asserts what it needs.
+pub const HEADERS_MAX: usize = 82;
 
 /// One frame under one hook.
 pub trait Frame {
@@ -76,7 +77,7 @@ impl Frame for TcContext {
     fn memory(&self) -> (usize, usize) {
         // A GSO or paged skb can hold headers outside its linear part.
         let linear = self.data_end().wrapping_sub(self.data());
-        let wanted = (packet::HEADERS_MAX as u32).min(self.len());
+        let wanted = (HEADERS_MAX as u32).min(self.len());
         if linear < wanted as usize {
             let _ = self.pull_data(wanted); // on failure the parser finds the frame truncated
         }

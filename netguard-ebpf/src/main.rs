@@ -11,10 +11,12 @@
 mod cursor;
 mod dns;
 mod egress;
+mod flows;
 mod frame;
 mod ingress;
 mod maps;
 mod packet;
+mod policy;
 mod report;
 
 use aya_ebpf::{

@@ -14,7 +14,7 @@ use network_types::{
 
 use crate::{
     cursor::{Cursor, Header},
-    frame::Frame,
+    frame::{Frame, HEADERS_MAX},
 };
 
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -28,8 +28,9 @@ const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 const AUTHENTICATION: u8 = IpProto::Ah as u8;
 const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 
-/// The most that the parser reads of a frame: Ethernet, IPv6 with the hop-by-hop header, TCP.
-pub const HEADERS_MAX: usize = EthHdr::LEN + Ipv6Hdr::LEN + 8 + size_of::<TcpHeader>();
+/// The most that is read of a frame (Ethernet, IPv6, the hop-by-hop header, TCP) is what a frame makes
+/// readable.
+const _: () = assert!(EthHdr::LEN + Ipv6Hdr::LEN + 8 + size_of::<TcpHeader>() == HEADERS_MAX);
 
 /// The IPv4 option "router alert" (RFC 2113 section 2.1).
 const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];

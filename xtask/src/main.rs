@@ -1,5 +1,6 @@
 //! `cargo xtask`: every step that a person or CI takes, with nothing to install by hand.
 
+mod cargo;
 mod command;
 mod tools;
 
@@ -8,7 +9,8 @@ use std::{ffi::OsString, time::Instant};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use command::{Cargo, is_root, root, step};
+use cargo::Cargo;
+use command::{is_root, root, step};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, runs, tests and checks netguard")]
