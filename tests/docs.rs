@@ -73,6 +73,50 @@ fn reasons_have_one_number_one_name_and_one_code_each() {
     assert_eq!(DropReason::from_raw(1), None);
 }
 
+/// Every Rust file below a folder, with its text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file");
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn who_may_know_whom() {
+    for (path, text) in sources("netguard/src") {
+        let place = path.to_string_lossy().replace('\\', "/");
+        let uses = |krate: &str| {
+            [format!("use {krate}::"), format!("use {krate};"), format!(" {krate}::")]
+                .iter()
+                .any(|needle| text.contains(needle))
+        };
+        assert!(!uses("aya") || place.contains("/datapath/"), "{place} imports aya");
+        assert!(!uses("serde") || place.contains("/config/"), "{place} imports serde");
+        if place.contains("/policy/") {
+            for io in ["tokio", "nix", "std::fs", "std::process", "crate::datapath", "crate::links"]
+            {
+                assert!(!text.contains(io), "{place} does I/O: {io}");
+            }
+        }
+        if place.contains("/dns/") {
+            assert!(!text.contains("crate::policy"), "{place} knows the policy");
+        }
+    }
+    let ebpf = read("netguard-ebpf/Cargo.toml");
+    assert!(!ebpf.contains("netguard.workspace"), "the programs know only the common crate");
+    assert!(!read("netguard-common/Cargo.toml").contains("[dependencies]"), "common knows nobody");
+}
+
 #[test]
 fn no_document_names_a_test_command_that_ci_does_not_run() {
     assert!(read("README.md").contains("cargo xtask test"));

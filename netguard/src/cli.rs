@@ -148,7 +148,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let lab = Lab::new(lab::DEFAULT_NAME)?;
         eprintln!("building the lab (Ctrl-C stops and removes it)");
         lab.build(args.ports)?;
-        eprintln!("{TRY}");
+        eprintln!("{}", things_to_try());
         // The daemon's threads live in the hypervisor's namespace, this one stays outside.
         let guarded = std::thread::scope(|scope| {
             let daemon = scope.spawn(|| {
@@ -167,13 +167,26 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const TRY: &str = "\
-the lab is up; in another terminal try
-  netguard lab exec slot1 -- dig github.com @8.8.8.8
-  netguard lab exec slot1 -- dig evil.example
-  netguard lab exec slot1 -- ping -c 1 10.2.0.2
-  netguard lab exec slot1 -- kdig +tls @1.1.1.1 github.com
-  netguard status";
+/// What a person types next, with the name under which their shell finds this program.
+fn things_to_try() -> String {
+    let on_path = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join("netguard").is_file())
+    });
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = match std::env::current_exe() {
+        Ok(program) if !on_path => program.strip_prefix(here).unwrap_or(&program).to_path_buf(),
+        _ => "netguard".into(),
+    };
+    let lines = [
+        "lab exec slot1 -- dig github.com @8.8.8.8",
+        "lab exec slot1 -- dig evil.example",
+        "lab exec slot1 -- ping -c 1 10.2.0.2",
+        "lab exec slot1 -- kdig +tls @1.1.1.1 github.com",
+        "status",
+    ];
+    let lines = lines.map(|line| format!("\n  {} {line}", program.display()));
+    format!("the lab is up; in another terminal try{}", lines.concat())
+}
 
 fn guard(config: &Config, instance: &str, format: Format) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -198,8 +211,16 @@ fn status(json: bool, instance: Option<String>) -> anyhow::Result<ExitCode> {
     if instances.is_empty() {
         anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`");
     }
+    let only = instances.len() == 1;
     for (index, instance) in instances.iter().enumerate() {
-        let status = Status::read(instance)?;
+        let status = match Status::read(instance) {
+            Err(error) if !only => {
+                // One that is just starting or half removed must not hide the others.
+                eprintln!("netguard: instance {instance}: {:#}", anyhow::Error::from(error));
+                continue;
+            }
+            status => status?,
+        };
         if json {
             println!("{}", status.json());
         } else {
