@@ -140,6 +140,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.config {
         let config = Config::read(path)?;
         guard(&config, &args.instance, args.log)?;
+        eprintln!("stopped; the programs stay attached and enforce until `netguard unload`");
     } else if let Some(name) = &args.lab {
         let lab = Lab::new(name)?;
         lab::enter(&lab.namespace("hv"))?;

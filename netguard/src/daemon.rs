@@ -106,9 +106,7 @@ pub async fn run(config: &Config, instance: &str, format: journal::Format) -> Re
         let event = daemon.next_event().await?;
         if let Event::Stop(signal) = event {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-            daemon.note(format!(
-                "{signal}: stopping; the programs stay attached and enforce until `netguard unload`"
-            ))?;
+            daemon.note(format!("{signal}: stopping"))?;
             return Ok(());
         }
         daemon.handle(event).await?;
