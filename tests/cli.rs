@@ -131,6 +131,21 @@ fn bad_usage_is_2_and_help_is_0() {
 }
 
 #[test]
+fn names_that_would_lead_elsewhere_are_refused() {
+    for arguments in [
+        ["unload", "--instance", "../../x", ""],
+        ["status", "--instance", "a/b", "--json"],
+        ["lab", "--name", "../x", "down"],
+        ["lab", "--name", "a-b", "down"],
+    ] {
+        let arguments: Vec<_> = arguments.into_iter().filter(|it| !it.is_empty()).collect();
+        let ended = Ended::of(&mut netguard(&arguments));
+        assert_eq!(ended.code, 2, "{ended:?}");
+        assert!(ended.stderr.contains("name"), "{ended:?}");
+    }
+}
+
+#[test]
 fn without_capabilities_the_kernel_is_left_alone_and_the_message_says_what_is_needed() {
     if !can_use_kernel() {
         return;

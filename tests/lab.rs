@@ -321,7 +321,7 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
         for interface in program["interfaces"].as_array().expect("interfaces") {
             let name =
                 format!("{}:{}", interface.as_str().unwrap(), program["name"].as_str().unwrap());
-            let pin = format!("/sys/fs/bpf/netguard/{}/links/{name}", lab.name());
+            let pin = format!("/sys/fs/bpf/netguard/{}/links/{name}", lab.instance());
             let link = lab.exec("hv", &format!("bpftool link show pinned {pin}"));
             let holds = format!("prog {} ", program["id"]);
             assert!(link.success().contains(&holds), "{holds} in {link:?}");
@@ -331,7 +331,7 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
     assert_eq!(checked, 5 * 5, "three programs on each port, two on each bridge");
     let _ = lab.exec("slot1", "ping -c 1 -W 0.05 10.2.0.2");
     let dump = |map: &str| {
-        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v1/{map}", lab.name());
+        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v1/{map}", lab.instance());
         lab.exec("hv", &format!("bpftool map dump pinned {pin}")).success().to_owned()
     };
     for (map, fields) in [
@@ -379,9 +379,9 @@ fn a_second_lab_up_replaces_the_first_and_a_crash_is_no_obstacle() {
     let _ = lab.call(&["up", "--ports", "tap", "--log", "json"]).success();
     let out = dig(&lab, "slot3", "github.com @8.8.8.8");
     assert!(out.contains("203.0.113.10"), "{out}");
-    let name = lab.name().to_owned();
+    let (name, instance) = (lab.name().to_owned(), lab.instance());
     drop(lab);
-    for left in [format!("/run/netguard/{name}"), format!("/sys/fs/bpf/netguard/{name}")] {
+    for left in [format!("/run/netguard/{instance}"), format!("/sys/fs/bpf/netguard/{instance}")] {
         assert!(!std::path::Path::new(&left).exists(), "{left} is left");
     }
     let namespaces = fs::read_dir("/run/netns").into_iter().flatten().flatten();

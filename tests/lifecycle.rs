@@ -28,7 +28,7 @@ fn start_daemon(lab: &Lab) -> Background {
         events.iter().filter(|event| is_notice(event, "guarding 5 slots")).count()
     };
     let before = ready();
-    let directory = format!("/run/netguard/{}", lab.name());
+    let directory = format!("/run/netguard/{}", lab.instance());
     let log = std::fs::File::options()
         .append(true)
         .open(Path::new(&directory).join("daemon.log"))
@@ -47,7 +47,7 @@ fn start_daemon(lab: &Lab) -> Background {
 }
 
 fn links(lab: &Lab) -> Vec<String> {
-    let pins = format!("/sys/fs/bpf/netguard/{}/links", lab.name());
+    let pins = format!("/sys/fs/bpf/netguard/{}/links", lab.instance());
     let ids = lab.shell("hv", &format!("for l in {pins}/*; do bpftool link show pinned $l; done"));
     let out = ids.success().to_owned();
     // "17: xdp  prog 528": the link's number goes on, the program's changes.
@@ -180,7 +180,7 @@ fn a_bridge_that_changes_its_mac_keeps_its_dns() {
     }
     let lab = Lab::up("veth");
     let _ = lab.exec("hv", "ip link set br-slot1 address 02:00:00:00:99:01").success();
-    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v1/SLOTS", lab.name());
+    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v1/SLOTS", lab.instance());
     // 0x99 = 153: the map follows the news of the link.
     while !lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1") {
         std::thread::yield_now();
@@ -203,13 +203,13 @@ fn one_daemon_per_instance_and_unload_ends_it_all() {
     assert_eq!(query.success(), "203.0.113.10\n");
 
     kill_daemon(&lab, "TERM");
-    let unload = Ended::of(&mut netguard(&["unload", "--instance", lab.name()]));
+    let unload = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
     assert!(unload.success().contains("nothing is enforced"));
-    assert!(!Path::new(&format!("/sys/fs/bpf/netguard/{}", lab.name())).exists());
+    assert!(!Path::new(&format!("/sys/fs/bpf/netguard/{}", lab.instance())).exists());
     // The kernel lets go of a link a moment after its last pin is removed.
     let open = (0..50).any(|_| reaches(&lab, "slot1", "10.2.0.2", "0.1"));
     assert!(open, "something of netguard is left");
-    let again = Ended::of(&mut netguard(&["unload", "--instance", lab.name()]));
+    let again = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
     assert_eq!(again.code, 1, "{again:?}");
 }
 
@@ -221,52 +221,49 @@ fn a_start_that_is_refused_changes_nothing() {
     let lab = Lab::unguarded("veth");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("netguard.toml");
-    let good = netguard::lab::CONFIG;
-    for (config, line, words) in [
-        (
-            good.replace("\"br-slot5\"", "\"br-slot9\""),
-            45,
-            "bridge br-slot9 does not exist; make it",
-        ),
-        (good.replace("\"br-slot5\"", "\"uplink0\""), 45, "uplink0 is no bridge"),
-        (
-            good.replace("10.5.0.0/24", "10.55.0.0/24"),
-            45,
-            "the host lacks the gateway address 10.55.0.1; add it: ip addr add 10.55.0.1/24",
-        ),
-    ] {
+    let refused = |config: &str, code: i32, words: &str| {
         std::fs::write(&file, config).expect("a file");
-        let binary = netguard_tests::binary::path();
         let command = format!(
             "{} run --instance {} --config {}",
-            binary.display(),
+            netguard_tests::binary::path().display(),
             lab.name(),
             file.display()
         );
         let ended = lab.exec("hv", &command);
-        assert_eq!(ended.code, 2, "{ended:?}");
-        let place = format!("{}:{line}:", file.display());
-        assert!(ended.stderr.contains(&place), "{place} in {}", ended.stderr);
-        assert!(ended.stderr.contains(words), "{words} in {}", ended.stderr);
-        assert!(!Path::new(&format!("/sys/fs/bpf/netguard/{}", lab.name())).exists());
-        assert!(reaches(&lab, "slot1", "10.2.0.2", "5"), "nothing is attached");
+        assert_eq!(ended.code, code, "{ended:?}");
+        let words = words.replace("FILE", &file.to_string_lossy());
+        assert!(ended.stderr.contains(&words), "{words} in {}", ended.stderr);
+        let pins = format!("/sys/fs/bpf/netguard/{}", lab.name());
+        assert!(!Path::new(&pins).exists(), "{pins} is left");
+        assert!(reaches(&lab, "slot1", "10.2.0.2", "5"), "something is attached");
+    };
+    let good = netguard::lab::CONFIG;
+    for (from, to, words) in [
+        (
+            "\"br-slot5\"",
+            "\"br-slot9\"",
+            "bridge br-slot9 does not exist; make it first: ip link add",
+        ),
+        (
+            "\"br-slot5\"",
+            "\"uplink0\"",
+            "uplink0 is no bridge; name the bridge that the port is on",
+        ),
+        (
+            "10.5.0.0/24",
+            "10.55.0.0/24",
+            "the host lacks the gateway address 10.55.0.1; add it: ip addr add 10.55.0.1/24",
+        ),
+    ] {
+        let words = format!("FILE:45:10: slot \"slot5\": {words}");
+        refused(&good.replace(from, to), 2, &words);
     }
-    // A port that holds 53 already: refused before anything is attached.
+    // Something that holds port 53 already.
     let mut other = lab.start("hv", "exec nc -u -l -k 10.3.0.1 53");
     while lab.exec("hv", "ss -Hlun sport = 53").success().is_empty() {
-        assert!(other.child().try_wait().expect("nc").is_none(), "nc runs");
+        assert!(other.child().try_wait().expect("nc").is_none(), "nc ended");
     }
-    std::fs::write(&file, good).expect("a file");
-    let command = format!(
-        "{} run --instance {} --config {}",
-        netguard_tests::binary::path().display(),
-        lab.name(),
-        file.display()
-    );
-    let ended = lab.exec("hv", &command);
-    assert_eq!(ended.code, 1, "{ended:?}");
-    assert!(ended.stderr.contains("cannot listen for DNS on 10.3.0.1:53"), "{ended:?}");
-    assert!(reaches(&lab, "slot1", "10.2.0.2", "5"), "nothing is attached");
+    refused(good, 1, "cannot listen for DNS on 10.3.0.1:53");
 }
 
 #[test]
@@ -304,9 +301,12 @@ fn the_foreground_lab_goes_with_ctrl_c() {
     let _ = Ended::of(std::process::Command::new("kill").args(["-INT", &pid])).success();
     let status = run.child().wait().expect("netguard ends");
     assert_eq!(status.code(), Some(0), "{}", read());
-    for left in
-        ["/run/netns/ng-hv", "/run/netns/ng-net", "/run/netguard/ng", "/sys/fs/bpf/netguard/ng"]
-    {
+    for left in [
+        "/run/netns/ng-hv",
+        "/run/netns/ng-net",
+        "/run/netguard/lab-ng",
+        "/sys/fs/bpf/netguard/lab-ng",
+    ] {
         assert!(!Path::new(left).exists(), "{left} is left");
     }
 }

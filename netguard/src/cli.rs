@@ -11,6 +11,7 @@ use netguard::{
     config::{Config, Problems},
     daemon,
     datapath::{self, PinDirectory},
+    instance::Instance,
     journal::Format,
     lab::{self, Lab, PortKind},
     status::Status,
@@ -46,13 +47,13 @@ enum Command {
         json: bool,
         /// Only this instance
         #[arg(long)]
-        instance: Option<String>,
+        instance: Option<Instance>,
     },
     /// Detach every program and remove every map of an instance: nothing is enforced any more
     Unload {
         /// The instance
         #[arg(long, default_value = DEFAULT_INSTANCE)]
-        instance: String,
+        instance: Instance,
     },
     /// A hypervisor, five guests and an internet in network namespaces, to try netguard in
     Lab(LabArgs),
@@ -68,7 +69,7 @@ struct RunArgs {
     log: Format,
     /// The name under which programs and maps are pinned
     #[arg(long, default_value = DEFAULT_INSTANCE)]
-    instance: String,
+    instance: Instance,
     /// What the lab's ports are made of (without --config)
     #[arg(long, value_enum, default_value_t, conflicts_with = "config")]
     ports: PortKind,
@@ -79,7 +80,7 @@ struct RunArgs {
 
 #[derive(Args)]
 struct LabArgs {
-    /// The lab's name: the prefix of its namespaces, and its instance
+    /// The lab's name: the prefix of its namespaces; its instance is lab-NAME
     #[arg(long, global = true, default_value = lab::DEFAULT_NAME)]
     name: String,
     #[command(subcommand)]
@@ -126,7 +127,7 @@ impl Cli {
             Command::Status { json, instance } => status(json, instance),
             Command::Unload { instance } => {
                 let pins = PinDirectory::of(&instance);
-                anyhow::ensure!(pins.path().exists(), "no instance {instance:?} is loaded");
+                anyhow::ensure!(pins.path().exists(), "no instance {instance} is loaded");
                 pins.remove()?;
                 println!("unloaded {instance}: nothing is enforced");
                 Ok(ExitCode::SUCCESS)
@@ -138,13 +139,17 @@ impl Cli {
 
 fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.config {
+        anyhow::ensure!(
+            !args.instance.is_lab(),
+            "instance names that start with lab- are the labs'"
+        );
         let config = Config::read(path)?;
         guard(&config, &args.instance, args.log)?;
         eprintln!("stopped; the programs stay attached and enforce until `netguard unload`");
     } else if let Some(name) = &args.lab {
         let lab = Lab::new(name)?;
         lab::enter(&lab.namespace("hv"))?;
-        guard(lab.config(), name, args.log)?;
+        guard(lab.config(), lab.instance(), args.log)?;
     } else {
         let lab = Lab::new(lab::DEFAULT_NAME)?;
         eprintln!("building the lab (Ctrl-C stops and removes it)");
@@ -154,7 +159,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let guarded = std::thread::scope(|scope| {
             let daemon = scope.spawn(|| {
                 lab::enter(&lab.namespace("hv"))?;
-                guard(lab.config(), lab::DEFAULT_NAME, args.log)
+                guard(lab.config(), lab.instance(), args.log)
             });
             daemon.join()
         });
@@ -189,7 +194,7 @@ fn things_to_try() -> String {
     format!("the lab is up; in another terminal try{}", lines.concat())
 }
 
-fn guard(config: &Config, instance: &str, format: Format) -> anyhow::Result<()> {
+fn guard(config: &Config, instance: &Instance, format: Format) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(daemon::run(config, instance, format))?;
     Ok(())
@@ -207,7 +212,7 @@ fn check(file: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(json: bool, instance: Option<String>) -> anyhow::Result<ExitCode> {
+fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
     let instances = instance.map_or_else(PinDirectory::instances, |name| vec![name]);
     if instances.is_empty() {
         anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`");
@@ -250,7 +255,7 @@ fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
         }
         LabCommand::Status => {
             println!("{}\n", lab.describe()?);
-            return status(false, Some(args.name.clone()));
+            return status(false, Some(lab.instance().clone()));
         }
         LabCommand::Exec { host, command } => match lab.exec(host, command)? {},
         LabCommand::Serve => lab::serve(&lab)?,
@@ -266,7 +271,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Problems>()
             || matches!(cause.downcast_ref(), Some(daemon::Error::Config(_)))
-            || matches!(cause.downcast_ref(), Some(lab::Error::NoHost { .. }))
+            || matches!(cause.downcast_ref(), Some(lab::Error::NoHost { .. } | lab::Error::Name(_)))
         {
             return BAD_CONFIG;
         }

@@ -6,13 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, BufWriter, Write as _},
-    path::PathBuf,
+    io::{self, BufWriter},
     sync::Arc,
 };
 
-use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
@@ -21,13 +18,13 @@ use tokio::{
 
 use crate::{
     config::{Config, Problems},
-    datapath::{self, Changes, Datapath, Diagnostics, DropStream, PinDirectory},
+    datapath::{self, Changes, Datapath, Diagnostics, DropStream, Failed, PinDirectory},
     dns::{Endpoint, QueryRecord, Resolver, SlotServer},
     drops::{Clock, Drop},
+    instance::{Instance, Lock, LockError},
     journal::{self, Event as Entry, Journal},
     links::{self, Watcher},
     policy::{Facts, Plan, Policy},
-    run_directory,
 };
 
 /// Queries that may wait for the log before the resolver waits for it.
@@ -45,32 +42,17 @@ pub enum Error {
     /// The kernel did not tell about interfaces.
     #[error(transparent)]
     Links(#[from] links::Error),
-    /// A guarded bridge could not be guarded.
-    #[error("cannot guard {interface}: {reason}")]
+    /// A bridge could not be guarded, so nothing behind it would be closed.
+    #[error("cannot guard {bridge}: {reason}")]
     Unguarded {
-        /// The bridge or port.
-        interface: String,
+        /// The bridge.
+        bridge: String,
         /// The kernel's answer.
         reason: String,
     },
-    /// Another daemon holds the instance.
-    #[error(
-        "another netguard already runs as instance {instance:?}; stop it, or choose another name \
-         with --instance"
-    )]
-    AlreadyRunning {
-        /// The instance.
-        instance: String,
-    },
-    /// The run directory cannot be used.
-    #[error("cannot use {path}")]
-    RunDirectory {
-        /// The path.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
+    /// The instance cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A socket, a signal handler or the log failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -95,7 +77,11 @@ enum Event {
 /// # Errors
 ///
 /// The start is refused, with nothing changed; or the kernel stops answering.
-pub async fn run(config: &Config, instance: &str, format: journal::Format) -> Result<(), Error> {
+pub async fn run(
+    config: &Config,
+    instance: &Instance,
+    format: journal::Format,
+) -> Result<(), Error> {
     let mut daemon = Daemon::start(config, instance, format).await?;
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[
@@ -125,17 +111,17 @@ struct Daemon {
     servers: BTreeMap<u32, SlotServer>,
     journal: Journal<BufWriter<io::Stdout>>,
     interface_names: BTreeMap<u32, String>,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl Daemon {
     async fn start(
         config: &Config,
-        instance: &str,
+        instance: &Instance,
         format: journal::Format,
     ) -> Result<Self, Error> {
         datapath::check_kernel()?;
-        let lock = lock(instance)?;
+        let lock = instance.lock()?;
         let watcher = Watcher::open()?;
         let facts = watcher.facts().await?;
         check_host(config, &facts)?;
@@ -166,28 +152,32 @@ impl Daemon {
             interface_names: BTreeMap::new(),
             _lock: lock,
         };
-        daemon.serve(&facts)?;
-        let changes = daemon.datapath.apply(Plan::compile(&daemon.policy, &facts))?;
-        if let Some((interface, reason)) = changes.failed.first().cloned() {
+        if let Err(error) = daemon.enforce(&facts) {
             daemon.datapath.roll_back();
-            return Err(Error::Unguarded { interface, reason });
+            return Err(error);
         }
-        daemon.report(&facts, &changes)?;
-        let missing: Vec<_> = daemon
-            .policy
-            .slots
-            .iter()
-            .filter(|slot| facts.interface(&slot.port).is_none())
-            .map(|slot| slot.port.as_str())
-            .collect();
-        let waiting = if missing.is_empty() {
-            String::new()
-        } else {
-            format!("; waiting for {}", missing.join(", "))
-        };
-        let (slots, names) = (daemon.policy.slots.len(), daemon.policy.dns.allowlist.len());
-        daemon.note(format!("guarding {slots} slots, {names} names allowed{waiting}"))?;
         Ok(daemon)
+    }
+
+    /// The first time: listens, fills the maps and attaches.
+    fn enforce(&mut self, facts: &Facts) -> Result<(), Error> {
+        self.serve(facts)?;
+        let changes = self.datapath.apply(Plan::compile(&self.policy, facts))?;
+        if let Some(failed) = changes.failed.iter().find(|failed| failed.is_bridge) {
+            let (bridge, reason) = (failed.interface.clone(), failed.reason.clone());
+            return Err(Error::Unguarded { bridge, reason });
+        }
+        self.report(facts, &changes)?;
+        let slots = &self.policy.slots;
+        let absent = slots.iter().filter(|slot| facts.interface(&slot.port).is_none());
+        let absent: Vec<_> = absent.map(|slot| slot.port.as_str()).collect();
+        let waiting = match absent.as_slice() {
+            [] => String::new(),
+            ports => format!("; waiting for {}", ports.join(" ")),
+        };
+        let (slots, names) = (slots.len(), self.policy.dns.allowlist.len());
+        self.note(format!("guarding {slots} slots, {names} names allowed{waiting}"))?;
+        Ok(())
     }
 
     async fn next_event(&mut self) -> Result<Event, Error> {
@@ -291,9 +281,9 @@ impl Daemon {
                 self.journal.write(&Entry::notice(message))?;
             }
         }
-        for (interface, reason) in &changes.failed {
-            let message =
-                format!("cannot guard {interface}: {reason}; its bridge drops its packets");
+        for Failed { interface, is_bridge, reason } in &changes.failed {
+            let meanwhile = if *is_bridge { "" } else { "; its bridge drops what it sends" };
+            let message = format!("cannot guard {interface}: {reason}{meanwhile}");
             self.journal.write(&Entry::notice(message))?;
         }
         self.journal.flush()
@@ -302,37 +292,6 @@ impl Daemon {
     fn note(&mut self, message: String) -> io::Result<()> {
         self.journal.write(&Entry::notice(message))?;
         self.journal.flush()
-    }
-}
-
-/// Takes the instance for this process; the lock goes with the process, however it ends.
-fn lock(instance: &str) -> Result<Flock<File>, Error> {
-    let path = run_directory(instance).join("daemon.lock");
-    let failed = |source| Error::RunDirectory { path: path.clone(), source };
-    std::fs::create_dir_all(run_directory(instance)).map_err(failed)?;
-    let mut file =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match Flock::lock(file.try_clone().map_err(failed)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => {
-            file.set_len(0).map_err(failed)?;
-            write!(file, "{}", std::process::id()).map_err(failed)?;
-            Ok(lock)
-        }
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            Err(Error::AlreadyRunning { instance: instance.to_owned() })
-        }
-        Err((_, error)) => Err(failed(error.into())),
-    }
-}
-
-/// The process that runs an instance, if one does.
-#[must_use]
-pub fn running_pid(instance: &str) -> Option<u32> {
-    let path = run_directory(instance).join("daemon.lock");
-    let file = File::open(&path).ok()?;
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Ok(_) => None, // nobody holds it: what stands in it is an old daemon's
-        Err(_) => std::fs::read_to_string(&path).ok()?.trim().parse().ok(),
     }
 }
 

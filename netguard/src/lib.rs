@@ -8,16 +8,9 @@ pub mod daemon;
 pub mod datapath;
 pub mod dns;
 pub mod drops;
+pub mod instance;
 pub mod journal;
 pub mod lab;
 pub mod links;
 pub mod policy;
 pub mod status;
-
-use std::path::{Path, PathBuf};
-
-/// Where an instance keeps what it needs while it runs: its lock, and a lab's logs.
-#[must_use]
-pub fn run_directory(instance: &str) -> PathBuf {
-    Path::new("/run/netguard").join(instance)
-}

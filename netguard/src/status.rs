@@ -10,13 +10,13 @@ use netguard_common::{
 use serde_json::{Value, json};
 
 use crate::{
-    daemon,
     datapath::{self, PinDirectory, View},
+    instance::Instance,
 };
 
 /// One instance, ready to print.
 pub struct Status {
-    instance: String,
+    instance: Instance,
     daemon_pid: Option<u32>,
     view: View,
 }
@@ -27,9 +27,9 @@ impl Status {
     /// # Errors
     ///
     /// The instance has no pins, or they may not be read.
-    pub fn read(instance: &str) -> Result<Self, datapath::Error> {
+    pub fn read(instance: &Instance) -> Result<Self, datapath::Error> {
         let view = View::open(&PinDirectory::of(instance))?;
-        Ok(Self { instance: instance.to_owned(), daemon_pid: daemon::running_pid(instance), view })
+        Ok(Self { instance: instance.clone(), daemon_pid: instance.running_pid(), view })
     }
 
     /// As one JSON object.
@@ -63,7 +63,7 @@ impl Status {
             })
             .collect();
         json!({
-            "instance": self.instance,
+            "instance": self.instance.as_str(),
             "daemon_pid": self.daemon_pid,
             "slots": slots,
             "no_slot_counters": self.counters(NO_SLOT),

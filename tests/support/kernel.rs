@@ -106,7 +106,8 @@ impl Kernel {
         if let Some(slot) = plan.slots.get_mut(&1) {
             slot.bridge_mac = BRIDGE_MAC;
         }
-        let pins = PinDirectory::of(&format!("test-{}-{number}", std::process::id()));
+        let instance = format!("test-{}-{number}", std::process::id());
+        let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
         let mut datapath = Datapath::load(pins.clone()).expect("the verifier accepts the programs");
         let drops = datapath.take_drops().expect("the ring buffer");
         let changes = datapath.apply(plan).expect("the maps take the plan");

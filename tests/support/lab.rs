@@ -46,6 +46,12 @@ impl Lab {
         &self.name
     }
 
+    /// The instance that guards it.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        format!("lab-{}", self.name)
+    }
+
     /// `netguard lab` with arguments.
     #[must_use]
     pub fn call(&self, arguments: &[&str]) -> Ended {
@@ -92,7 +98,7 @@ impl Lab {
     /// `netguard status --json` of the lab.
     #[must_use]
     pub fn status(&self) -> Value {
-        let ended = Ended::of(&mut netguard(&["status", "--json", "--instance", &self.name]));
+        let ended = Ended::of(&mut netguard(&["status", "--json", "--instance", &self.instance()]));
         serde_json::from_str(ended.success()).expect("status prints JSON")
     }
 
@@ -114,7 +120,7 @@ impl Lab {
     /// The events in the daemon's log so far.
     #[must_use]
     pub fn events(&self) -> Vec<Value> {
-        let log = fs::read_to_string(format!("/run/netguard/{}/daemon.log", self.name))
+        let log = fs::read_to_string(format!("/run/netguard/lab-{}/daemon.log", self.name))
             .expect("the daemon's log");
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
@@ -136,7 +142,7 @@ impl Lab {
     /// What reached the lab's internet so far.
     #[must_use]
     pub fn internet(&self) -> Vec<Value> {
-        let log = fs::read_to_string(format!("/run/netguard/{}/internet.log", self.name))
+        let log = fs::read_to_string(format!("/run/netguard/lab-{}/internet.log", self.name))
             .expect("the internet's log");
         let entries = log.lines().filter_map(|line| line.split_once(' ')?.1.parse().ok());
         entries.collect()

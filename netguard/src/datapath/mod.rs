@@ -46,8 +46,19 @@ pub struct Changes {
     pub guarded: Vec<String>,
     /// Interfaces that are gone.
     pub gone: Vec<String>,
-    /// Interfaces that could not be guarded, with the reason; they are tried again.
-    pub failed: Vec<(String, String)>,
+    /// Interfaces that could not be guarded; they are tried again with the next change.
+    pub failed: Vec<Failed>,
+}
+
+/// An interface that could not be guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Its name.
+    pub interface: String,
+    /// True if it is a slot's bridge, behind which nothing would be closed.
+    pub is_bridge: bool,
+    /// The kernel's answer.
+    pub reason: String,
 }
 
 impl Datapath {
@@ -102,8 +113,11 @@ impl Datapath {
                     self.guards.insert(*index, guard);
                 }
                 Err(error) => {
-                    let name = layout::read_name(&port.name).to_owned();
-                    changes.failed.push((name, error.to_string()));
+                    changes.failed.push(Failed {
+                        interface: layout::read_name(&port.name).to_owned(),
+                        is_bridge: port.is_bridge == 1,
+                        reason: error.to_string(),
+                    });
                 }
             }
         }
@@ -115,10 +129,15 @@ impl Datapath {
         Ok(changes)
     }
 
-    /// Detaches every guard that this process attached freshly, for a start that failed halfway.
+    /// Undoes a start that failed halfway: detaches what this process attached freshly, and removes
+    /// the pins of an instance that guards nothing.
     pub fn roll_back(&mut self) {
         for guard in std::mem::take(&mut self.guards).into_values() {
             guard.roll_back(&self.pins);
+        }
+        if self.pins.pinned_links().is_empty() {
+            // What stays behind on failure are empty maps, which the next start adopts.
+            let _ = self.pins.remove();
         }
     }
 

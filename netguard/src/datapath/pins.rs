@@ -19,6 +19,7 @@ use nix::{
 };
 
 use super::{Error, maps::PolicyMaps};
+use crate::instance::Instance;
 
 const BPFFS: &str = "/sys/fs/bpf";
 const ROOT: &str = "/sys/fs/bpf/netguard";
@@ -32,18 +33,18 @@ pub struct PinDirectory {
 impl PinDirectory {
     /// The directory of the instance; nothing is created yet.
     #[must_use]
-    pub fn of(instance: &str) -> Self {
-        Self { root: Path::new(ROOT).join(instance) }
+    pub fn of(instance: &Instance) -> Self {
+        Self { root: Path::new(ROOT).join(instance.as_str()) }
     }
 
-    /// The names of all instances that have pins.
+    /// All instances that have pins.
     #[must_use]
-    pub fn instances() -> Vec<String> {
+    pub fn instances() -> Vec<Instance> {
         let Ok(entries) = fs::read_dir(ROOT) else {
             return Vec::new();
         };
         let mut names: Vec<_> =
-            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
         names.sort();
         names
     }
@@ -63,8 +64,8 @@ impl PinDirectory {
     /// Where the link of a program on an interface is pinned.
     #[must_use]
     pub fn link(&self, interface: &str, hook: Hook) -> PathBuf {
-        // bpffs allows no dot in a name but in the last place of an interface's own.
-        self.links().join(format!("{}:{}", interface.replace('.', "_"), hook.program()))
+        // bpffs takes no dots in names, Linux takes no colons in those of interfaces.
+        self.links().join(format!("{}:{}", interface.replace('.', ":"), hook.program()))
     }
 
     /// Where the program of a hook is pinned.
@@ -83,7 +84,7 @@ impl PinDirectory {
             .filter_map(|entry| {
                 let name = entry.ok()?.file_name().into_string().ok()?;
                 let (interface, program) = name.rsplit_once(':')?;
-                Some((interface.to_owned(), program.to_owned()))
+                Some((interface.replace(':', "."), program.to_owned()))
             })
             .collect();
         links.sort();

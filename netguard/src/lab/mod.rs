@@ -13,7 +13,6 @@ mod wire;
 use std::{
     ffi::OsString,
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -21,8 +20,8 @@ use std::{
 use crate::{
     config::{Config, Problems},
     datapath::{self, PinDirectory},
+    instance::{BadName, Instance},
     journal::Format,
-    run_directory,
 };
 
 pub use internet::serve;
@@ -31,7 +30,7 @@ pub use namespace::enter;
 /// The embedded default configuration, and the lab's.
 pub const CONFIG: &str = include_str!("lab.toml");
 
-/// The lab's name if the user gives none: instance, and prefix of its namespaces.
+/// The lab's name if the user gives none: the prefix of its namespaces.
 pub const DEFAULT_NAME: &str = "ng";
 
 /// What a slot's port is made of.
@@ -62,6 +61,12 @@ pub enum Error {
     /// There is no lab of that name.
     #[error("no lab is up; start one: netguard lab up")]
     NotUp,
+    /// The lab's name would not do.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// Somebody else's namespace has the name of one of the lab's.
+    #[error("there is a network namespace {0}, and it is not this lab's; choose another --name")]
+    NotOurs(String),
     /// There is no such host in the lab.
     #[error("no slot or host {name:?} in the lab; there are {known}")]
     NoHost {
@@ -115,9 +120,11 @@ impl Error {
     }
 }
 
-/// One lab, up or not.
+/// One lab, up or not. Its run directory says whose its namespaces are: it is made before them and
+/// removed after them.
 pub struct Lab {
     name: String,
+    instance: Instance,
     config: Config,
 }
 
@@ -126,10 +133,17 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// The embedded configuration is broken.
+    /// The name would not do.
     pub fn new(name: &str) -> Result<Self, Error> {
+        let instance = Instance::of_lab(name)?;
         let config = Config::parse(CONFIG, Path::new("the lab's configuration"))?;
-        Ok(Self { name: name.to_owned(), config })
+        Ok(Self { name: name.to_owned(), instance, config })
+    }
+
+    /// The instance that guards the lab.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     /// The configuration that the lab is built from.
@@ -147,6 +161,9 @@ impl Lab {
     pub fn build(&self, ports: PortKind) -> Result<(), Error> {
         namespace::may_make()?;
         self.down()?;
+        if let Some(foreign) = self.namespaces().first() {
+            return Err(Error::NotOurs(foreign.clone()));
+        }
         let built = self.build_steps(ports);
         if built.is_err() {
             // The first error is the one to tell.
@@ -194,18 +211,18 @@ impl Lab {
     ///
     /// Something cannot be removed.
     pub fn down(&self) -> Result<(), Error> {
-        let hosts = namespace::list(&self.prefix());
-        process::end_all_in(&hosts)?;
-        PinDirectory::of(&self.name).remove()?;
-        for host in &hosts {
-            namespace::remove(host)?;
+        let directory = self.directory();
+        if !directory.exists() {
+            return Ok(());
         }
-        match fs::remove_dir_all(self.directory()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::system("remove the run directory")(error))
-            }
-            _ => Ok(()),
+        let namespaces = self.namespaces();
+        process::end_all_in(&namespaces)?;
+        PinDirectory::of(&self.instance).remove()?;
+        for namespace in &namespaces {
+            namespace::remove(namespace)?;
         }
+        let removed = fs::remove_dir_all(&directory);
+        removed.map_err(Error::system(format!("remove {}", directory.display())))
     }
 
     /// Replaces this process by a command on a host of the lab: a slot, `hv`, `net` or `mgmt`.
@@ -220,15 +237,11 @@ impl Lab {
     ) -> Result<std::convert::Infallible, Error> {
         use std::os::unix::process::CommandExt as _;
 
+        self.must_be_up()?;
         let namespace = self.namespace(host);
-        let hosts = namespace::list(&self.prefix());
-        if hosts.is_empty() {
-            return Err(Error::NotUp);
-        }
-        if !hosts.contains(&namespace) {
-            let known: Vec<_> =
-                hosts.iter().filter_map(|host| host.strip_prefix(&self.prefix())).collect();
-            return Err(Error::NoHost { name: host.to_owned(), known: known.join(", ") });
+        if !self.namespaces().contains(&namespace) {
+            let known = self.hosts().collect::<Vec<_>>().join(", ");
+            return Err(Error::NoHost { name: host.to_owned(), known });
         }
         let Some((program, arguments)) = command.split_first() else {
             return Err(Error::Program { program: "exec", message: "no command".to_owned() });
@@ -245,15 +258,12 @@ impl Lab {
     ///
     /// There is no such lab.
     pub fn describe(&self) -> Result<String, Error> {
-        let hosts = namespace::list(&self.prefix());
-        if hosts.is_empty() {
-            return Err(Error::NotUp);
-        }
+        self.must_be_up()?;
         let ports = fs::read_to_string(self.directory().join("ports")).unwrap_or_default();
         Ok(format!(
             "lab {:?}, {ports} ports, hosts {}\nlogs: {}\n      {}",
             self.name,
-            hosts.join(" "),
+            self.hosts().collect::<Vec<_>>().join(" "),
             self.log("daemon").display(),
             self.log("internet").display(),
         ))
@@ -262,7 +272,7 @@ impl Lab {
     /// The namespace of a host.
     #[must_use]
     pub fn namespace(&self, host: &str) -> String {
-        format!("{}{host}", self.prefix())
+        format!("{}-{host}", self.name)
     }
 
     /// Where a background process of the lab logs: `daemon` or `internet`.
@@ -271,12 +281,24 @@ impl Lab {
         self.directory().join(format!("{of}.log"))
     }
 
-    fn prefix(&self) -> String {
-        format!("{}-", self.name)
+    /// The names of the lab's hosts.
+    fn hosts(&self) -> impl Iterator<Item = &str> {
+        let slots = self.config.policy.slots.iter().map(|slot| slot.name.as_str());
+        topology::HOSTS.into_iter().chain(slots)
+    }
+
+    /// The lab's namespaces that exist.
+    fn namespaces(&self) -> Vec<String> {
+        let all = self.hosts().map(|host| self.namespace(host));
+        all.filter(|name| namespace::path(name).exists()).collect()
+    }
+
+    fn must_be_up(&self) -> Result<(), Error> {
+        if self.directory().exists() { Ok(()) } else { Err(Error::NotUp) }
     }
 
     fn directory(&self) -> PathBuf {
-        run_directory(&self.name)
+        self.instance.run_directory()
     }
 
     fn resolv_conf(&self, host: &str) -> PathBuf {
@@ -289,14 +311,5 @@ impl Lab {
             Ok("tap") => PortKind::Tap,
             _ => PortKind::Veth,
         }
-    }
-
-    /// The addresses of one slot's guest, as the topology gives them.
-    #[must_use]
-    pub fn guest_addresses(&self, slot: &str) -> Vec<IpAddr> {
-        let slot = self.config.policy.slots.iter().find(|it| it.name == slot);
-        slot.map_or_else(Vec::new, |slot| {
-            slot.subnets.iter().filter_map(topology::guest_address).collect()
-        })
     }
 }

@@ -19,19 +19,6 @@ pub(super) fn path(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
 }
 
-/// The namespaces whose names start with `prefix`, in order.
-pub(super) fn list(prefix: &str) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(DIRECTORY) else {
-        return Vec::new();
-    };
-    let mut names: Vec<_> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with(prefix))
-        .collect();
-    names.sort();
-    names
-}
-
 /// Puts the calling thread, and the threads and processes that it starts, into a namespace.
 ///
 /// # Errors

@@ -73,11 +73,12 @@ pub(super) fn start(what: &'static str, arguments: &[&str], log: &Path) -> Resul
 /// Kills every process that has a thread in one of the namespaces, except this one, and waits until
 /// they are gone.
 pub(super) fn end_all_in(namespaces: &[String]) -> Result<(), Error> {
-    let wanted: BTreeSet<u64> = namespaces
-        .iter()
-        .filter_map(|name| fs::metadata(namespace::path(name)).ok())
-        .map(|metadata| metadata.ino())
-        .collect();
+    let mut wanted: BTreeSet<_> =
+        namespaces.iter().filter_map(|name| identity(&namespace::path(name))).collect();
+    // Never the machine's own, whatever a file under /run/netns may point to.
+    if let Some(own) = identity(Path::new("/proc/1/ns/net")) {
+        wanted.remove(&own);
+    }
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut alive = inside(&wanted);
@@ -105,7 +106,7 @@ pub(super) fn end_all_in(namespaces: &[String]) -> Result<(), Error> {
 }
 
 /// The processes with a thread in one of the namespaces; zombies have none.
-fn inside(namespaces: &BTreeSet<u64>) -> Vec<u32> {
+fn inside(namespaces: &BTreeSet<(u64, u64)>) -> Vec<u32> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -115,9 +116,14 @@ fn inside(namespaces: &BTreeSet<u64>) -> Vec<u32> {
             return false;
         };
         threads.flatten().any(|thread| {
-            fs::metadata(thread.path().join("ns/net"))
-                .is_ok_and(|metadata| namespaces.contains(&metadata.ino()))
+            identity(&thread.path().join("ns/net")).is_some_and(|it| namespaces.contains(&it))
         })
     })
     .collect()
+}
+
+/// What a namespace is known by, whichever file leads to it.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(file).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }

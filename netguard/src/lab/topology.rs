@@ -11,13 +11,16 @@ use std::{
 use super::{Error, PortKind, internet, namespace};
 use crate::policy::{Policy, Slot, Subnet};
 
+/// The hosts besides the guests: hypervisor, internet, management peer.
+pub(super) const HOSTS: [&str; 3] = ["hv", "net", "mgmt"];
+
 /// The uplink's two ends and the management network's, hypervisor first.
 const UPLINK: [&str; 2] = ["192.0.2.2", "192.0.2.1"];
 const UPLINK6: [&str; 2] = ["2001:db8:ffff::2", "2001:db8:ffff::1"];
 const MANAGEMENT: [&str; 2] = ["100.64.0.1", "100.64.0.2"];
 
 /// The guest of a subnet: the address behind the gateway.
-pub(super) fn guest_address(subnet: &Subnet) -> Option<IpAddr> {
+fn guest_address(subnet: &Subnet) -> Option<IpAddr> {
     subnet.prefix.hosts().find(|host| *host > subnet.gateway)
 }
 
@@ -25,7 +28,7 @@ pub(super) fn guest_address(subnet: &Subnet) -> Option<IpAddr> {
 pub(super) fn build(name: &str, policy: &Policy, ports: PortKind) -> Result<(), Error> {
     let of = |host: &str| format!("{name}-{host}");
     let slots = policy.slots.iter().map(|slot| slot.name.as_str());
-    let hosts = ["hv", "net", "mgmt"].into_iter().chain(slots);
+    let hosts = HOSTS.into_iter().chain(slots);
     let mut namespaces = String::new();
     for host in hosts.clone() {
         let _ = writeln!(namespaces, "netns add {}", of(host));

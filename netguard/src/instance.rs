@@ -1,0 +1,163 @@
+//! An instance: one daemon's name, under which it pins, locks and logs. Several can live on one host,
+//! the labs beside the one that guards it.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+const LAB_PREFIX: &str = "lab-";
+const NAME_MAX: usize = 32;
+
+/// The name of an instance; safe as the name of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instance(String);
+
+/// A text that names no instance or lab.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    /// An instance's name would not do as the name of a directory.
+    #[error("{0:?} is no instance name: use 1 to {NAME_MAX} letters, digits, '-' or '_'")]
+    Instance(String),
+    /// A lab's name would not do as the prefix of its namespaces.
+    #[error("{0:?} is no lab name: use 1 to 16 lower-case letters and digits")]
+    Lab(String),
+}
+
+/// Why an instance cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another daemon holds it.
+    #[error(
+        "another netguard already runs as instance {0:?}; stop it, or choose another name with \
+         --instance"
+    )]
+    Taken(String),
+    /// The run directory cannot be used.
+    #[error("cannot use {path}")]
+    RunDirectory {
+        /// The path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An instance that is taken, until this is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Instance {
+    /// The instance of a lab: no other can have its name.
+    ///
+    /// # Errors
+    ///
+    /// The lab's name would not do as the prefix of its namespaces.
+    pub fn of_lab(name: &str) -> Result<Self, BadName> {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if name.is_empty() || name.len() > 16 || !name.chars().all(good) {
+            return Err(BadName::Lab(name.to_owned()));
+        }
+        Ok(Self(format!("{LAB_PREFIX}{name}")))
+    }
+
+    /// True for the instance of a lab, which `lab down` removes.
+    #[must_use]
+    pub fn is_lab(&self) -> bool {
+        self.0.starts_with(LAB_PREFIX)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Where the instance keeps what it needs while it runs: its lock, and a lab's logs.
+    #[must_use]
+    pub fn run_directory(&self) -> PathBuf {
+        Path::new("/run/netguard").join(&self.0)
+    }
+
+    /// Takes the instance for this process.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it, or the run directory cannot be used.
+    pub fn lock(&self) -> Result<Lock, LockError> {
+        let path = self.lock_file();
+        let failed = |source| LockError::RunDirectory { path: path.clone(), source };
+        std::fs::create_dir_all(self.run_directory()).map_err(failed)?;
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                file.set_len(0).map_err(failed)?;
+                write!(&mut *file, "{}", std::process::id()).map_err(failed)?;
+                Ok(Lock { _file: file })
+            }
+            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken(self.0.clone())),
+            Err((_, error)) => Err(failed(error.into())),
+        }
+    }
+
+    /// The process that has taken the instance, if one has.
+    #[must_use]
+    pub fn running_pid(&self) -> Option<u32> {
+        let path = self.lock_file();
+        match Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock) {
+            Ok(_) => None, // nobody holds it: what stands in it is an old daemon's
+            Err(_) => std::fs::read_to_string(&path).ok()?.trim().parse().ok(),
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.run_directory().join("daemon.lock")
+    }
+}
+
+impl FromStr for Instance {
+    type Err = BadName;
+
+    fn from_str(name: &str) -> Result<Self, BadName> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(good) {
+            return Err(BadName::Instance(name.to_owned()));
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_leave_their_directory_are_refused() {
+        for bad in ["", ".", "..", "../host", "a/b", "a b", "ä", &"x".repeat(33)] {
+            assert!(bad.parse::<Instance>().is_err(), "{bad:?}");
+            assert!(Instance::of_lab(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!("host".parse::<Instance>().unwrap().as_str(), "host");
+        assert_eq!(Instance::of_lab("ng").unwrap().as_str(), "lab-ng");
+        // A dash would make one lab's namespaces look like another's.
+        assert!(Instance::of_lab("ng-x").is_err());
+    }
+}
