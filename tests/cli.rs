@@ -88,6 +88,17 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
         ("1.1.1.1\"]", "1.1.1.1\"]\nallowlist = \"no.toml\"", "3:13", "cannot be read"),
         ("1.1.1.1\"]", "1.1.1.1\"]\nport = 0", "3:8", "port 0 is no port"),
         ("[dns]", "[host]\nmanagement = [\"10.9.9.9/8\"]\n[dns]", "2:15", "has host bits set"),
+        (
+            "[dns]",
+            "[host]\nmanagement = [\"10.1.0.2/32\"]\n[dns]",
+            "2:15",
+            "overlaps 10.1.0.0/24 of slot \"slot1\"",
+        ),
+        ("1.1.1.1", "10.2.0.1", "2:14", "is a slot's gateway: netguard would ask itself"),
+        ("1.1.1.1", "224.0.0.1", "2:14", "is no address; write"),
+        ("\"1.1.1.1\"]", "\"1.1.1.1\", \"1.1.1.1:53\"]", "2:25", "is there twice"),
+        ("10.2.0.0/24", "224.0.0.0/24", "16:10", "is no network of hosts"),
+        ("10.2.0.0/24", "127.0.0.0/8", "16:10", "is no network of hosts"),
         ("[dns]", "[dns", "1:5", ""),
         ("[dns]", "[dsn]", "1:2", "unknown field `dsn`"),
         ("name = \"slot2\"", "name = \"a b\"", "12:8", "slot name \"a b\" must be 1 to 31 letters"),
@@ -120,6 +131,29 @@ fn a_file_that_is_not_there_is_a_configuration_error() {
     let ended = Ended::of(&mut netguard(&["check", "/nowhere/netguard.toml"]));
     assert_eq!(ended.code, 2);
     assert!(ended.stderr.contains("/nowhere/netguard.toml: cannot be read"), "{ended:?}");
+}
+
+#[test]
+fn what_is_no_file_is_refused_without_reading_it() {
+    for path in ["/dev/zero", "/tmp"] {
+        let ended = Ended::of(&mut netguard(&["check", path]));
+        assert_eq!(ended.code, 2);
+        assert!(ended.stderr.contains("it is no file"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is_one() {
+    let run = |redirect: &str| {
+        let (program, file) = (binary::path(), shipped("netguard.toml"));
+        let script = format!("{} check {} {redirect}", program.display(), file.display());
+        Ended::of(Command::new("bash").args(["-c", &script]))
+    };
+    let gone = run("| true; exit ${PIPESTATUS[0]}");
+    assert_eq!((gone.code, gone.stderr.as_str()), (0, ""), "{gone:?}");
+    let full = run(">/dev/full");
+    assert_eq!(full.code, 1, "{full:?}");
+    assert!(full.stderr.contains("No space left"), "{full:?}");
 }
 
 #[test]

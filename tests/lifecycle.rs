@@ -174,6 +174,98 @@ fn a_port_that_comes_while_no_daemon_runs_is_closed_by_its_bridge() {
 }
 
 #[test]
+fn a_pin_is_trusted_by_its_device_and_not_by_its_name() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    kill_daemon(&lab, "KILL");
+    // The old port lives on under another name; a new one has its name.
+    let script = "ip link set vm-slot1 down && ip link set vm-slot1 nomaster name old-port";
+    let _ = lab.shell("hv", script).success();
+    let _ = lab.exec("slot1", "ip link set eth0 name old0").success();
+    let _ = lab.exec("slot1", "ip addr flush dev old0").success();
+    plug(&lab);
+    let _daemon = start_daemon(&lab);
+    assert!(reaches(&lab, "slot1", "203.0.113.10", "5"), "the new port is guarded");
+    let net = lab.exec("hv", "bpftool net show").stdout;
+    assert!(net.contains("vm-slot1("), "{net}");
+    assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+    assert_eq!(lab.packets("slot1", "egress", "cross-slot"), 1);
+}
+
+#[test]
+fn a_flood_of_drops_keeps_neither_ports_nor_signals_waiting() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    // Bounded: 20 million datagrams at most, ended with the test long before.
+    let flood = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(20_000_000):
+    s.sendto(b'x', ('10.2.0.2', 9))
+";
+    let mut senders = [lab.start("slot1", &format!("exec python3 -c \"{flood}\"")), {
+        lab.start("slot3", &format!("exec python3 -c \"{flood}\""))
+    }];
+    while lab.packets("slot1", "egress", "cross-slot") < 100_000 {
+        assert!(senders[0].child().try_wait().expect("the flood").is_none(), "it ended");
+    }
+    let _ = lab.exec("hv", "ip link del vm-slot5").success();
+    let pins = format!("/sys/fs/bpf/netguard/{}/links/vm-slot5:ng_xdp", lab.instance());
+    while Path::new(&pins).exists() {
+        assert!(senders[0].child().try_wait().expect("the flood").is_none(), "it ended");
+    }
+    kill_daemon(&lab, "TERM");
+    for sender in &mut senders {
+        assert!(sender.child().try_wait().expect("the flood").is_none(), "the flood outlasted it");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_dns_nor_signals() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    kill_daemon(&lab, "TERM");
+    let mut daemon = Background::from(
+        netguard(&["run", "--lab", lab.name()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped()) // held open, never read
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the daemon starts"),
+    );
+    while lab.exec("slot2", "dig +time=1 +tries=1 +short github.com").stdout != "203.0.113.10\n" {
+        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
+    }
+    // More lines than a pipe and the queue behind it can hold.
+    let queries = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+q = bytes.fromhex('0001010000010000000000000a') + b'denied-abc' + bytes.fromhex('0000010001')
+for n in range(40_000):
+    s.sendto(q, ('10.1.0.1', 53))
+    if n % 100 == 99:
+        s.settimeout(1)
+        try:
+            for _ in range(100):
+                s.recv(512)
+        except TimeoutError:
+            pass
+";
+    let _ = lab.python("slot1", queries, &[]).success();
+    let query = lab.exec("slot2", "dig +time=5 +tries=1 +short github.com");
+    assert_eq!(query.success(), "203.0.113.10\n");
+    kill_daemon(&lab, "TERM");
+    let status = daemon.child().wait().expect("the daemon ends");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn a_bridge_that_changes_its_mac_keeps_its_dns() {
     if !can_use_kernel() {
         return;
@@ -202,6 +294,9 @@ fn one_daemon_per_instance_and_unload_ends_it_all() {
     let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
     assert_eq!(query.success(), "203.0.113.10\n");
 
+    let refused = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("stop it first"), "{refused:?}");
     kill_daemon(&lab, "TERM");
     let unload = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
     assert!(unload.success().contains("nothing is enforced"));
@@ -252,12 +347,22 @@ fn a_start_that_is_refused_changes_nothing() {
         (
             "10.5.0.0/24",
             "10.55.0.0/24",
-            "the host lacks the gateway address 10.55.0.1; add it: ip addr add 10.55.0.1/24",
+            "bridge br-slot5 lacks the gateway address 10.55.0.1; add it: ip addr add 10.55.0.1/24",
         ),
     ] {
         let words = format!("FILE:45:10: slot \"slot5\": {words}");
         refused(&good.replace(from, to), 2, &words);
     }
+    // A port that is a bridge, and one that is on another slot's.
+    let port = |name: &str| good.replace("\"vm-slot5\"", &format!("\"{name}\""));
+    let words = "FILE:46:8: slot \"slot5\": port br-spare is a bridge itself; name the TAP or veth";
+    let _ = lab.exec("hv", "ip link add br-spare type bridge").success();
+    refused(&port("br-spare"), 2, words);
+    let words =
+        "FILE:46:8: slot \"slot5\": port vm-spare is on another bridge; move it: ip link set";
+    let _ = lab.exec("hv", "ip link add vm-spare type veth peer name vm-far").success();
+    let _ = lab.exec("hv", "ip link set vm-spare master br-spare").success();
+    refused(&port("vm-spare"), 2, words);
     // Something that holds port 53 already.
     let mut other = lab.start("hv", "exec nc -u -l -k 10.3.0.1 53");
     while lab.exec("hv", "ss -Hlun sport = 53").success().is_empty() {

@@ -157,6 +157,29 @@ fn a_connection_keeps_its_port_and_its_destination_mac_does_not_matter() {
 }
 
 #[test]
+fn a_connection_that_has_ended_makes_room_however_it_ended() {
+    if !can_use_kernel() {
+        return;
+    }
+    // Three times as many connections as the slot has ports, one after the other.
+    let mut kernel = Kernel::new();
+    let path = ip("10.1.0.2", "8.8.8.8");
+    for number in 0..3 * DNS_FLOWS_PER_SLOT {
+        let (src_port, fin) = (20_000 + number, number % 2 == 0);
+        let port = redirect(&mut kernel, &path.tcp_syn(src_port, 53)).0.src_port;
+        if fin {
+            let fin = ip("10.1.0.1", "10.1.0.2").tcp_flags(53, port, 0x11);
+            assert_eq!(kernel.ingress(&fin), Outcome::Pass);
+            let last_ack = redirect(&mut kernel, &path.tcp_ack(src_port, 53, b"")).0;
+            assert_eq!(last_ack.src_port, port, "the connection keeps its port to the end");
+        } else {
+            let reset = path.tcp_flags(src_port, 53, 0x04);
+            assert_eq!(redirect(&mut kernel, &reset).0.src_port, port);
+        }
+    }
+}
+
+#[test]
 fn a_datagram_without_a_checksum_stays_without_one() {
     if !can_use_kernel() {
         return;

@@ -162,16 +162,54 @@ fn what_leaves_a_slot() {
         ("multicast", ip(GUEST, "239.1.1.1").udp(1, 9, b""), dropped(R::Multicast)),
         ("broadcast", ip(GUEST, "255.255.255.255").udp(1, 9, b""), dropped(R::Multicast)),
         ("management", ip(GUEST, "100.64.0.2").tcp_syn(1, 22), dropped(R::Management)),
-        ("unassigned IPv6", ip(GUEST6, "4000::1").ping(1), dropped(R::UnknownDestination)),
+        ("unassigned IPv6", ip(GUEST6, "4000::1").ping(1), dropped(R::UnknownAddress)),
         ("the own subnet", ip(GUEST, "10.1.0.77").ping(1), Outcome::Pass),
         ("an ICMP redirect", ip(GUEST, WEB).icmp(5, 1), dropped(R::IcmpType)),
         ("an ICMP timestamp", ip(GUEST, WEB).icmp(13, 1), dropped(R::IcmpType)),
         ("port unreachable", ip(GUEST, WEB).icmp(3, 1), Outcome::Pass),
         ("packet too big", ip(GUEST6, WEB6).icmp(2, 1), Outcome::Pass),
         // The link's own upkeep.
-        ("neighbour solicitation", ip(GUEST6, "ff02::1:ff00:1").icmp(135, 0), Outcome::Pass),
-        ("duplicate address detection", ip("::", "ff02::1:ff00:2").icmp(135, 0), Outcome::Pass),
-        ("to the gateway's own", ip("fe80::2", "fd00:10:1::1").icmp(136, 0), Outcome::Pass),
+        (
+            "neighbour solicitation",
+            ip(GUEST6, "ff02::1:ff00:1").neighbour(135, "fd00:10:1::1"),
+            Outcome::Pass,
+        ),
+        (
+            "duplicate address detection",
+            ip("::", "ff02::1:ff00:2").neighbour(135, GUEST6),
+            Outcome::Pass,
+        ),
+        (
+            "detection that claims the gateway",
+            ip("::", "ff02::1:ff00:1").neighbour(135, "fd00:10:1::1"),
+            dropped(R::NdSpoof),
+        ),
+        (
+            "an advertisement of its own",
+            ip("fe80::2", "fd00:10:1::1").neighbour(136, GUEST6),
+            Outcome::Pass,
+        ),
+        (
+            "an advertisement of the gateway",
+            ip("fe80::2", "ff02::1").neighbour(136, "fd00:10:1::1"),
+            dropped(R::NdSpoof),
+        ),
+        (
+            "an advertisement of a neighbour",
+            ip("fe80::2", "ff02::1").neighbour(136, "fd00:10:2::2"),
+            dropped(R::NdSpoof),
+        ),
+        ("a solicitation of nothing", ip(GUEST6, "ff02::1:ff00:1").icmp(135, 0), {
+            dropped(R::BadHeader)
+        }),
+        // The host by addresses that are on no list: broadcast (v4), anycast (v6).
+        ("its own broadcast", ip(GUEST, "10.1.0.255").udp(1, 9, b""), dropped(R::Host)),
+        ("its subnet's anycast", ip(GUEST6, "fd00:10:1::").udp(1, 9, b""), dropped(R::Host)),
+        ("the uplink's broadcast", ip(GUEST, "198.51.100.255").udp(1, 9, b""), dropped(R::Host)),
+        ("the uplink's anycast", ip(GUEST6, "2001:db8:ffff::").udp(1, 9, b""), dropped(R::Host)),
+        ("an address the plan does not know", ip(GUEST6, "2001:db8:ffff::2").ping(1), {
+            dropped(R::Host)
+        }),
         ("an MLD report", ip("fe80::2", "ff02::16").behind_hop_by_hop(143), Outcome::Pass),
         ("IGMP", ip(GUEST, "224.0.0.22").protocol(2, &[0x22; 16]), Outcome::Pass),
         (
@@ -220,8 +258,9 @@ fn replies_leave_only_where_the_host_or_management_asked() {
     assert_eq!(kernel.egress(&answer), dropped(DropReason::Management));
     assert_eq!(kernel.ingress(&ip("100.64.0.2", GUEST).tcp_syn(50000, 22)), Outcome::Pass);
     assert_eq!(kernel.egress(&answer), Outcome::Pass);
-    // Nothing but the very connection.
+    // Nothing but the very connection, and no new one in its place.
     for other in [
+        ip(GUEST, "100.64.0.2").tcp_syn(22, 50000),
         ip(GUEST, "100.64.0.2").tcp_ack(22, 50001, b""),
         ip(GUEST, "100.64.0.3").tcp_ack(22, 50000, b""),
         ip("10.1.0.3", "100.64.0.2").tcp_ack(22, 50000, b""),
@@ -259,6 +298,7 @@ fn no_prefix_of_a_good_packet_passes() {
         ip(GUEST6, WEB6).udp(40000, 443, b"payload"),
         ip(GUEST6, WEB6).ping(1),
         ip("fe80::2", "ff02::16").behind_hop_by_hop(143),
+        ip(GUEST6, "ff02::1:ff00:1").neighbour(135, "fd00:10:1::1"),
     ];
     let mut tried = 0;
     for frame in &good {
@@ -307,6 +347,14 @@ fn a_port_takes_only_what_the_bridge_or_a_sibling_vouches_for() {
     assert_eq!((outcome, probed.mark), (Outcome::Pass, 0));
     let (outcome, _) = kernel.probe(Hook::PortIngress, &frame, 0);
     assert_eq!(outcome, dropped(DropReason::UnguardedPort));
+    // A snooping bridge asks its ports by itself, past its own programs, and nobody else may.
+    let query = ip("fe80::1", "ff02::1").behind_hop_by_hop(130);
+    let (outcome, _) = kernel.probe(Hook::PortIngress, &query, 0);
+    assert_eq!(outcome, dropped(DropReason::UnguardedPort));
+    let mut from_bridge = query;
+    from_bridge[6..12].copy_from_slice(&BRIDGE_MAC);
+    let (outcome, _) = kernel.probe(Hook::PortIngress, &from_bridge, 0);
+    assert_eq!(outcome, Outcome::Pass);
 }
 
 #[test]

@@ -100,10 +100,14 @@ pub struct SlotEntry {
     pub bridge_mac: [u8; 6],
     /// The resolver's port in network order.
     pub resolver_port_be: u16,
+    /// The bridge's interface number: where the host's routing takes over.
+    pub bridge_ifindex: u32,
+    /// Zero.
+    pub _reserved: u32,
     /// The slot's name in UTF-8, filled up with zeros, for whoever reads the map.
     pub name: [u8; SLOT_NAME_LENGTH + 1],
 }
-const _: () = assert!(size_of::<SlotEntry>() == 72);
+const _: () = assert!(size_of::<SlotEntry>() == 80);
 // SAFETY: `repr(C)`, bytes and one integer, sizes add up to the asserted total.
 unsafe impl Layout for SlotEntry {}
 
@@ -238,7 +242,9 @@ pub struct Flow {
 unsafe impl Layout for Flow {}
 
 /// How many DNS flows of one protocol a slot can have at once; a power of two.
-pub const DNS_FLOWS_PER_SLOT: u16 = 1024;
+pub const DNS_FLOWS_PER_SLOT: u16 = 256;
+/// Room for every flow of every slot over UDP and TCP: no slot takes another's.
+pub const DNS_FLOWS_MAX: u32 = crate::MAX_SLOT_ID as u32 * 2 * DNS_FLOWS_PER_SLOT as u32;
 /// The lowest port that a redirected query is sent from; the others follow it.
 pub const DNS_FLOW_FIRST_PORT: u16 = 32768;
 

@@ -87,7 +87,7 @@ drop_reasons! {
     DnsOverQuic = 16, "dns-over-quic";
     /// From one slot to another.
     CrossSlot = 17, "cross-slot";
-    /// To an address of the host that offers this slot nothing but DNS and ping.
+    /// To the host itself, by any of its addresses, which offers a slot DNS and ping only.
     Host = 18, "host";
     /// To a cloud metadata service.
     Metadata = 19, "metadata";
@@ -99,8 +99,8 @@ drop_reasons! {
     Multicast = 22, "multicast";
     /// To the management network, which opens connections but receives none.
     Management = 23, "management";
-    /// To an address that the policy does not know.
-    UnknownDestination = 24, "unknown-destination";
+    /// To or from an address that the policy does not know.
+    UnknownAddress = 24, "unknown-address";
     /// The slot has no resolver for this address family.
     NoResolver = 25, "no-resolver";
     /// The slot has too many DNS queries in flight.
@@ -109,4 +109,6 @@ drop_reasons! {
     DnsUnsolicited = 27, "dns-unsolicited";
     /// A kernel helper failed, so the packet could not be handled safely.
     Internal = 28, "internal";
+    /// The neighbour discovery message claims an address that is not the sender's.
+    NdSpoof = 29, "nd-spoof";
 }

@@ -54,6 +54,4 @@ unsafe impl Header for network_types::ip::Ipv4Hdr {}
 // SAFETY: bytes.
 unsafe impl Header for network_types::ip::Ipv6Hdr {}
 // SAFETY: bytes.
-unsafe impl Header for network_types::tcp::TcpHdr {}
-// SAFETY: bytes.
 unsafe impl Header for network_types::udp::UdpHdr {}

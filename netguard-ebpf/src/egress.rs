@@ -8,9 +8,10 @@ use network_types::arp::ArpHdr;
 use crate::{
     dns, flows, frame,
     frame::Frame,
-    packet::{self, ICMP, ICMPV6, IGMP, Packet, Parsed, TCP, UDP},
+    packet::{self, ICMP, ICMPV6, IGMP, ND_ADVERTISE, ND_SOLICIT, Packet, Parsed, TCP, UDP},
     policy,
     report::Verdict,
+    routing,
 };
 
 const DNS: u16 = 53_u16.to_be();
@@ -18,51 +19,80 @@ const ENCRYPTED_DNS: u16 = 853_u16.to_be();
 
 /// A packet that may leave, and how.
 enum Permit {
-    /// As it is.
+    /// To the link: the gateway, a guest of the same slot that the bridge reaches, a reply.
     Pass,
+    /// By the host's routing, if that does not take it for the host itself.
+    Route(Packet),
     /// As a query to the slot's resolver.
     Redirect(Packet),
 }
 
-/// The verdict alone, without touching the packet.
+/// The verdict that needs neither the packet's rewriting nor the host's routing.
 #[inline(always)]
 pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
     let Some(slot_id) = policy::slot_of(frame) else {
         return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
     };
-    let verdict = match judge(frame, slot_id) {
-        Ok(Permit::Pass) => Verdict::Pass,
-        Ok(Permit::Redirect(_)) => Verdict::Redirect,
-        Err(reason) => Verdict::Drop(reason),
-    };
-    (slot_id, verdict)
+    match judge(frame, slot_id) {
+        Ok(_) => (slot_id, Verdict::Continue),
+        Err(reason) => (slot_id, Verdict::Drop(reason)),
+    }
 }
 
-/// The verdict, and the packet rewritten if it is a DNS query.
+/// The whole verdict, and the packet rewritten if it is a DNS query.
 #[inline(always)]
 pub fn decide_and_redirect(ctx: &TcContext) -> (SlotId, Verdict) {
     let Some(slot_id) = policy::slot_of(ctx) else {
         return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
     };
-    let verdict = match judge(ctx, slot_id) {
-        Ok(Permit::Pass) => Verdict::Pass,
-        Ok(Permit::Redirect(query)) => match dns::redirect(ctx, slot_id, &query) {
-            Ok(()) => Verdict::Redirect,
-            Err(reason) => Verdict::Drop(reason),
-        },
-        Err(reason) => Verdict::Drop(reason),
-    };
-    (slot_id, verdict)
+    match carry_out(ctx, slot_id) {
+        Ok(verdict) => (slot_id, verdict),
+        Err(reason) => (slot_id, Verdict::Drop(reason)),
+    }
+}
+
+#[inline(always)]
+fn carry_out(ctx: &TcContext, slot_id: SlotId) -> Result<Verdict, DropReason> {
+    let slot = policy::slot(slot_id).ok_or(DropReason::Internal)?;
+    match judge(ctx, slot_id)? {
+        Permit::Pass => Ok(Verdict::Pass),
+        Permit::Route(packet) if routing::is_local(ctx, slot.bridge_ifindex, &packet) => {
+            Err(DropReason::Host)
+        }
+        Permit::Route(_) => Ok(Verdict::Pass),
+        Permit::Redirect(query) => {
+            dns::redirect(ctx, slot_id, slot, &query)?;
+            Ok(Verdict::Redirect)
+        }
+    }
 }
 
 /// The bridge's question: has a port's program let this frame through?
 #[inline(always)]
 pub fn check_guarded(ctx: &TcContext) -> (SlotId, Verdict) {
     match policy::slot_of(ctx) {
-        Some(slot_id) if frame::is_guarded(ctx) => (slot_id, Verdict::Continue),
+        Some(slot_id) if frame::is_guarded(ctx) || is_bridges_own(ctx, slot_id) => {
+            (slot_id, Verdict::Continue)
+        }
         Some(slot_id) => (slot_id, Verdict::Drop(DropReason::UnguardedPort)),
         None => (NO_SLOT, Verdict::Drop(DropReason::UnknownPort)),
     }
+}
+
+/// True for the questions about group membership that a bridge which snoops asks by itself: they
+/// pass no program of the bridge on their way out, and the bridge hears them too.
+#[inline(always)]
+pub fn is_bridges_own<F: Frame>(frame: &F, slot_id: SlotId) -> bool {
+    const MLD_QUERY: u8 = 130;
+    let Ok(Parsed::Ip(packet)) = packet::parse(frame) else {
+        return false;
+    };
+    let is_query = match packet.protocol {
+        ICMPV6 => packet.icmp_type == MLD_QUERY,
+        IGMP => true,
+        _ => false,
+    };
+    is_query && policy::slot(slot_id).is_some_and(|slot| slot.bridge_mac == packet.eth_src)
 }
 
 #[inline(always)]
@@ -87,7 +117,7 @@ fn judge<F: Frame>(frame: &F, own: SlotId) -> Result<Permit, DropReason> {
         }
     }
     // Stages 7 to 9, the place, the state and the rule for that place.
-    check_destination(&packet, own).map(|()| Permit::Pass)
+    check_destination(packet, own)
 }
 
 /// RFC 826: Ethernet and IPv4 only, the sender's MAC as in the frame, the sender's address the
@@ -107,15 +137,24 @@ fn check_arp(arp: &ArpHdr, eth_src: [u8; 6], own: SlotId) -> Result<Permit, Drop
 
 /// The source is the slot's own, or one that IPv6 autoconfiguration needs: link-local, or `::` for
 /// the questions of duplicate address detection (RFC 4862 section 5.4.2, RFC 3810 section 5.2.13).
+/// So is the address that a neighbour advertisement or such a question claims.
 #[inline(always)]
 fn check_source(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
-    let autoconfiguration = packet.src.is_v6_link_local()
-        || (packet.src == Address::UNSPECIFIED && is_link_upkeep(packet));
-    if autoconfiguration || is_own(packet.src, own) {
-        Ok(())
-    } else {
-        Err(DropReason::SpoofedSource)
+    let from_nowhere = packet.src == Address::UNSPECIFIED && is_link_upkeep(packet);
+    let good_source = from_nowhere || packet.src.is_v6_link_local() || is_own(packet.src, own);
+    if !good_source {
+        return Err(DropReason::SpoofedSource);
     }
+    let claims = match (packet.protocol, packet.icmp_type) {
+        (ICMPV6, ND_ADVERTISE) => true,
+        (ICMPV6, ND_SOLICIT) => from_nowhere,
+        _ => false, // nothing else speaks of an address as the sender's
+    };
+    let target = packet.nd_target;
+    if claims && !target.is_v6_link_local() && !is_own(target, own) {
+        return Err(DropReason::NdSpoof);
+    }
+    Ok(())
 }
 
 #[inline(always)]
@@ -125,20 +164,22 @@ fn is_own(address: Address, own: SlotId) -> bool {
 }
 
 #[inline(always)]
-fn check_destination(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
-    let entry = policy::place_of(packet.dst).ok_or(DropReason::UnknownDestination)?;
-    let place = Place::from_raw(entry.place).ok_or(DropReason::UnknownDestination)?;
+fn check_destination(packet: Packet, own: SlotId) -> Result<Permit, DropReason> {
+    let entry = policy::place_of(packet.dst).ok_or(DropReason::UnknownAddress)?;
+    let place = Place::from_raw(entry.place).ok_or(DropReason::UnknownAddress)?;
     if entry.slot_id != own && entry.slot_id != NO_SLOT {
         return Err(DropReason::CrossSlot);
     }
     match place {
-        Place::Internet => check_icmp(packet),
-        Place::Slot if is_link_upkeep(packet) => Ok(()),
-        Place::Slot => check_icmp(packet),
-        Place::Gateway if is_ping_or_error(packet) || is_link_upkeep(packet) => Ok(()),
-        Place::Gateway | Place::Host => reply_or(packet, own, DropReason::Host),
-        Place::Management => reply_or(packet, own, DropReason::Management),
-        Place::LinkLocal | Place::Multicast if is_link_upkeep(packet) => Ok(()),
+        Place::Slot | Place::Gateway | Place::LinkLocal | Place::Multicast
+            if is_link_upkeep(&packet) =>
+        {
+            Ok(Permit::Pass)
+        }
+        Place::Internet | Place::Slot => check_icmp(&packet).map(|()| Permit::Route(packet)),
+        Place::Gateway if is_ping_or_error(&packet) => Ok(Permit::Pass),
+        Place::Gateway | Place::Host => reply_or(&packet, own, DropReason::Host),
+        Place::Management => reply_or(&packet, own, DropReason::Management),
         Place::LinkLocal => Err(DropReason::LinkLocal),
         Place::Multicast => Err(DropReason::Multicast),
         Place::Metadata => Err(DropReason::Metadata),
@@ -148,8 +189,8 @@ fn check_destination(packet: &Packet, own: SlotId) -> Result<(), DropReason> {
 
 /// Stage 8: a reply within a connection that was allowed in passes where nothing else does.
 #[inline(always)]
-fn reply_or(packet: &Packet, own: SlotId, reason: DropReason) -> Result<(), DropReason> {
-    if flows::is_reply(packet, own) { Ok(()) } else { Err(reason) }
+fn reply_or(packet: &Packet, own: SlotId, reason: DropReason) -> Result<Permit, DropReason> {
+    if flows::is_reply(packet, own) { Ok(Permit::Pass) } else { Err(reason) }
 }
 
 /// ICMP may ask (echo) and report errors (RFC 792, RFC 4443); redirects, timestamps and the rest

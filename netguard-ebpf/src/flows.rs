@@ -1,18 +1,18 @@
 //! The connections that the host and the management network opened to a slot, so that the slot's
 //! replies may leave where nothing else may.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_ns};
+use aya_ebpf::bindings::BPF_ANY;
 use netguard_common::{
     SlotId,
     maps::{Flow, FlowKey},
 };
 
 use crate::{
+    clock::{SECOND_NS, now_ns},
     maps::FLOWS,
     packet::{ICMP, ICMPV6, Packet, TCP},
 };
 
-const SECOND_NS: u64 = 1_000_000_000;
 /// RFC 5382 REQ-5: an established connection may be silent for two hours and four minutes.
 const TCP_IDLE_NS: u64 = 7440 * SECOND_NS;
 /// RFC 4787 REQ-5 asks for two minutes or more.
@@ -28,25 +28,33 @@ pub fn remember(packet: &Packet, slot_id: SlotId) {
         (ICMP | ICMPV6, _) => return, // only a request expects an answer
         _ => {}                       // TCP and UDP
     }
-    // SAFETY: a helper without arguments.
-    let flow = Flow { seen_ns: unsafe { bpf_ktime_get_ns() } };
+    let flow = Flow { seen_ns: now_ns() };
     let key = flow_key(packet, slot_id, false);
     // If the map refuses, the replies are dropped: closed, and counted where they are.
     let _ = FLOWS.insert(key, flow, u64::from(BPF_ANY));
 }
 
-/// True if the packet that leaves answers a flow that was allowed in and is still alive.
+/// True if the packet that leaves belongs to a flow that was allowed in and is still alive. A reply
+/// opens no connection of its own.
 #[inline(always)]
 pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
+    if packet.opens_tcp() {
+        return false;
+    }
     let idle_limit = if packet.protocol == TCP { TCP_IDLE_NS } else { OTHER_IDLE_NS };
-    let key = flow_key(packet, slot_id, true);
-    // SAFETY: the value is one aligned word; a racing update leaves an older or newer time.
-    let Some(flow) = (unsafe { FLOWS.get(key) }) else {
+    let Some(flow) = FLOWS.get_ptr_mut(flow_key(packet, slot_id, true)) else {
         return false;
     };
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    now.saturating_sub(flow.seen_ns) < idle_limit
+    let now = now_ns();
+    // SAFETY: the entry stays writable for the whole program; its one field is an aligned word, and
+    // of two times that race either will do.
+    unsafe {
+        let alive = now.saturating_sub((*flow).seen_ns) < idle_limit;
+        if alive {
+            (*flow).seen_ns = now;
+        }
+        alive
+    }
 }
 
 /// The flow of a packet, as its key in [`FLOWS`].

@@ -2,13 +2,13 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{TC_ACT_PIPE, TC_ACT_SHOT, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
 
 /// How much of a frame is made directly readable, in bytes; the parser asserts what it needs.
-pub const HEADERS_MAX: usize = 82;
+pub const HEADERS_MAX: usize = 86;
 
 /// One frame under one hook.
 pub trait Frame {
@@ -109,7 +109,9 @@ impl Frame for TcContext {
 
     #[inline(always)]
     fn action_pass(&self) -> u32 {
-        TC_ACT_PIPE as u32 // the next program in the chain may still have its say
+        // The next program may still have its say: TCX_NEXT, and "unspecified" to clsact. OK and
+        // PIPE would end the chain.
+        TC_ACT_UNSPEC as u32
     }
 
     #[inline(always)]

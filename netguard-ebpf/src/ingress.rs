@@ -7,7 +7,7 @@ use aya_ebpf::programs::TcContext;
 use netguard_common::{DropReason, NO_SLOT, SlotId, maps::Place};
 
 use crate::{
-    dns, flows, frame,
+    dns, egress, flows, frame,
     packet::{self, Parsed},
     policy,
     report::Verdict,
@@ -28,7 +28,7 @@ pub fn decide_and_restore(ctx: &TcContext) -> (SlotId, Verdict) {
 
 #[inline(always)]
 fn judge(ctx: &TcContext, own: SlotId) -> Result<(), DropReason> {
-    if !frame::is_guarded(ctx) {
+    if !frame::is_guarded(ctx) && !egress::is_bridges_own(ctx, own) {
         return Err(DropReason::UnguardedPort);
     }
     let packet = match packet::parse(ctx)? {
@@ -38,7 +38,7 @@ fn judge(ctx: &TcContext, own: SlotId) -> Result<(), DropReason> {
     if dns::is_reply(&packet, own) {
         return dns::restore(ctx, own, &packet);
     }
-    let from = policy::place_of(packet.src).ok_or(DropReason::UnknownDestination)?;
+    let from = policy::place_of(packet.src).ok_or(DropReason::UnknownAddress)?;
     if from.slot_id != own && from.slot_id != NO_SLOT {
         return Err(DropReason::CrossSlot);
     }

@@ -8,8 +8,10 @@
 #![no_main]
 #![expect(missing_docs, reason = "the program macros make functions without documentation")]
 
+mod clock;
 mod cursor;
 mod dns;
+mod dns_flows;
 mod egress;
 mod flows;
 mod frame;
@@ -18,6 +20,7 @@ mod maps;
 mod packet;
 mod policy;
 mod report;
+mod routing;
 
 use aya_ebpf::{
     macros::{classifier, xdp},
@@ -29,8 +32,9 @@ use crate::{frame::Provenance, report::Verdict};
 
 /// XDP of every port: the drop stage, the cheapest place to say no.
 ///
-/// It drops what [`egress::decide`] drops and lets everything else go on to TC, which can redirect.
-#[xdp]
+/// It drops what [`egress::decide`] drops and lets everything else go on to TC, which can redirect and
+/// ask the host's routing. It takes frames of several buffers, because a jumbo veth takes no other.
+#[xdp(frags)]
 pub fn ng_xdp(ctx: XdpContext) -> u32 {
     let (slot_id, verdict) = egress::decide(&ctx);
     let verdict = match verdict {

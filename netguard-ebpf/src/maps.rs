@@ -4,15 +4,15 @@
 //! Sizes here are upper bounds of what one host needs; none of the big ones is allocated ahead.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup},
     btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
 use netguard_common::{
     MAX_SLOT_ID, SlotId,
     maps::{
-        Counter, CounterKey, DnsFlow, DnsFlowKey, FLOWS_MAX, Flow, FlowKey, PlaceEntry, PortEntry,
-        SlotEntry,
+        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, FLOWS_MAX, Flow, FlowKey,
+        PlaceEntry, PortEntry, SlotEntry,
     },
     record::DropRecord,
 };
@@ -39,10 +39,15 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, { SLOTS_MAX * 64 }, ON_D
 pub static FLOWS: LruHashMap<FlowKey, Flow, { FLOWS_MAX as usize }> = LruHashMap::new();
 
 #[btf_map]
-pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { SLOTS_MAX * 256 }, ON_DEMAND> = HashMap::new();
+pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, ON_DEMAND> =
+    HashMap::new();
 
 #[btf_map]
 pub static DROPS: RingBuf<DropRecord, { 1 << 20 }> = RingBuf::new();
+
+/// Memory of one program run on one CPU, for what the 512 bytes of a program's stack cannot hold.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<bpf_fib_lookup, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static RECORDS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -28,15 +28,25 @@ const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 const AUTHENTICATION: u8 = IpProto::Ah as u8;
 const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 
-/// The most that is read of a frame (Ethernet, IPv6, the hop-by-hop header, TCP) is what a frame makes
-/// readable.
-const _: () = assert!(EthHdr::LEN + Ipv6Hdr::LEN + 8 + size_of::<TcpHeader>() == HEADERS_MAX);
+/// The most that is read of a frame (Ethernet, IPv6, the hop-by-hop header, ICMPv6 with a target) is
+/// what a frame makes readable.
+const _: () = assert!(
+    EthHdr::LEN + Ipv6Hdr::LEN + 8 + size_of::<IcmpHeader>() + 16 == HEADERS_MAX
+        && size_of::<TcpHeader>() <= size_of::<IcmpHeader>() + 16
+);
 
 /// The IPv4 option "router alert" (RFC 2113 section 2.1).
 const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
 
-/// TCP FIN and RST in [`Packet::tcp_flags`] (RFC 9293 section 3.1).
-pub const TCP_FIN_OR_RST: u8 = 0x01 | 0x04;
+/// Bits of [`Packet::tcp_flags`] (RFC 9293 section 3.1).
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const ACK: u8 = 0x10;
+
+/// Neighbour solicitation and advertisement (RFC 4861).
+pub const ND_SOLICIT: u8 = 135;
+pub const ND_ADVERTISE: u8 = 136;
 
 /// A frame that netguard understands.
 pub enum Parsed {
@@ -49,6 +59,7 @@ pub enum Parsed {
 /// An IPv4 or IPv6 packet: what verdicts depend on. One form for both families.
 #[derive(Clone, Copy)]
 pub struct Packet {
+    pub eth_src: [u8; 6],
     pub src: Address,
     pub dst: Address,
     /// The port in network order, or the identifier of an ICMP echo.
@@ -57,12 +68,39 @@ pub struct Packet {
     pub dst_port_be: u16,
     /// [`TCP`], [`UDP`], [`ICMP`], [`ICMPV6`] or [`IGMP`].
     pub protocol: u8,
+    /// What a neighbour solicitation or advertisement is about; unspecified in all else.
+    pub nd_target: Address,
     /// Zero unless ICMP.
     pub icmp_type: u8,
     /// Zero unless TCP.
     pub tcp_flags: u8,
     /// Where the transport header starts, in bytes from the Ethernet header on.
     pub transport_offset: u8,
+}
+
+impl Packet {
+    /// A packet whose transport header is next under the cursor and not read yet.
+    #[inline(always)]
+    fn new(eth_src: [u8; 6], src: Address, dst: Address, protocol: u8, cursor: &Cursor) -> Self {
+        Self {
+            eth_src,
+            src,
+            dst,
+            src_port_be: 0,
+            dst_port_be: 0,
+            protocol,
+            nd_target: Address::UNSPECIFIED,
+            icmp_type: 0,
+            tcp_flags: 0,
+            transport_offset: cursor.offset() as u8,
+        }
+    }
+
+    /// True for the first packet of a TCP connection.
+    #[inline(always)]
+    pub fn opens_tcp(&self) -> bool {
+        self.protocol == TCP && self.tcp_flags & (SYN | ACK) == SYN
+    }
 }
 
 /// RFC 9293 section 3.1, as bytes.
@@ -114,8 +152,8 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Parsed, DropReason> {
     const QINQ2: u16 = EtherType::Ieee8021QinQ2 as u16;
     const QINQ3: u16 = EtherType::Ieee8021QinQ3 as u16;
     match eth.ether_type {
-        IPV4 => parse_ipv4(cursor, claimable).map(Parsed::Ip),
-        IPV6 => parse_ipv6(cursor, claimable).map(Parsed::Ip),
+        IPV4 => parse_ipv4(cursor, claimable, eth.src_addr).map(Parsed::Ip),
+        IPV6 => parse_ipv6(cursor, claimable, eth.src_addr).map(Parsed::Ip),
         ARP => Ok(Parsed::Arp(cursor.take()?, eth.src_addr)),
         DOT1Q | DOT1AD | QINQ1 | QINQ2 | QINQ3 => Err(DropReason::VlanTag),
         _ => Err(DropReason::EtherType), // LLC lengths, LLDP, PPPoE, EAPOL: none has a slot's rule
@@ -125,7 +163,7 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Parsed, DropReason> {
 /// RFC 791 section 3.1. `claimable` is the frame's length behind the Ethernet header. The one option
 /// that passes is IGMP's router alert (RFC 3376 section 4): a bridge that snoops must hear it.
 #[inline(always)]
-fn parse_ipv4(mut cursor: Cursor, claimable: u32) -> Result<Packet, DropReason> {
+fn parse_ipv4(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Packet, DropReason> {
     let ip = cursor.take::<Ipv4Hdr>()?;
     let mut header = Ipv4Hdr::LEN as u32;
     match ip.vihl {
@@ -146,14 +184,15 @@ fn parse_ipv4(mut cursor: Cursor, claimable: u32) -> Result<Packet, DropReason> 
         return Err(DropReason::Protocol);
     }
     let (src, dst) = (Address::v4(ip.src_addr), Address::v4(ip.dst_addr));
-    parse_transport(cursor, src, dst, ip.proto, total - header)
+    let packet = Packet::new(eth_src, src, dst, ip.proto, &cursor);
+    parse_transport(cursor, packet, total - header)
 }
 
 /// RFC 8200 section 3. The one extension header that passes is an eight-byte hop-by-hop header in
 /// front of ICMPv6: every MLD message carries it (RFC 3810 section 5), and a bridge that snoops
 /// needs those to deliver neighbour discovery.
 #[inline(always)]
-fn parse_ipv6(mut cursor: Cursor, claimable: u32) -> Result<Packet, DropReason> {
+fn parse_ipv6(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Packet, DropReason> {
     let ip = cursor.take::<Ipv6Hdr>()?;
     if ip.vcf[0] >> 4 != 6 {
         return Err(DropReason::BadHeader);
@@ -182,29 +221,18 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32) -> Result<Packet, DropReason> 
         ICMP => return Err(DropReason::Protocol),
         _ => {} // a transport protocol: decided below
     }
-    parse_transport(cursor, src, dst, protocol, payload)
+    let packet = Packet::new(eth_src, src, dst, protocol, &cursor);
+    parse_transport(cursor, packet, payload)
 }
 
 /// `payload` is what the IP header claims to carry, already checked against the frame.
 #[inline(always)]
 fn parse_transport(
     mut cursor: Cursor,
-    src: Address,
-    dst: Address,
-    protocol: u8,
+    mut packet: Packet,
     payload: u32,
 ) -> Result<Packet, DropReason> {
-    let mut packet = Packet {
-        src,
-        dst,
-        src_port_be: 0,
-        dst_port_be: 0,
-        protocol,
-        icmp_type: 0,
-        tcp_flags: 0,
-        transport_offset: cursor.offset() as u8,
-    };
-    match protocol {
+    match packet.protocol {
         TCP => {
             let tcp = cursor.take::<TcpHeader>()?;
             let header = u32::from(tcp.data_offset >> 4) * 4;
@@ -232,6 +260,13 @@ fn parse_transport(
             packet.icmp_type = icmp.icmp_type;
             packet.src_port_be = u16::from_ne_bytes(icmp.identifier);
             packet.dst_port_be = packet.src_port_be;
+            // RFC 4861 sections 4.3 and 4.4: the target follows the first eight bytes.
+            if packet.protocol == ICMPV6 && matches!(icmp.icmp_type, ND_SOLICIT | ND_ADVERTISE) {
+                if payload < size_of::<IcmpHeader>() as u32 + 16 {
+                    return Err(DropReason::BadHeader);
+                }
+                packet.nd_target = Address(cursor.take()?);
+            }
         }
         IGMP => drop(cursor.take::<[u8; 8]>()?), // to the link's own multicast only, see egress
         _ => return Err(DropReason::Protocol),   // tunnels and raw protocols: no rule can name them

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,14 +12,11 @@ use netguard::{
     config::{Config, Problems},
     daemon,
     datapath::{self, PinDirectory},
-    instance::Instance,
+    instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
     status::Status,
 };
-
-/// The instance of a daemon that guards the host's own bridges.
-const DEFAULT_INSTANCE: &str = "host";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole, 4 not permitted.";
@@ -52,7 +50,7 @@ enum Command {
     /// Detach every program and remove every map of an instance: nothing is enforced any more
     Unload {
         /// The instance
-        #[arg(long, default_value = DEFAULT_INSTANCE)]
+        #[arg(long, default_value_t = Instance::host())]
         instance: Instance,
     },
     /// A hypervisor, five guests and an internet in network namespaces, to try netguard in
@@ -67,9 +65,9 @@ struct RunArgs {
     /// How log lines look
     #[arg(long, value_enum, default_value_t)]
     log: Format,
-    /// The name under which programs and maps are pinned
-    #[arg(long, default_value = DEFAULT_INSTANCE)]
-    instance: Instance,
+    /// The name under which programs and maps are pinned [default: host]
+    #[arg(long, requires = "config")]
+    instance: Option<Instance>,
     /// What the lab's ports are made of (without --config)
     #[arg(long, value_enum, default_value_t, conflicts_with = "config")]
     ports: PortKind,
@@ -125,13 +123,7 @@ impl Cli {
             Command::Run(args) => run(&args),
             Command::Check { file } => check(&file),
             Command::Status { json, instance } => status(json, instance),
-            Command::Unload { instance } => {
-                let pins = PinDirectory::of(&instance);
-                anyhow::ensure!(pins.path().exists(), "no instance {instance} is loaded");
-                pins.remove()?;
-                println!("unloaded {instance}: nothing is enforced");
-                Ok(ExitCode::SUCCESS)
-            }
+            Command::Unload { instance } => unload(&instance),
             Command::Lab(args) => lab(&args),
         }
     }
@@ -139,22 +131,22 @@ impl Cli {
 
 fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.config {
-        anyhow::ensure!(
-            !args.instance.is_lab(),
-            "instance names that start with lab- are the labs'"
-        );
+        let instance = args.instance.clone().unwrap_or_else(Instance::host);
+        if instance.is_lab() {
+            return Err(BadName::LabsOwn(instance.to_string()).into());
+        }
         let config = Config::read(path)?;
-        guard(&config, &args.instance, args.log)?;
-        eprintln!("stopped; the programs stay attached and enforce until `netguard unload`");
+        guard(&config, &instance, args.log)?;
+        tell("stopped; the programs stay attached and enforce until `netguard unload`");
     } else if let Some(name) = &args.lab {
         let lab = Lab::new(name)?;
         lab::enter(&lab.namespace("hv"))?;
         guard(lab.config(), lab.instance(), args.log)?;
     } else {
         let lab = Lab::new(lab::DEFAULT_NAME)?;
-        eprintln!("building the lab (Ctrl-C stops and removes it)");
+        tell("building the lab (Ctrl-C stops and removes it)");
         lab.build(args.ports)?;
-        eprintln!("{}", things_to_try());
+        tell(&things_to_try());
         // The daemon's threads live in the hypervisor's namespace, this one stays outside.
         let guarded = std::thread::scope(|scope| {
             let daemon = scope.spawn(|| {
@@ -163,7 +155,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             });
             daemon.join()
         });
-        eprintln!("removing the lab");
+        tell("removing the lab");
         lab.down()?;
         match guarded {
             Ok(result) => result?,
@@ -202,13 +194,13 @@ fn guard(config: &Config, instance: &Instance, format: Format) -> anyhow::Result
 
 fn check(file: &Path) -> anyhow::Result<ExitCode> {
     let policy = Config::read(file)?.policy;
-    println!(
+    print(&format!(
         "{}: good: {} slots, {} upstreams, {} names allowed",
         file.display(),
         policy.slots.len(),
         policy.dns.upstreams.len(),
         policy.dns.allowlist.len(),
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -218,25 +210,52 @@ fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
         anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`");
     }
     let only = instances.len() == 1;
+    let mut hidden = false;
     for (index, instance) in instances.iter().enumerate() {
         let status = match Status::read(instance) {
             Err(error) if !only => {
                 // One that is just starting or half removed must not hide the others.
-                eprintln!("netguard: instance {instance}: {:#}", anyhow::Error::from(error));
+                tell(&format!("netguard: instance {instance}: {:#}", anyhow::Error::from(error)));
+                hidden = true;
                 continue;
             }
             status => status?,
         };
         if json {
-            println!("{}", status.json());
+            print(&status.json().to_string())?;
         } else {
             if index > 0 {
-                println!();
+                print("")?;
             }
-            print!("{}", status.text());
+            print(&status.text())?;
         }
     }
+    Ok(if hidden { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
+    let pins = PinDirectory::of(instance);
+    anyhow::ensure!(pins.path().exists(), "no instance {instance} is loaded");
+    if let Some(pid) = instance.running_pid() {
+        anyhow::bail!("netguard runs as instance {instance} (pid {pid}); stop it first");
+    }
+    pins.remove()?;
+    print(&format!("unloaded {instance}: nothing is enforced"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints lines. A reader that has gone has read enough.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Tells the person at the terminal; if there is none, nobody.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
@@ -247,14 +266,19 @@ fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
             if !unguarded {
                 lab.guard(*log).inspect_err(|_| drop(lab.down()))?;
             }
-            println!("{}", lab.describe()?);
+            print(&lab.describe()?)?;
         }
         LabCommand::Down => {
             lab.down()?;
-            println!("lab {:?} is gone", args.name);
+            print(&format!("lab {:?} is gone", args.name))?;
         }
         LabCommand::Status => {
-            println!("{}\n", lab.describe()?);
+            print(&lab.describe()?)?;
+            if !PinDirectory::of(lab.instance()).path().exists() {
+                print("nothing guards it")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            print("")?;
             return status(false, Some(lab.instance().clone()));
         }
         LabCommand::Exec { host, command } => match lab.exec(host, command)? {},
@@ -263,25 +287,41 @@ fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The exit code of an error.
-pub fn exit_code(error: &anyhow::Error) -> u8 {
+/// Reports an error and says how the process ends.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    tell(&format!("netguard: {error:#}"));
+    ExitCode::from(exit_code(error))
+}
+
+/// By the first cause that says more than "failed".
+fn exit_code(error: &anyhow::Error) -> u8 {
     const FAILED: u8 = 1;
-    const BAD_CONFIG: u8 = 2;
+    const BAD_USAGE: u8 = 2;
     const NOT_PERMITTED: u8 = 4;
     for cause in error.chain() {
-        if cause.is::<Problems>()
-            || matches!(cause.downcast_ref(), Some(daemon::Error::Config(_)))
-            || matches!(cause.downcast_ref(), Some(lab::Error::NoHost { .. } | lab::Error::Name(_)))
-        {
-            return BAD_CONFIG;
+        if cause.is::<Problems>() || cause.is::<BadName>() {
+            return BAD_USAGE;
         }
-        if matches!(cause.downcast_ref(), Some(datapath::Error::Permission))
-            || matches!(
-                cause.downcast_ref(),
-                Some(daemon::Error::Datapath(datapath::Error::Permission))
-            )
-            || matches!(cause.downcast_ref(), Some(lab::Error::Permission))
-        {
+        match cause.downcast_ref() {
+            Some(daemon::Error::Config(_)) => return BAD_USAGE,
+            Some(daemon::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
+            _ => {} // the others are failures, or their causes say more
+        }
+        match cause.downcast_ref() {
+            Some(lab::Error::NoHost { .. } | lab::Error::Name(_)) => return BAD_USAGE,
+            Some(lab::Error::Permission | lab::Error::Datapath(datapath::Error::Permission)) => {
+                return NOT_PERMITTED;
+            }
+            _ => {} // the others are failures
+        }
+        match cause.downcast_ref() {
+            Some(datapath::Error::Permission) => return NOT_PERMITTED,
+            // The verifier's refusal ends in EACCES, which is no want of rights.
+            Some(datapath::Error::Program { .. } | datapath::Error::Load(_)) => return FAILED,
+            _ => {} // the others are failures, or their causes say more
+        }
+        let io = cause.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == ErrorKind::PermissionDenied) {
             return NOT_PERMITTED;
         }
     }

@@ -5,30 +5,34 @@
 //! pinned and enforce until `netguard unload`.
 
 use std::{
-    collections::BTreeMap,
-    io::{self, BufWriter},
+    collections::{BTreeMap, BTreeSet},
+    io,
     sync::Arc,
+    time::Duration,
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    time::Interval,
 };
 
 use crate::{
     config::{Config, Problems},
     datapath::{self, Changes, Datapath, Diagnostics, DropStream, Failed, PinDirectory},
-    dns::{Endpoint, QueryRecord, Resolver, SlotServer},
+    dns::{Endpoint, Resolver, SlotServer},
     drops::{Clock, Drop},
     instance::{Instance, Lock, LockError},
-    journal::{self, Event as Entry, Journal},
+    journal::{self, Event as Entry, Journal, Writer},
     links::{self, Watcher},
-    policy::{Facts, Plan, Policy},
+    policy::{Facts, Plan, Policy, Slot},
 };
 
-/// Queries that may wait for the log before the resolver waits for it.
-const QUERY_LOG_LENGTH: usize = 4096;
+/// How many drop records are read before other events have their turn.
+const DROPS_AT_ONCE: usize = 256;
+/// When what failed is tried again, if the host does not change before.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Why a daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +68,7 @@ enum Event {
     Drops,
     /// The programs report about themselves.
     Diagnostics,
-    /// The resolver answered a query.
-    Query(QueryRecord),
-    /// Interfaces or addresses came, went or changed.
+    /// Interfaces or addresses came, went or changed, or it is time to try again what failed.
     HostChanged,
     /// Somebody asks netguard to stop.
     Stop(&'static str),
@@ -92,7 +94,8 @@ pub async fn run(
         let event = daemon.next_event().await?;
         if let Event::Stop(signal) = event {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-            daemon.note(format!("{signal}: stopping"))?;
+            daemon.journal.note(format!("{signal}: stopping"));
+            daemon.finish();
             return Ok(());
         }
         daemon.handle(event).await?;
@@ -104,12 +107,17 @@ struct Daemon {
     datapath: Datapath,
     watcher: Watcher,
     drops: AsyncFd<DropStream>,
+    /// True if records were left in the ring buffer, of which no readiness will tell.
+    more_drops: bool,
     diagnostics: AsyncFd<Diagnostics>,
-    queries: mpsc::Receiver<QueryRecord>,
-    signals: [Signal; 2],
+    signals: [Signal; 3],
     resolver: Arc<Resolver>,
     servers: BTreeMap<u32, SlotServer>,
-    journal: Journal<BufWriter<io::Stdout>>,
+    journal: Journal,
+    writer: Writer,
+    /// What is not as the policy wants it; told when it changes.
+    failures: BTreeSet<String>,
+    retry: Interval,
     interface_names: BTreeMap<u32, String>,
     _lock: Lock,
 }
@@ -121,6 +129,7 @@ impl Daemon {
         format: journal::Format,
     ) -> Result<Self, Error> {
         datapath::check_kernel()?;
+        raise_file_limit();
         let lock = instance.lock()?;
         let watcher = Watcher::open()?;
         let facts = watcher.facts().await?;
@@ -134,21 +143,29 @@ impl Daemon {
         let diagnostics =
             unsafe { AsyncFd::register(datapath.take_diagnostics()?) }.map_err(io::Error::from)?;
         let policy = config.policy.clone();
-        let (log, queries) = mpsc::channel(QUERY_LOG_LENGTH);
-        let dns = &policy.dns;
+        let (journal, writer) = Journal::start(format)?;
+        let (log, dns) = (journal.clone(), &policy.dns);
+        let log = move |query| log.write(Entry::Query(query));
         let resolver = Arc::new(Resolver::new(dns.allowlist.clone(), dns.upstreams.clone(), log));
-        let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        let signals = [
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        ];
         let mut daemon = Self {
             policy,
             datapath,
             watcher,
             drops,
+            more_drops: false,
             diagnostics,
-            queries,
             signals,
             resolver,
             servers: BTreeMap::new(),
-            journal: Journal::new(format, BufWriter::new(io::stdout())),
+            journal,
+            writer,
+            failures: BTreeSet::new(),
+            retry: tokio::time::interval(RETRY),
             interface_names: BTreeMap::new(),
             _lock: lock,
         };
@@ -159,38 +176,46 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The first time: listens, fills the maps and attaches.
+    /// The first time: listens, fills the maps and attaches. Nothing may fail but a port.
     fn enforce(&mut self, facts: &Facts) -> Result<(), Error> {
-        self.serve(facts)?;
+        if let Some(failed) = self.serve(facts).into_iter().next() {
+            return Err(failed.into());
+        }
         let changes = self.datapath.apply(Plan::compile(&self.policy, facts))?;
         if let Some(failed) = changes.failed.iter().find(|failed| failed.is_bridge) {
             let (bridge, reason) = (failed.interface.clone(), failed.reason.clone());
             return Err(Error::Unguarded { bridge, reason });
         }
-        self.report(facts, &changes)?;
+        self.report(facts, &changes, Vec::new());
         let slots = &self.policy.slots;
-        let absent = slots.iter().filter(|slot| facts.interface(&slot.port).is_none());
-        let absent: Vec<_> = absent.map(|slot| slot.port.as_str()).collect();
+        let is_there = |slot: &&Slot| {
+            let bridge = facts.interface(&slot.bridge).map(|bridge| bridge.index);
+            facts.interface(&slot.port).is_some_and(|port| port.controller == bridge)
+        };
+        let absent: Vec<_> =
+            slots.iter().filter(|slot| !is_there(slot)).map(|slot| slot.port.as_str()).collect();
         let waiting = match absent.as_slice() {
             [] => String::new(),
             ports => format!("; waiting for {}", ports.join(" ")),
         };
         let (slots, names) = (slots.len(), self.policy.dns.allowlist.len());
-        self.note(format!("guarding {slots} slots, {names} names allowed{waiting}"))?;
+        self.journal.note(format!("guarding {slots} slots, {names} names allowed{waiting}"));
         Ok(())
     }
 
     async fn next_event(&mut self) -> Result<Event, Error> {
-        let [terminate, interrupt] = &mut self.signals;
+        let [terminate, interrupt, hangup] = &mut self.signals;
+        let failing = !self.failures.is_empty();
         tokio::select! {
             biased;
             _ = terminate.recv() => Ok(Event::Stop("SIGTERM")),
             _ = interrupt.recv() => Ok(Event::Stop("interrupted")),
+            _ = hangup.recv() => Ok(Event::Stop("SIGHUP")),
             changed = self.watcher.changed() => match changed {
                 Some(()) => Ok(Event::HostChanged),
                 None => Err(io::Error::other("the rtnetlink subscription broke").into()),
             },
-            Some(query) = self.queries.recv() => Ok(Event::Query(query)),
+            _ = self.retry.tick(), if failing => Ok(Event::HostChanged),
             ready = self.drops.readable() => {
                 ready?.clear_ready();
                 Ok(Event::Drops)
@@ -199,36 +224,34 @@ impl Daemon {
                 ready?.clear_ready();
                 Ok(Event::Diagnostics)
             }
+            () = std::future::ready(()), if self.more_drops => Ok(Event::Drops),
         }
     }
 
     async fn handle(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Drops => self.log_drops()?,
+            Event::Drops => self.log_drops(),
             Event::Diagnostics => self.diagnostics.get_mut().flush(),
-            Event::Query(query) => {
-                self.journal.write(&Entry::Query(query))?;
-                while let Ok(query) = self.queries.try_recv() {
-                    self.journal.write(&Entry::Query(query))?;
-                }
-                self.journal.flush()?;
-            }
             Event::HostChanged => {
                 let facts = self.watcher.facts().await?;
                 let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
-                self.report(&facts, &changes)?;
-                if let Err(error) = self.serve(&facts) {
-                    self.note(error.to_string())?;
-                }
+                let unserved = self.serve(&facts);
+                self.report(&facts, &changes, unserved);
             }
             Event::Stop(_) => {} // the caller's
         }
         Ok(())
     }
 
-    fn log_drops(&mut self) -> io::Result<()> {
+    /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
+    fn log_drops(&mut self) {
         let clock = Clock::read();
-        while let Some(record) = self.drops.get_mut().next_ready() {
+        self.more_drops = true;
+        for _ in 0..DROPS_AT_ONCE {
+            let Some(record) = self.drops.get_mut().next_ready() else {
+                self.more_drops = false;
+                return;
+            };
             let drop = Drop::read(
                 &record,
                 &clock,
@@ -239,15 +262,14 @@ impl Daemon {
                 |index| self.interface_names.get(&index).cloned(),
             );
             if let Some(drop) = drop {
-                self.journal.write(&Entry::Drop(drop))?;
+                self.journal.write(Entry::Drop(drop));
             }
         }
-        self.journal.flush()
     }
 
     /// Listens on the bridges that exist; a bridge that was made anew gets new sockets, because
-    /// the old ones are bound to a device that is gone.
-    fn serve(&mut self, facts: &Facts) -> io::Result<()> {
+    /// the old ones are bound to a device that is gone. Returns what could not be listened on.
+    fn serve(&mut self, facts: &Facts) -> Vec<io::Error> {
         let bridges: BTreeMap<_, _> = self
             .policy
             .slots
@@ -255,6 +277,7 @@ impl Daemon {
             .filter_map(|slot| Some((facts.interface(&slot.bridge)?.index, slot)))
             .collect();
         self.servers.retain(|index, _| bridges.contains_key(index));
+        let mut failed = Vec::new();
         for (index, slot) in bridges {
             if self.servers.contains_key(&index) {
                 continue;
@@ -265,62 +288,101 @@ impl Daemon {
                 addresses: slot.subnets.iter().map(|subnet| subnet.gateway).collect(),
                 port: self.policy.dns.port,
             };
-            let server = SlotServer::start(&endpoint, &self.resolver)?;
-            self.servers.insert(index, server);
-        }
-        Ok(())
-    }
-
-    fn report(&mut self, facts: &Facts, changes: &Changes) -> io::Result<()> {
-        let names = facts.interfaces.iter();
-        self.interface_names
-            .extend(names.map(|interface| (interface.index, interface.name.clone())));
-        for (what, interfaces) in [("guarding", &changes.guarded), ("gone:", &changes.gone)] {
-            if !interfaces.is_empty() {
-                let message = format!("{what} {}", interfaces.join(" "));
-                self.journal.write(&Entry::notice(message))?;
+            match SlotServer::start(&endpoint, &self.resolver) {
+                Ok(server) => drop(self.servers.insert(index, server)),
+                Err(error) => failed.push(error),
             }
         }
-        for Failed { interface, is_bridge, reason } in &changes.failed {
-            let meanwhile = if *is_bridge { "" } else { "; its bridge drops what it sends" };
-            let message = format!("cannot guard {interface}: {reason}{meanwhile}");
-            self.journal.write(&Entry::notice(message))?;
-        }
-        self.journal.flush()
+        failed
     }
 
-    fn note(&mut self, message: String) -> io::Result<()> {
-        self.journal.write(&Entry::notice(message))?;
-        self.journal.flush()
+    /// Tells what changed, and what fails that did not fail before.
+    fn report(&mut self, facts: &Facts, changes: &Changes, unserved: Vec<io::Error>) {
+        let names = facts.interfaces.iter();
+        self.interface_names = names.map(|it| (it.index, it.name.clone())).collect();
+        for (what, interfaces) in [("guarding", &changes.guarded), ("gone:", &changes.gone)] {
+            if !interfaces.is_empty() {
+                self.journal.note(format!("{what} {}", interfaces.join(" ")));
+            }
+        }
+        let unguarded = changes.failed.iter().map(|Failed { interface, is_bridge, reason }| {
+            let meanwhile = if *is_bridge { "" } else { "; its bridge drops what it sends" };
+            format!("cannot guard {interface}: {reason}{meanwhile}")
+        });
+        let failures: BTreeSet<_> =
+            unguarded.chain(unserved.iter().map(ToString::to_string)).collect();
+        for failure in failures.difference(&self.failures) {
+            self.journal.note(failure.clone());
+        }
+        self.failures = failures;
+    }
+
+    /// Lets the log have its last lines.
+    fn finish(self) {
+        let Self { journal, writer, resolver, servers, .. } = self;
+        drop((journal, resolver, servers));
+        writer.finish();
     }
 }
 
-/// What the file says of bridges must be true of the host.
-fn check_host(config: &Config, facts: &Facts) -> Result<(), Problems> {
-    let mut problems = Vec::new();
-    for (index, slot) in config.policy.slots.iter().enumerate() {
-        let (name, bridge) = (&slot.name, &slot.bridge);
-        let problem = match facts.interface(bridge) {
-            None => format!(
-                "slot {name:?}: bridge {bridge} does not exist; make it first: ip link add \
-                 {bridge} type bridge"
-            ),
-            Some(interface) if !interface.is_bridge => {
-                format!("slot {name:?}: {bridge} is no bridge; name the bridge that the port is on")
-            }
-            Some(_) => {
-                let missing =
-                    slot.subnets.iter().find(|subnet| !facts.addresses.contains(&subnet.gateway));
-                let Some(missing) = missing else { continue };
-                format!(
-                    "slot {name:?}: the host lacks the gateway address {gateway}; add it: ip addr \
-                     add {gateway}/{length} dev {bridge}",
-                    gateway = missing.gateway,
-                    length = missing.prefix.prefix_len(),
-                )
-            }
-        };
-        problems.push(config.bridge_problem(index, problem));
+/// Every query that waits for an upstream has a socket: as many as the system lets us have.
+fn raise_file_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // At worst the limit stays, and a flood of queries is refused sooner.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    Problems::unless_empty(problems)
+}
+
+/// What the file says of bridges and ports must be true of the host.
+fn check_host(config: &Config, facts: &Facts) -> Result<(), Problems> {
+    let slots = config.policy.slots.iter().enumerate();
+    let problems = slots.filter_map(|(index, slot)| {
+        check_bridge(slot, facts)
+            .map(|message| config.bridge_problem(index, message))
+            .or_else(|| Some(config.port_problem(index, check_port(slot, facts)?)))
+    });
+    Problems::unless_empty(problems.collect())
+}
+
+fn check_bridge(slot: &Slot, facts: &Facts) -> Option<String> {
+    let (name, bridge) = (&slot.name, &slot.bridge);
+    let Some(interface) = facts.interface(bridge) else {
+        return Some(format!(
+            "slot {name:?}: bridge {bridge} does not exist; make it first: ip link add {bridge} \
+             type bridge"
+        ));
+    };
+    if !interface.is_bridge {
+        return Some(format!(
+            "slot {name:?}: {bridge} is no bridge; name the bridge that the port is on"
+        ));
+    }
+    let missing = slot
+        .subnets
+        .iter()
+        .find(|subnet| !facts.addresses.contains(&(interface.index, subnet.gateway)))?;
+    let (gateway, length) = (missing.gateway, missing.prefix.prefix_len());
+    Some(format!(
+        "slot {name:?}: bridge {bridge} lacks the gateway address {gateway}; add it: ip addr add \
+         {gateway}/{length} dev {bridge}"
+    ))
+}
+
+/// A port may be absent, or on no bridge yet; it may not be something else.
+fn check_port(slot: &Slot, facts: &Facts) -> Option<String> {
+    let (name, port, bridge) = (&slot.name, &slot.port, &slot.bridge);
+    let interface = facts.interface(port)?;
+    if interface.is_bridge {
+        return Some(format!(
+            "slot {name:?}: port {port} is a bridge itself; name the TAP or veth on {bridge}"
+        ));
+    }
+    let own = facts.interface(bridge).map(|bridge| bridge.index);
+    if interface.controller.is_some() && interface.controller != own {
+        return Some(format!(
+            "slot {name:?}: port {port} is on another bridge; move it: ip link set {port} master \
+             {bridge}"
+        ));
+    }
+    None
 }

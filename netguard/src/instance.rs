@@ -5,17 +5,27 @@ use std::{
     fmt,
     fs::File,
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg},
+    fcntl::{FcntlArg, fcntl},
 };
 
 const LAB_PREFIX: &str = "lab-";
 const NAME_MAX: usize = 32;
+
+/// A write lock of a whole file, which goes with the open file that took it (F_OFD_SETLK, fcntl(2)).
+const WHOLE_FILE: libc::flock = libc::flock {
+    l_type: libc::F_WRLCK as i16,
+    l_whence: libc::SEEK_SET as i16,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
 
 /// The name of an instance; safe as the name of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +37,9 @@ pub enum BadName {
     /// An instance's name would not do as the name of a directory.
     #[error("{0:?} is no instance name: use 1 to {NAME_MAX} letters, digits, '-' or '_'")]
     Instance(String),
+    /// Labs have these names, and `lab down` removes what bears them.
+    #[error("instance names that start with {LAB_PREFIX} are the labs', and so is {0:?}")]
+    LabsOwn(String),
     /// A lab's name would not do as the prefix of its namespaces.
     #[error("{0:?} is no lab name: use 1 to 16 lower-case letters and digits")]
     Lab(String),
@@ -55,10 +68,27 @@ pub enum LockError {
 /// An instance that is taken, until this is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    _file: File,
+    path: PathBuf,
+}
+
+impl Drop for Lock {
+    /// Leaves no file behind, and no directory that held nothing else.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(directory) = self.path.parent() {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
 }
 
 impl Instance {
+    /// The one that guards the host's own bridges.
+    #[must_use]
+    pub fn host() -> Self {
+        Self("host".to_owned())
+    }
+
     /// The instance of a lab: no other can have its name.
     ///
     /// # Errors
@@ -98,28 +128,39 @@ impl Instance {
     pub fn lock(&self) -> Result<Lock, LockError> {
         let path = self.lock_file();
         let failed = |source| LockError::RunDirectory { path: path.clone(), source };
-        std::fs::create_dir_all(self.run_directory()).map_err(failed)?;
-        let mut options = File::options();
-        let file = options.create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                file.set_len(0).map_err(failed)?;
-                write!(&mut *file, "{}", std::process::id()).map_err(failed)?;
-                Ok(Lock { _file: file })
+        loop {
+            std::fs::create_dir_all(self.run_directory()).map_err(failed)?;
+            let mut options = File::options();
+            let file =
+                options.create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&WHOLE_FILE)) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => {
+                    return Err(LockError::Taken(self.0.clone()));
+                }
+                Err(error) => return Err(failed(error.into())),
             }
-            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken(self.0.clone())),
-            Err((_, error)) => Err(failed(error.into())),
+            // The one before removes its file at its end: a lock on that would keep nobody out.
+            let locked = file.metadata().map_err(failed)?;
+            if std::fs::metadata(&path).is_ok_and(|found| found.ino() == locked.ino()) {
+                file.set_len(0).map_err(failed)?;
+                write!(&file, "{}", std::process::id()).map_err(failed)?;
+                return Ok(Lock { _file: file, path });
+            }
         }
     }
 
-    /// The process that has taken the instance, if one has.
+    /// The process that has taken the instance, if one has. Only asks: it takes nothing itself.
     #[must_use]
     pub fn running_pid(&self) -> Option<u32> {
         let path = self.lock_file();
-        match Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock) {
-            Ok(_) => None, // nobody holds it: what stands in it is an old daemon's
-            Err(_) => std::fs::read_to_string(&path).ok()?.trim().parse().ok(),
+        let file = File::open(&path).ok()?;
+        let mut found = WHOLE_FILE;
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found)).ok()?;
+        if i32::from(found.l_type) == libc::F_UNLCK {
+            return None; // what stands in the file is an old daemon's
         }
+        std::fs::read_to_string(&path).ok()?.trim().parse().ok()
     }
 
     fn lock_file(&self) -> PathBuf {

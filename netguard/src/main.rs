@@ -11,9 +11,6 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match cli::Cli::parse().run() {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("netguard: {error:#}");
-            ExitCode::from(cli::exit_code(&error))
-        }
+        Err(error) => cli::fail(&error),
     }
 }

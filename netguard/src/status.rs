@@ -187,9 +187,15 @@ impl Status {
         own.map(|(_, port)| read_name(&port.name)).collect()
     }
 
-    fn attached(&self, program: &str) -> Vec<&str> {
-        let links = self.view.links.iter().filter(|(_, name)| name == program);
-        links.map(|(interface, _)| interface.as_str()).collect()
+    /// The interfaces that a program is really on, and the pins that hold it nowhere.
+    fn attached(&self, program: &str) -> Vec<String> {
+        let links = self.view.links.iter().filter(|link| link.program == program);
+        links
+            .map(|link| match self.view.ports.get(&link.ifindex) {
+                Some(port) => read_name(&port.name).to_owned(),
+                None => format!("{} (gone)", link.interface),
+            })
+            .collect()
     }
 }
 

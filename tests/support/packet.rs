@@ -69,6 +69,18 @@ impl Path {
         frame
     }
 
+    /// A segment with exactly these flags (RFC 9293 section 3.1), its checksum right.
+    #[must_use]
+    pub fn tcp_flags(self, src_port: u16, dst_port: u16, flags: u8) -> Vec<u8> {
+        let builder = self.ethernet().tcp(src_port, dst_port, 1, 65535);
+        let builder = if flags & 0x01 != 0 { builder.fin() } else { builder };
+        let builder = if flags & 0x04 != 0 { builder.rst() } else { builder };
+        let builder = if flags & 0x10 != 0 { builder.ack(1) } else { builder };
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).expect("a frame");
+        frame
+    }
+
     /// An ICMP or ICMPv6 message with an identifier, by its type.
     #[must_use]
     pub fn icmp(self, kind: u8, identifier: u16) -> Vec<u8> {
@@ -82,6 +94,15 @@ impl Path {
         };
         built.expect("a frame");
         frame
+    }
+
+    /// A neighbour solicitation or advertisement (135, 136) about an address.
+    #[must_use]
+    pub fn neighbour(self, kind: u8, target: &str) -> Vec<u8> {
+        let target: std::net::Ipv6Addr = target.parse().expect("an address");
+        let mut payload = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+        payload.extend(target.octets());
+        self.protocol(ip_number::IPV6_ICMP.0, &payload)
     }
 
     /// An echo request of either family.

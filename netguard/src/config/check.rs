@@ -31,12 +31,25 @@ pub(super) fn shipped_allowlist() -> AllowlistFile {
 pub(super) fn check(file: &file::File, source: &Source) -> Result<Policy, Problems> {
     let mut checker = Checker { source, problems: Vec::new() };
     let slots = checker.slots(&file.slots);
-    let management = checker.management(&file.host.management);
-    let upstreams = checker.upstreams(&file.dns.upstreams);
+    let management = checker.management(&file.host.management, &slots);
+    let upstreams = checker.upstreams(&file.dns.upstreams, &slots);
     let port = checker.port(&file.dns.port);
     let allowlist = checker.allowlist(&file.dns);
     Problems::unless_empty(checker.problems)?;
     Ok(Policy { slots, management, dns: DnsPolicy { upstreams, port, allowlist } })
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
+
+/// True for what one host can have: loopback too, where an upstream may listen.
+fn is_host(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !address.is_unspecified() && !address.is_multicast() && !link_local
 }
 
 struct Checker<'a> {
@@ -104,7 +117,7 @@ impl Checker<'_> {
     /// Linux's rule for interface names (dev_valid_name in net/core/dev.c).
     fn interface(&mut self, interface: &Spanned<String>, slot: &str, what: &str) {
         let text = interface.get_ref();
-        let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
+        let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
         if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(bad) {
             let message = format!(
                 "slot {slot:?}: {what} {text:?} is no interface name (1 to 15 bytes without '/', \
@@ -170,6 +183,11 @@ impl Checker<'_> {
             self.refuse(subnet, message);
             return None;
         }
+        if !is_host(net.network()) || net.network().is_loopback() {
+            let message = format!("slot {slot:?}: {key} {net} is no network of hosts");
+            self.refuse(subnet, message);
+            return None;
+        }
         let longest = net.max_prefix_len() - 2;
         if net.prefix_len() == 0 || net.prefix_len() > longest {
             let message = format!(
@@ -199,10 +217,8 @@ impl Checker<'_> {
             .flat_map(|slot| slot.subnet.iter().chain(&slot.subnet6).map(move |net| (slot, net)))
             .collect();
         for (index, (slot, net)) in subnets.iter().enumerate() {
-            let overlaps = |other: &IpNet| {
-                other.contains(&net.get_ref().network()) || net.get_ref().contains(&other.network())
-            };
-            let first = subnets[..index].iter().find(|(_, other)| overlaps(other.get_ref()));
+            let first =
+                subnets[..index].iter().find(|(_, other)| overlap(net.get_ref(), other.get_ref()));
             if let Some((owner, other)) = first {
                 let line = self.source.line(other.span().start);
                 let (name, owner) = (slot.name.get_ref(), owner.name.get_ref());
@@ -223,9 +239,20 @@ impl Checker<'_> {
         }
     }
 
-    fn management(&mut self, nets: &[Spanned<IpNet>]) -> Vec<IpNet> {
+    fn management(&mut self, nets: &[Spanned<IpNet>], slots: &[Slot]) -> Vec<IpNet> {
         for net in nets {
             let prefix = net.get_ref();
+            let slots = slots.iter();
+            let subnets = slots.flat_map(|slot| slot.subnets.iter().map(move |it| (slot, it)));
+            for (slot, subnet) in subnets {
+                if overlap(prefix, &subnet.prefix) {
+                    let (name, own) = (&slot.name, subnet.prefix);
+                    let message = format!(
+                        "management {prefix} overlaps {own} of slot {name:?}: a slot is no manager"
+                    );
+                    self.refuse(net, message);
+                }
+            }
             if prefix.trunc() != *prefix {
                 let message = format!(
                     "management {prefix} has host bits set; the prefix is {}",
@@ -237,7 +264,11 @@ impl Checker<'_> {
         nets.iter().map(|net| *net.get_ref()).collect()
     }
 
-    fn upstreams(&mut self, upstreams: &Spanned<Vec<Spanned<String>>>) -> Vec<SocketAddr> {
+    fn upstreams(
+        &mut self,
+        upstreams: &Spanned<Vec<Spanned<String>>>,
+        slots: &[Slot],
+    ) -> Vec<SocketAddr> {
         if upstreams.get_ref().is_empty() {
             self.refuse(
                 upstreams,
@@ -250,8 +281,19 @@ impl Checker<'_> {
             let address = text
                 .parse::<SocketAddr>()
                 .or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53)));
+            let own = |ip| slots.iter().any(|slot| slot.subnets.iter().any(|it| it.gateway == ip));
             match address {
-                Ok(address) if address.port() != 0 => addresses.push(address),
+                Ok(address) if addresses.contains(&address) => {
+                    self.refuse(upstream, format!("upstream {text:?} is there twice"));
+                }
+                Ok(address) if own(address.ip()) => {
+                    let message =
+                        format!("upstream {text:?} is a slot's gateway: netguard would ask itself");
+                    self.refuse(upstream, message);
+                }
+                Ok(address) if address.port() != 0 && is_host(address.ip()) => {
+                    addresses.push(address);
+                }
                 _ => self.refuse(
                     upstream,
                     format!("upstream {text:?} is no address; write \"1.1.1.1\" or \"[2606:4700:4700::1111]:53\""),
@@ -317,7 +359,7 @@ impl Checker<'_> {
         };
         let directory = self.source.path().parent().unwrap_or(Path::new("."));
         let full = directory.join(path.get_ref());
-        let text = match std::fs::read_to_string(&full) {
+        let text = match super::read_text(&full) {
             Ok(text) => text,
             Err(error) => {
                 let message = format!("allowlist {} cannot be read: {error}", full.display());
@@ -329,8 +371,7 @@ impl Checker<'_> {
         match toml::from_str::<BTreeMap<_, _>>(&text) {
             Ok(categories) => Some((categories, source)),
             Err(error) => {
-                let at = error.span().map_or(0, |span| span.start);
-                self.problems.push(source.problem(at, error.message().trim_end()));
+                self.problems.push(source.toml_problem(&error));
                 None
             }
         }

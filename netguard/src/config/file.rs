@@ -68,11 +68,12 @@ pub(super) struct Slot {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlotSpans {
     pub(super) bridge: usize,
+    pub(super) port: usize,
 }
 
 impl Slot {
     pub(super) fn spans(&self) -> SlotSpans {
-        SlotSpans { bridge: self.bridge.span().start }
+        SlotSpans { bridge: self.bridge.span().start, port: self.port.span().start }
     }
 }
 

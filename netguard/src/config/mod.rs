@@ -5,7 +5,7 @@ mod check;
 mod file;
 mod problem;
 
-use std::path::Path;
+use std::{io, path::Path};
 
 pub use problem::{Problem, Problems};
 
@@ -28,8 +28,7 @@ impl Config {
     ///
     /// Every problem of the file, each with its line.
     pub fn read(path: &Path) -> Result<Self, Problems> {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| Problems::unreadable(path, &error))?;
+        let text = read_text(path).map_err(|error| Problems::unreadable(path, &error))?;
         Self::parse(&text, path)
     }
 
@@ -55,6 +54,26 @@ impl Config {
         let at = self.spans.get(slot_index).map_or(0, |spans| spans.bridge);
         self.source.problem(at, message)
     }
+
+    /// A problem of a slot's port, found on the host and not in the file.
+    #[must_use]
+    pub fn port_problem(&self, slot_index: usize, message: String) -> Problem {
+        let at = self.spans.get(slot_index).map_or(0, |spans| spans.port);
+        self.source.problem(at, message)
+    }
+}
+
+/// Reads a whole file, if it is one and not too large to be meant.
+fn read_text(path: &Path) -> io::Result<String> {
+    const BYTES_MAX: u64 = 64 << 20;
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if metadata.len() > BYTES_MAX {
+        return Err(io::Error::other(format!("it has more than {} MiB", BYTES_MAX >> 20)));
+    }
+    std::fs::read_to_string(path)
 }
 
 /// The names of the shipped allowlist's categories.

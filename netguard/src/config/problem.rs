@@ -28,6 +28,15 @@ impl Source {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
+    /// What the TOML parser says.
+    pub(super) fn toml_problem(&self, error: &toml::de::Error) -> Problem {
+        let message = error.message().trim_end().replace('\n', "; ");
+        match error.span() {
+            Some(span) => self.problem(span.start, message),
+            None => Problem { path: self.path.clone(), position: None, message },
+        }
+    }
+
     pub(super) fn problem(&self, offset: usize, message: impl Into<String>) -> Problem {
         let line = self.line(offset);
         let column = offset - self.line_starts[line - 1] + 1;
@@ -68,7 +77,8 @@ impl Problems {
         if problems.is_empty() {
             return Ok(());
         }
-        problems.sort_by_key(|problem| problem.position);
+        problems
+            .sort_by(|one, other| (&one.path, one.position).cmp(&(&other.path, other.position)));
         Err(Self(problems))
     }
 
@@ -78,11 +88,7 @@ impl Problems {
     }
 
     pub(super) fn from_toml(source: &Source, error: &toml::de::Error) -> Self {
-        let message = error.message().trim_end().replace('\n', "; ");
-        Self(vec![match error.span() {
-            Some(span) => source.problem(span.start, message),
-            None => Problem { path: source.path.clone(), position: None, message },
-        }])
+        Self(vec![source.toml_problem(error)])
     }
 }
 

@@ -1,7 +1,7 @@
 //! Programs on interfaces. Each link is pinned; a link that an earlier daemon left is taken over by
 //! replacing its program in one step.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use aya::{
     Ebpf,
@@ -18,23 +18,31 @@ use netguard_common::{
 };
 
 use super::{
-    Error,
+    Error, device,
     error::AttachError,
     pins::{PinDirectory, remove_pin},
 };
 
-const PORT_HOOKS: &[Hook] = &[Hook::Xdp, Hook::PortEgress, Hook::PortIngress];
-/// No XDP on a bridge: the kernel then refuses XDP on every port that joins it later (EEXIST,
+/// Hooks in the order in which they are attached, those of ports and those of bridges: a bridge
+/// vouches before its ports ask for it, and asks only when its ports vouch, so that no packet of a
+/// running host is dropped in between.
+///
+/// There is no XDP on a bridge: the kernel then refuses XDP on every port that joins it later (EEXIST,
 /// `dev_xdp_attach` in net/core/dev.c, Linux 5.9 to 6.18), and generic mode, the only one that a
 /// bridge has, would copy every GSO frame to make it linear.
-const BRIDGE_HOOKS: &[Hook] = &[Hook::BridgeEgress, Hook::BridgeIngress];
+const ORDER: [(Hook, bool); 5] = [
+    (Hook::BridgeIngress, true),
+    (Hook::PortIngress, false),
+    (Hook::PortEgress, false),
+    (Hook::Xdp, false),
+    (Hook::BridgeEgress, true),
+];
 
 /// The programs of one interface, held by their pins.
 #[derive(Debug)]
 pub struct Guard {
     /// The interface's name.
     pub interface: String,
-    hooks: &'static [Hook],
     /// Hooks that had no program of ours before.
     fresh: Vec<Hook>,
 }
@@ -42,7 +50,7 @@ pub struct Guard {
 impl Guard {
     /// Removes the pins of an interface that is gone.
     pub(super) fn forget(&self, pins: &PinDirectory) {
-        for hook in self.hooks.iter().copied() {
+        for (hook, _) in ORDER {
             // A pin that stays holds a link without a device: the next attach replaces it.
             let _ = remove_pin(&pins.link(&self.interface, hook));
         }
@@ -56,27 +64,37 @@ impl Guard {
     }
 }
 
-/// Attaches the programs of a port or bridge, or none.
+/// Attaches the programs of ports and bridges, each interface's all or none. Interfaces that refuse
+/// theirs are returned with the reason.
 pub(super) fn guard(
     ebpf: &mut Ebpf,
     pins: &PinDirectory,
-    ifindex: u32,
-    port: &PortEntry,
-) -> Result<Guard, Error> {
-    let name = read_name(&port.name);
-    let hooks = if port.is_bridge == 1 { BRIDGE_HOOKS } else { PORT_HOOKS };
-    let mut guard = Guard { interface: name.to_owned(), hooks, fresh: Vec::new() };
-    for hook in hooks.iter().copied() {
-        match attach(ebpf, pins, ifindex, name, hook) {
-            Ok(Attached::Fresh) => guard.fresh.push(hook),
-            Ok(Attached::Replaced) => {}
-            Err(error) => {
-                guard.roll_back(pins);
-                return Err(error);
+    interfaces: &[(u32, PortEntry)],
+) -> (BTreeMap<u32, Guard>, BTreeMap<u32, Error>) {
+    let mut guards = BTreeMap::new();
+    let mut refused = BTreeMap::new();
+    for (hook, on_bridges) in ORDER {
+        for (ifindex, port) in interfaces {
+            if (port.is_bridge == 1) != on_bridges || refused.contains_key(ifindex) {
+                continue;
+            }
+            let interface = read_name(&port.name);
+            let guard = guards
+                .entry(*ifindex)
+                .or_insert_with(|| Guard { interface: interface.to_owned(), fresh: Vec::new() });
+            match attach(ebpf, pins, *ifindex, interface, hook) {
+                Ok(Attached::Fresh) => guard.fresh.push(hook),
+                Ok(Attached::Replaced) => {}
+                Err(error) => {
+                    if let Some(guard) = guards.remove(ifindex) {
+                        guard.roll_back(pins);
+                    }
+                    refused.insert(*ifindex, error);
+                }
             }
         }
     }
-    Ok(guard)
+    (guards, refused)
 }
 
 enum Attached {
@@ -99,12 +117,15 @@ fn attach(
     };
     let pin = pins.link(interface, hook);
     let program = ebpf.program_mut(name).ok_or(Error::Object(name))?;
-    if let Ok(old) = PinnedLink::from_pin(&pin) {
-        if replace(program, old.into()).is_ok() {
+    match device::ifindex_of(&pin) {
+        Some(found) if found == ifindex => {
+            let old = PinnedLink::from_pin(&pin).map_err(|error| refused(error.into()))?;
+            replace(program, old.into()).map_err(refused)?;
             return Ok(Attached::Replaced);
         }
-        // The link's device is gone (ENOLINK): a new device of the same name needs a new link.
-        remove_pin(&pin)?;
+        // The pin is of another interface that had this name: gone, renamed, in another namespace.
+        Some(_) => remove_pin(&pin)?,
+        None => {}
     }
     let link = create(program, ifindex, interface, hook).map_err(refused)?;
     link.pin(&pin).map_err(|error| Error::pin("pin", &pin, error))?;

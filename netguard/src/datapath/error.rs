@@ -13,7 +13,7 @@ use aya::{
 pub enum Error {
     /// The process may not load programs.
     #[error(
-        "not permitted to load BPF programs; run netguard as root or with CAP_BPF, CAP_NET_ADMIN \
+        "not permitted to use the kernel's BPF programs and maps; run netguard as root or with CAP_BPF, CAP_NET_ADMIN \
          and CAP_PERFMON"
     )]
     Permission,
@@ -106,11 +106,11 @@ fn root_cause(error: &ProgramError) -> String {
 
 impl Error {
     pub(super) fn load(source: EbpfError) -> Self {
-        if is_permission(&source) { Self::Permission } else { Self::Load(Box::new(source)) }
+        if is_permission(&source, false) { Self::Permission } else { Self::Load(Box::new(source)) }
     }
 
     pub(super) fn program(name: &'static str, source: ProgramError) -> Self {
-        if is_permission(&source) {
+        if is_permission(&source, false) {
             Self::Permission
         } else {
             Self::Program { name, source: Box::new(source) }
@@ -118,7 +118,7 @@ impl Error {
     }
 
     pub(super) fn map(name: &'static str, source: MapError) -> Self {
-        if is_permission(&source) {
+        if is_permission(&source, true) {
             Self::Permission
         } else {
             Self::Map { name, source: Box::new(source) }
@@ -130,20 +130,21 @@ impl Error {
         path: impl Into<PathBuf>,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        if is_permission(&source) {
+        if is_permission(&source, true) {
             return Self::Permission;
         }
         Self::Pin { action, path: path.into(), source: Box::new(source) }
     }
 }
 
-/// True if the kernel's last word, at the end of the chain, was EPERM or EACCES on an object that
-/// the verifier had no say in.
-fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+/// True if the system refused for want of rights. The verifier's refusal is EACCES too, so that one
+/// counts only where no program is loaded.
+fn is_permission(error: &(dyn std::error::Error + 'static), also_access: bool) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return io.raw_os_error() == Some(libc::EPERM);
+            let code = io.raw_os_error();
+            return code == Some(libc::EPERM) || (also_access && code == Some(libc::EACCES));
         }
         cause = error.source();
     }

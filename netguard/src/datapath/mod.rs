@@ -6,6 +6,7 @@
 //! records) are adopted from their pins and survive.
 
 mod attach;
+mod device;
 mod error;
 mod kernel;
 mod maps;
@@ -23,7 +24,7 @@ pub use error::Error;
 pub use kernel::check_kernel;
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::Probed;
-pub use view::{CounterRow, ProgramRow, View};
+pub use view::{CounterRow, LinkRow, ProgramRow, View};
 
 use crate::policy::Plan;
 use maps::PolicyMaps;
@@ -68,6 +69,14 @@ impl Datapath {
     ///
     /// No permission, no bpffs, or the verifier's refusal.
     pub fn load(pins: PinDirectory) -> Result<Self, Error> {
+        let loaded = Self::load_into(pins.clone());
+        if loaded.is_err() {
+            pins.remove_if_idle();
+        }
+        loaded
+    }
+
+    fn load_into(pins: PinDirectory) -> Result<Self, Error> {
         pins.create()?;
         let mut loader = EbpfLoader::new();
         for name in layout::STATE_MAPS {
@@ -103,23 +112,21 @@ impl Datapath {
                 changes.gone.push(guard.interface);
             }
         }
-        for (index, port) in &plan.ports {
-            if self.guards.contains_key(index) {
-                continue;
-            }
-            match attach::guard(&mut self.ebpf, &self.pins, *index, port) {
-                Ok(guard) => {
-                    changes.guarded.push(guard.interface.clone());
-                    self.guards.insert(*index, guard);
-                }
-                Err(error) => {
-                    changes.failed.push(Failed {
-                        interface: layout::read_name(&port.name).to_owned(),
-                        is_bridge: port.is_bridge == 1,
-                        reason: error.to_string(),
-                    });
-                }
-            }
+        let wanted = plan.ports.iter().filter(|(index, _)| !self.guards.contains_key(index));
+        let wanted: Vec<_> = wanted.map(|(index, port)| (*index, *port)).collect();
+        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, &wanted);
+        changes.guarded = guards.values().map(|guard| guard.interface.clone()).collect();
+        self.guards.extend(guards);
+        for (index, port) in wanted {
+            let Some(reason) = refused.get(&index) else { continue };
+            changes.failed.push(Failed {
+                interface: layout::read_name(&port.name).to_owned(),
+                is_bridge: port.is_bridge == 1,
+                reason: reason.to_string(),
+            });
+        }
+        if first {
+            self.remove_strangers();
         }
         self.maps.remove_stale(&self.plan, &plan)?;
         if first {
@@ -129,16 +136,23 @@ impl Datapath {
         Ok(changes)
     }
 
+    /// Removes the pins of interfaces that an earlier policy guarded and this one does not name.
+    fn remove_strangers(&self) {
+        for (interface, hook) in self.pins.pinned_links() {
+            if !self.guards.values().any(|guard| guard.interface == interface) {
+                // What stays is a program that guards more than was asked for.
+                let _ = pins::remove_pin(&self.pins.link(&interface, hook));
+            }
+        }
+    }
+
     /// Undoes a start that failed halfway: detaches what this process attached freshly, and removes
     /// the pins of an instance that guards nothing.
     pub fn roll_back(&mut self) {
         for guard in std::mem::take(&mut self.guards).into_values() {
             guard.roll_back(&self.pins);
         }
-        if self.pins.pinned_links().is_empty() {
-            // What stays behind on failure are empty maps, which the next start adopts.
-            let _ = self.pins.remove();
-        }
+        self.pins.remove_if_idle();
     }
 
     /// The stream of drop records. Can be taken once.

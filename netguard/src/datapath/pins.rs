@@ -74,9 +74,9 @@ impl PinDirectory {
         self.programs().join(hook.program())
     }
 
-    /// The pinned links, as (interface, program).
+    /// The pinned links, as (interface, hook).
     #[must_use]
-    pub fn pinned_links(&self) -> Vec<(String, String)> {
+    pub fn pinned_links(&self) -> Vec<(String, Hook)> {
         let Ok(entries) = fs::read_dir(self.links()) else {
             return Vec::new();
         };
@@ -84,7 +84,8 @@ impl PinDirectory {
             .filter_map(|entry| {
                 let name = entry.ok()?.file_name().into_string().ok()?;
                 let (interface, program) = name.rsplit_once(':')?;
-                Some((interface.replace(':', "."), program.to_owned()))
+                let hook = Hook::ALL.into_iter().find(|hook| hook.program() == program)?;
+                Some((interface.replace(':', "."), hook))
             })
             .collect();
         links.sort();
@@ -102,6 +103,14 @@ impl PinDirectory {
                 Err(Error::pin("remove", &self.root, error))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Removes the pins if they hold no program anywhere: after a start that failed.
+    pub(super) fn remove_if_idle(&self) {
+        if self.pinned_links().is_empty() {
+            // What stays behind on failure are empty maps, which the next start adopts.
+            let _ = self.remove();
         }
     }
 

@@ -11,7 +11,7 @@ use netguard_common::{
     maps::{self as layout, Counter, CounterKey, PortEntry, SlotEntry},
 };
 
-use super::{Error, maps::Wire, pins::PinDirectory};
+use super::{Error, device, maps::Wire, pins::PinDirectory};
 
 /// A snapshot of one instance.
 pub struct View {
@@ -23,10 +23,21 @@ pub struct View {
     pub counters: Vec<CounterRow>,
     /// The pinned programs.
     pub programs: Vec<ProgramRow>,
-    /// The pinned links, as (interface, program).
-    pub links: Vec<(String, String)>,
+    /// The pinned links.
+    pub links: Vec<LinkRow>,
     /// Drops whose record found the ring buffer full.
     pub records_lost: u64,
+}
+
+/// One pinned link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRow {
+    /// The interface that the pin is named after.
+    pub interface: String,
+    /// The program.
+    pub program: String,
+    /// The number of the interface that the link is on; 0 if that is gone.
+    pub ifindex: u32,
 }
 
 /// One counter.
@@ -69,7 +80,7 @@ impl View {
             ports,
             counters: counters(pins)?,
             programs: programs(pins),
-            links: pins.pinned_links(),
+            links: links(pins),
             records_lost: records_lost(pins)?,
         })
     }
@@ -120,6 +131,16 @@ fn records_lost(pins: &PinDirectory) -> Result<u64, Error> {
     let map: PerCpuArray<MapData, Wire<u64>> = open(pins, layout::RECORDS_LOST)?;
     let per_cpu = map.get(&0, 0).map_err(|source| Error::map(layout::RECORDS_LOST, source))?;
     Ok(per_cpu.iter().map(|Wire(lost)| lost).sum())
+}
+
+fn links(pins: &PinDirectory) -> Vec<LinkRow> {
+    let named = pins.pinned_links().into_iter();
+    named
+        .filter_map(|(interface, hook)| {
+            let ifindex = device::ifindex_of(&pins.link(&interface, hook))?;
+            Some(LinkRow { interface, program: hook.program().to_owned(), ifindex })
+        })
+        .collect()
 }
 
 fn programs(pins: &PinDirectory) -> Vec<ProgramRow> {

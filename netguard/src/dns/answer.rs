@@ -71,8 +71,8 @@ pub(super) enum Read {
     Question(Question),
     /// A question that is never answered: why, and with which code to say so.
     Refused(Question, &'static str, ResponseCode),
-    /// A query that cannot be read, with its id.
-    Malformed(u16),
+    /// No question that can be read: why, and the reply that says so.
+    Unreadable(&'static str, Message),
     /// No query at all: silence, so that no two servers can be made to talk for ever.
     NoQuery,
 }
@@ -85,12 +85,22 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     if is_response {
         return Read::NoQuery;
     }
-    let malformed = Read::Malformed(u16::from_be_bytes([header[0], header[1]]));
+    let op_code = OpCode::from_u8(header[2] >> 3 & 0x0f);
+    let empty = |rcode| {
+        let mut reply = Message::response(u16::from_be_bytes([header[0], header[1]]), op_code);
+        reply.metadata.recursion_desired = header[2] & 0x01 != 0;
+        reply.metadata.response_code = rcode;
+        reply
+    };
+    if op_code != OpCode::Query {
+        return Read::Unreadable("opcode", empty(ResponseCode::NotImp));
+    }
+    let malformed = || Read::Unreadable("malformed", empty(ResponseCode::FormErr));
     let Ok(message) = Message::from_vec(bytes) else {
-        return malformed;
+        return malformed();
     };
     let Ok([query]) = <[Query; 1]>::try_from(message.queries) else {
-        return malformed; // one question per message (RFC 9619)
+        return malformed(); // one question per message (RFC 9619)
     };
     let edns = message.edns.as_ref();
     let question = Question {
@@ -101,9 +111,6 @@ pub(super) fn read(bytes: &[u8]) -> Read {
         edns: edns
             .map(|edns| Asked { payload: edns.max_payload(), dnssec_ok: edns.flags().dnssec_ok }),
     };
-    if message.metadata.op_code != OpCode::Query {
-        return Read::Refused(question, "opcode", ResponseCode::NotImp);
-    }
     if edns.is_some_and(|edns| edns.version() != 0) {
         return Read::Refused(question, "edns version", ResponseCode::BADVERS);
     }
@@ -138,16 +145,14 @@ pub(super) fn refusal(question: &Question, rcode: ResponseCode) -> Message {
     reply_to(question, rcode)
 }
 
-/// FORMERR to a query of which nothing but the id is known.
-pub(super) fn malformed(id: u16) -> Message {
-    let mut reply = Message::response(id, OpCode::Query);
-    reply.metadata.response_code = ResponseCode::FormErr;
-    reply
-}
-
 /// The upstream's answer and authority under the guest's own question.
 pub(super) fn from_upstream(question: &Question, upstream: Message) -> Message {
-    let mut reply = reply_to(question, upstream.metadata.response_code);
+    // A code above 15 needs the guest's OPT to be told (RFC 6891 section 6.1.3).
+    let rcode = match upstream.metadata.response_code {
+        extended if u16::from(extended) > 15 && question.edns.is_none() => ResponseCode::ServFail,
+        rcode => rcode,
+    };
+    let mut reply = reply_to(question, rcode);
     reply.metadata.authentic_data = upstream.metadata.authentic_data && question.dnssec_ok();
     reply.add_answers(upstream.answers);
     reply.add_authorities(upstream.authorities);
@@ -230,12 +235,21 @@ mod tests {
         let mut response = query(|_| {});
         response[2] |= 0x80;
         assert!(matches!(read(&response), Read::NoQuery));
-        assert!(matches!(read(&query(|_| {})[..20]), Read::Malformed(7)));
+        let code = |bytes: &[u8]| match read(bytes) {
+            Read::Unreadable(_, reply) => (reply.metadata.id, reply.metadata.response_code),
+            _ => panic!("it was read"),
+        };
+        assert_eq!(code(&query(|_| {})[..20]), (7, ResponseCode::FormErr));
         let two = query(|message| {
             let again = message.queries[0].clone();
             message.add_query(again);
         });
-        assert!(matches!(read(&two), Read::Malformed(7)));
+        assert_eq!(code(&two), (7, ResponseCode::FormErr));
+        let mut update = query(|_| {});
+        update[2] |= 5 << 3;
+        assert_eq!(code(&update), (7, ResponseCode::NotImp));
+        let Read::Unreadable(_, reply) = read(&update) else { panic!("it was read") };
+        assert_eq!(reply.metadata.op_code, OpCode::Update, "RFC 1035 section 4.1.1: copied");
         let chaos = query(|message| {
             message.queries[0].set_query_class(DNSClass::CH);
         });
@@ -244,6 +258,15 @@ mod tests {
             message.queries[0].set_query_type(RecordType::AXFR);
         });
         assert!(matches!(read(&transfer), Read::Refused(_, "zone transfer", _)));
+    }
+
+    #[test]
+    fn an_extended_code_is_not_told_without_opt() {
+        let Read::Question(question) = read(&query(|_| {})) else { panic!("not a question") };
+        let mut upstream = Message::response(1, OpCode::Query);
+        upstream.metadata.response_code = ResponseCode::BADVERS;
+        let reply = from_upstream(&question, upstream);
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
     }
 
     #[test]

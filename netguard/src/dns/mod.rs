@@ -15,10 +15,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hickory_proto::op::{Message, ResponseCode};
-use tokio::sync::mpsc;
-
 pub use allowlist::Allowlist;
+use hickory_proto::op::{Message, ResponseCode};
 pub use name::{BadName, DomainName};
 pub use server::{Endpoint, SlotServer, read_framed, write_framed};
 
@@ -76,18 +74,18 @@ pub enum Decision {
 pub struct Resolver {
     allowlist: Allowlist,
     upstreams: Upstreams,
-    log: mpsc::Sender<QueryRecord>,
+    log: Box<dyn Fn(QueryRecord) + Send + Sync>,
 }
 
 impl Resolver {
-    /// A resolver that sends a record of every query to `log`.
+    /// A resolver that hands a record of every query to `log`, which must not wait.
     #[must_use]
     pub fn new(
         allowlist: Allowlist,
         upstreams: Vec<SocketAddr>,
-        log: mpsc::Sender<QueryRecord>,
+        log: impl Fn(QueryRecord) + Send + Sync + 'static,
     ) -> Self {
-        Self { allowlist, upstreams: Upstreams::new(upstreams), log }
+        Self { allowlist, upstreams: Upstreams::new(upstreams), log: Box::new(log) }
     }
 
     /// Answers one message of a guest; `None` if it deserves no answer (it is no query).
@@ -101,10 +99,7 @@ impl Resolver {
         let (time, started) = (SystemTime::now(), Instant::now());
         let (question, decided) = match answer::read(bytes) {
             answer::Read::NoQuery => return None,
-            answer::Read::Malformed(id) => {
-                let reply = answer::malformed(id);
-                (None, Decided::refused("malformed", reply))
-            }
+            answer::Read::Unreadable(why, reply) => (None, Decided::refused(why, reply)),
             answer::Read::Refused(question, why, rcode) => {
                 let reply = answer::refusal(&question, rcode);
                 (Some(question), Decided::refused(why, reply))
@@ -128,9 +123,7 @@ impl Resolver {
             upstream: decided.upstream,
             latency: started.elapsed(),
         };
-        // The log is bounded: a flood waits here, where it costs the asking slot alone. If the
-        // daemon is going down there is nobody to tell.
-        let _ = self.log.send(record).await;
+        (self.log)(record);
         reply
     }
 

@@ -49,7 +49,7 @@ impl FromStr for DomainName {
     fn from_str(text: &str) -> Result<Self, BadName> {
         let bad = || BadName(text.to_owned());
         let looks_wrong = |c: char| c.is_whitespace() || c.is_control() || "*:/\\@!=".contains(c);
-        if text.contains(looks_wrong) {
+        if text.contains(looks_wrong) || text.parse::<std::net::IpAddr>().is_ok() {
             return Err(bad());
         }
         let name = Name::from_utf8(text).map_err(|_| bad())?;
@@ -75,7 +75,9 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused() {
         let long_label = format!("{}.com", "a".repeat(64));
-        for text in ["", ".", "a..b", "*.example.com", "https://example.com", "a b", &long_label] {
+        for text in
+            ["", ".", "a..b", "*.example.com", "https://example.com", "a b", "1.2.3.4", &long_label]
+        {
             assert_eq!(name(text), None, "{text:?}");
         }
     }

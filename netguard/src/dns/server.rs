@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{Resolver, Transport};
@@ -24,6 +24,8 @@ use super::{Resolver, Transport};
 const QUERIES_IN_FLIGHT: usize = 256;
 /// How many TCP connections one slot may hold; the rest waits in the listener's backlog.
 const CONNECTIONS: usize = 64;
+/// How long a listener rests after an error, so that one that lasts costs no processor.
+const AFTER_ERROR: Duration = Duration::from_millis(20);
 /// How long a connection may stay silent (RFC 7766 section 6.2.3).
 const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 
@@ -127,7 +129,7 @@ async fn serve_udp(
             Err(error) => {
                 // An ICMP error of an earlier reply, or the bridge is going away.
                 log::debug!("slot {slot}: receiving a query: {error}");
-                tokio::task::yield_now().await;
+                sleep(AFTER_ERROR).await;
                 continue;
             }
         };
@@ -157,9 +159,14 @@ async fn serve_tcp(
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
         };
-        let Ok((stream, client)) = listener.accept().await else {
-            tokio::task::yield_now().await;
-            continue;
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, or the guest gave up before it was its turn.
+                log::debug!("slot {slot}: accepting a connection: {error}");
+                sleep(AFTER_ERROR).await;
+                continue;
+            }
         };
         let (slot, resolver) = (Arc::clone(&slot), Arc::clone(&resolver));
         open.spawn(async move {

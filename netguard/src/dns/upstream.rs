@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -21,37 +22,58 @@ use super::{
 /// How long one upstream may take before the next is asked.
 const UPSTREAM_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// When a datagram that brought no answer is sent once more.
+const RESEND_AFTER: Duration = Duration::from_millis(500);
+
 /// The resolvers that netguard asks, in the operator's order.
 pub(super) struct Upstreams {
-    addresses: Vec<SocketAddr>,
+    upstreams: Vec<Upstream>,
+}
+
+struct Upstream {
+    address: SocketAddr,
+    /// True from the first failure to the next answer: the log tells only changes.
+    failing: AtomicBool,
 }
 
 impl Upstreams {
     pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
-        Self { addresses }
+        let upstreams = addresses.into_iter();
+        let upstreams =
+            upstreams.map(|address| Upstream { address, failing: AtomicBool::new(false) });
+        Self { upstreams: upstreams.collect() }
     }
 
     /// The first usable answer, and whose it is. SERVFAIL and REFUSED count as no answer as long
     /// as another upstream is left to ask.
     pub(super) async fn resolve(&self, question: &Question) -> Option<(SocketAddr, Message)> {
         let mut last = None;
-        for upstream in &self.addresses {
-            match timeout(UPSTREAM_TIMEOUT, ask(*upstream, question)).await {
-                Ok(Ok(answer)) => {
-                    let failed = matches!(
-                        answer.metadata.response_code,
-                        ResponseCode::ServFail | ResponseCode::Refused
-                    );
-                    if !failed {
-                        return Some((*upstream, answer));
-                    }
-                    last = Some((*upstream, answer));
-                }
-                Ok(Err(error)) => log::warn!("upstream {upstream} failed: {error}"),
-                Err(_) => log::warn!("upstream {upstream} gave no answer in time"),
+        for upstream in &self.upstreams {
+            let asked = timeout(UPSTREAM_TIMEOUT, ask(upstream.address, question)).await;
+            let asked = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            upstream.note(asked.as_ref().err());
+            let Ok(answer) = asked else { continue };
+            let failed = matches!(
+                answer.metadata.response_code,
+                ResponseCode::ServFail | ResponseCode::Refused
+            );
+            if !failed {
+                return Some((upstream.address, answer));
             }
+            last = Some((upstream.address, answer));
         }
         last
+    }
+}
+
+impl Upstream {
+    fn note(&self, error: Option<&io::Error>) {
+        let was_failing = self.failing.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !was_failing => log::warn!("upstream {} fails: {error}", self.address),
+            None if was_failing => log::warn!("upstream {} answers again", self.address),
+            _ => {} // told before
+        }
     }
 }
 
@@ -90,11 +112,21 @@ async fn ask_over_udp(upstream: SocketAddr, query: &Message, bytes: &[u8]) -> io
     socket.connect(upstream).await?;
     socket.send(bytes).await?;
     let mut buffer = [0; 4096];
+    let mut resent = false;
     loop {
-        let length = socket.recv(&mut buffer).await?;
-        // What does not answer this query is someone's forgery: keep waiting for the real one.
-        if let Some(answer) = matching(query, &buffer[..length]) {
-            return Ok(answer);
+        let length = match timeout(RESEND_AFTER, socket.recv(&mut buffer)).await {
+            Ok(received) => received?,
+            Err(_) if resent => continue,
+            Err(_) => {
+                socket.send(bytes).await?;
+                resent = true;
+                continue;
+            }
+        };
+        match read_answer(query, &buffer[..length]) {
+            // What does not answer this query is someone's forgery: wait for the real one.
+            None => {}
+            Some(answer) => return answer,
         }
     }
 }
@@ -103,14 +135,23 @@ async fn ask_over_tcp(upstream: SocketAddr, query: &Message, bytes: &[u8]) -> io
     let mut stream = TcpStream::connect(upstream).await?;
     write_framed(&mut stream, bytes).await?;
     let reply = read_framed(&mut stream).await?;
-    matching(query, &reply).ok_or_else(|| io::Error::other("the answer is to another question"))
+    read_answer(query, &reply)
+        .unwrap_or_else(|| Err(io::Error::other("the answer is to another query")))
 }
 
-/// The answer, if id and question are those of the query.
-fn matching(query: &Message, bytes: &[u8]) -> Option<Message> {
-    let answer = Message::from_vec(bytes).ok()?;
-    let matches = answer.metadata.id == query.metadata.id
-        && answer.metadata.message_type == MessageType::Response
-        && answer.queries == query.queries;
-    matches.then_some(answer)
+/// The answer to the query, or why it cannot be used. `None` if the bytes answer another query.
+fn read_answer(query: &Message, bytes: &[u8]) -> Option<io::Result<Message>> {
+    let id = bytes.first_chunk::<2>().map(|id| u16::from_be_bytes(*id))?;
+    if id != query.metadata.id {
+        return None;
+    }
+    let answer = match Message::from_vec(bytes) {
+        Ok(answer) => answer,
+        Err(error) => return Some(Err(io::Error::other(error.to_string()))),
+    };
+    let is_response = answer.metadata.message_type == MessageType::Response;
+    // A server that cannot read a query may leave the question out (RFC 1035 section 4.1.1).
+    let answers = answer.queries == query.queries
+        || (answer.queries.is_empty() && answer.metadata.response_code != ResponseCode::NoError);
+    (is_response && answers).then_some(Ok(answer))
 }

@@ -12,10 +12,13 @@ mod wire;
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::Command,
 };
+
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     config::{Config, Problems},
@@ -59,8 +62,8 @@ pub enum Error {
     #[error("not permitted to make network namespaces; run the lab as root")]
     Permission,
     /// There is no lab of that name.
-    #[error("no lab is up; start one: netguard lab up")]
-    NotUp,
+    #[error("no lab {0:?} is up; start it: netguard lab --name {0} up")]
+    NotUp(String),
     /// The lab's name would not do.
     #[error(transparent)]
     Name(#[from] BadName),
@@ -84,12 +87,10 @@ pub enum Error {
         message: String,
     },
     /// A background process did not come up.
-    #[error("the lab's {what} did not start; its log {log} ends with:\n{tail}")]
+    #[error("the lab's {what} did not start; its log ends with:\n{tail}")]
     NotReady {
         /// Which.
         what: &'static str,
-        /// Its log.
-        log: PathBuf,
         /// The log's last lines.
         tail: String,
     },
@@ -114,7 +115,7 @@ impl Error {
     fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| match source.raw_os_error() {
-            Some(libc::EPERM) => Self::Permission,
+            Some(libc::EPERM | libc::EACCES) => Self::Permission,
             _ => Self::System { action, source },
         }
     }
@@ -160,14 +161,15 @@ impl Lab {
     /// No permission, or a step failed; what was built until then is removed.
     pub fn build(&self, ports: PortKind) -> Result<(), Error> {
         namespace::may_make()?;
-        self.down()?;
+        let _lock = self.lock()?;
+        self.remove()?;
         if let Some(foreign) = self.namespaces().first() {
             return Err(Error::NotOurs(foreign.clone()));
         }
         let built = self.build_steps(ports);
         if built.is_err() {
             // The first error is the one to tell.
-            let _ = self.down();
+            let _ = self.remove();
         }
         built
     }
@@ -211,6 +213,25 @@ impl Lab {
     ///
     /// Something cannot be removed.
     pub fn down(&self) -> Result<(), Error> {
+        if !self.directory().exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        self.remove()
+    }
+
+    /// One at a time: two that build or remove labs wait for each other.
+    fn lock(&self) -> Result<Flock<File>, Error> {
+        let directory = self.directory();
+        let labs = directory.parent().unwrap_or(&directory);
+        let failed = || Error::system(format!("lock {}", labs.display()));
+        fs::create_dir_all(labs).map_err(failed())?;
+        let file = File::open(labs).map_err(failed())?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| failed()(io::Error::from(error)))
+    }
+
+    fn remove(&self) -> Result<(), Error> {
         let directory = self.directory();
         if !directory.exists() {
             return Ok(());
@@ -294,7 +315,7 @@ impl Lab {
     }
 
     fn must_be_up(&self) -> Result<(), Error> {
-        if self.directory().exists() { Ok(()) } else { Err(Error::NotUp) }
+        if self.directory().exists() { Ok(()) } else { Err(Error::NotUp(self.name.clone())) }
     }
 
     fn directory(&self) -> PathBuf {

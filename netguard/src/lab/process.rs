@@ -67,7 +67,7 @@ pub(super) fn start(what: &'static str, arguments: &[&str], log: &Path) -> Resul
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(10)..].join("\n");
-    Err(Error::NotReady { what, log: log.to_owned(), tail })
+    Err(Error::NotReady { what, tail })
 }
 
 /// Kills every process that has a thread in one of the namespaces, except this one, and waits until

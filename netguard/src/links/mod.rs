@@ -74,7 +74,8 @@ impl Watcher {
                 AddressAttribute::Address(address) => Some(*address),
                 _ => None, // labels, flags, cache information
             });
-            facts.addresses.extend(local.or(any));
+            let index = message.header.index;
+            facts.addresses.extend(local.or(any).map(|address| (index, address)));
         }
         facts.interfaces.sort_by_key(|interface| interface.index);
         facts.addresses.sort();

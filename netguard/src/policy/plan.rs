@@ -19,8 +19,8 @@ use super::{Policy, Slot, places::SPECIAL};
 pub struct Facts {
     /// Every interface.
     pub interfaces: Vec<InterfaceFact>,
-    /// Every address of every interface.
-    pub addresses: Vec<IpAddr>,
+    /// Every address, with the number of its interface.
+    pub addresses: Vec<(u32, IpAddr)>,
 }
 
 /// One interface of the host.
@@ -87,11 +87,14 @@ impl Plan {
 }
 
 fn slot_entry(slot: &Slot, resolver_port: u16, facts: &Facts) -> SlotEntry {
+    let bridge = facts.interface(&slot.bridge);
     let gateway = |v4| slot.gateway(v4).map_or(Address::UNSPECIFIED, Address::from);
     SlotEntry {
         gateway4: gateway(true),
         gateway6: gateway(false),
-        bridge_mac: facts.interface(&slot.bridge).map_or([0; 6], |bridge| bridge.mac),
+        bridge_mac: bridge.map_or([0; 6], |bridge| bridge.mac),
+        bridge_ifindex: bridge.map_or(0, |bridge| bridge.index),
+        _reserved: 0,
         resolver_port_be: resolver_port.to_be(),
         name: write_name(&slot.name),
     }
@@ -110,8 +113,8 @@ fn places(policy: &Policy, facts: &Facts) -> BTreeMap<Prefix, PlaceEntry> {
     let host = facts
         .addresses
         .iter()
-        .filter(|address| !is_link_local(address) && !address.is_loopback())
-        .map(|address| (IpNet::from(*address).into(), nowhere(Place::Host)));
+        .filter(|(_, address)| !is_link_local(address) && !address.is_loopback())
+        .map(|(_, address)| (IpNet::from(*address).into(), nowhere(Place::Host)));
     let subnets = policy.slots.iter().flat_map(|slot| {
         slot.subnets.iter().map(|subnet| {
             (subnet.prefix.into(), PlaceEntry { place: Place::Slot as u16, slot_id: slot.id })
@@ -135,14 +138,18 @@ fn is_link_local(address: &IpAddr) -> bool {
     }
 }
 
+/// The slots' bridges and the ports that are on them. A port that is not on its bridge yet has nowhere
+/// to send to, and one that is something else must not be touched.
 fn ports(policy: &Policy, facts: &Facts) -> BTreeMap<u32, PortEntry> {
-    let named =
-        policy.slots.iter().flat_map(|slot| [(slot.id, &slot.bridge, 1), (slot.id, &slot.port, 0)]);
-    named
-        .filter_map(|(slot_id, name, is_bridge)| {
-            let index = facts.interface(name)?.index;
-            let name = write_name(name);
-            Some((index, PortEntry { slot_id, is_bridge, _reserved: 0, name }))
-        })
-        .collect()
+    let entry = |slot: &Slot, interface: &InterfaceFact, is_bridge| {
+        let name = write_name(&interface.name);
+        (interface.index, PortEntry { slot_id: slot.id, is_bridge, _reserved: 0, name })
+    };
+    let of_slot = |slot: &Slot| {
+        let bridge = facts.interface(&slot.bridge)?;
+        let port = facts.interface(&slot.port);
+        let port = port.filter(|port| port.controller == Some(bridge.index));
+        Some([Some(entry(slot, bridge, 1)), port.map(|port| entry(slot, port, 0))])
+    };
+    policy.slots.iter().filter_map(of_slot).flatten().flatten().collect()
 }

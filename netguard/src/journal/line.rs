@@ -1,78 +1,19 @@
-//! The log on standard output: one event, one line, as text for people or JSON for machines.
+//! How one event looks: as text for people or as JSON for machines.
 
-use std::{
-    io::{self, Write},
-    net::IpAddr,
-    time::SystemTime,
-};
+use std::{net::IpAddr, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::{
-    dns::{Decision, QueryRecord, Transport},
-    drops::Drop,
-};
+use super::{Event, Format};
+use crate::dns::{Decision, QueryRecord, Transport};
 
-/// How lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// Aligned words.
-    #[default]
-    Text,
-    /// One object a line.
-    Json,
-}
-
-/// What is logged.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A packet was dropped.
-    Drop(Drop),
-    /// A query was answered.
-    Query(QueryRecord),
-    /// Something happened to netguard itself.
-    Notice(SystemTime, String),
-}
-
-impl Event {
-    /// A notice of this moment.
-    #[must_use]
-    pub fn notice(message: impl Into<String>) -> Self {
-        Self::Notice(SystemTime::now(), message.into())
-    }
-}
-
-/// Writes events in one format.
-pub struct Journal<W> {
-    format: Format,
-    to: W,
-}
-
-impl<W: Write> Journal<W> {
-    /// A journal on `to`.
-    pub fn new(format: Format, to: W) -> Self {
-        Self { format, to }
-    }
-
-    /// Writes one line.
-    ///
-    /// # Errors
-    ///
-    /// The output refuses it.
-    pub fn write(&mut self, event: &Event) -> io::Result<()> {
-        match self.format {
-            Format::Text => writeln!(self.to, "{}", text(event)),
-            Format::Json => writeln!(self.to, "{}", object(event)),
+impl Format {
+    /// The event's line, without its end.
+    pub(super) fn line(self, event: &Event) -> String {
+        match self {
+            Self::Text => text(event),
+            Self::Json => object(event).to_string(),
         }
-    }
-
-    /// Hands on what is buffered.
-    ///
-    /// # Errors
-    ///
-    /// The output refuses it.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
     }
 }
 
@@ -147,10 +88,10 @@ fn object(event: &Event) -> Value {
             "program": drop.hook.program(),
         }),
         Event::Query(query) => {
-            let (decision, rule) = match &query.decision {
-                Decision::Allowed(rule) => ("allow", Some(rule.as_str())),
-                Decision::Denied => ("deny", None),
-                Decision::Refused(why) => ("refuse", Some(*why)),
+            let (decision, rule, why) = match &query.decision {
+                Decision::Allowed(rule) => ("allow", Some(rule.as_str()), None),
+                Decision::Denied => ("deny", None, None),
+                Decision::Refused(why) => ("refuse", None, Some(*why)),
             };
             json!({
                 "event": "dns",
@@ -162,6 +103,7 @@ fn object(event: &Event) -> Value {
                 "type": query.query_type,
                 "decision": decision,
                 "rule": rule,
+                "why": why,
                 "rcode": rcode(query),
                 "addresses": query.addresses,
                 "upstream": query.upstream,

@@ -1,0 +1,55 @@
+//! Where the host's own routing would take a packet.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup as Lookup,
+    },
+    helpers::bpf_fib_lookup,
+    programs::TcContext,
+};
+
+use crate::{maps::SCRATCH, packet::Packet};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// True if the host would take the packet for itself when it comes up from the bridge.
+///
+/// No list of addresses can know that: a host also listens on every broadcast address, on every
+/// subnet's anycast address (RFC 4291 section 2.6.1), and on addresses that it was given while no
+/// daemon ran. The kernel's routing tables do know. A host that does not forward is no way to
+/// anywhere else, so there everything counts as meant for it.
+#[inline(always)]
+pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, packet: &Packet) -> bool {
+    let Some(lookup) = SCRATCH.get_ptr_mut(0) else {
+        return true; // it has one entry; without it nothing is known
+    };
+    // SAFETY: the entry is this CPU's own while the program runs; an all-zero lookup is a valid one,
+    // the unions that are written are plain integers, and the helper gets the structure's size.
+    let answer = unsafe {
+        lookup.write_bytes(0, 1);
+        (*lookup).ifindex = bridge_ifindex;
+        (*lookup).l4_protocol = packet.protocol;
+        if packet.dst.is_v4() {
+            (*lookup).family = AF_INET;
+            (*lookup).__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(packet.src.v4_octets());
+            (*lookup).__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(packet.dst.v4_octets());
+        } else {
+            (*lookup).family = AF_INET6;
+            (*lookup).__bindgen_anon_3.ipv6_src = words(packet.src.0);
+            (*lookup).__bindgen_anon_4.ipv6_dst = words(packet.dst.0);
+        }
+        bpf_fib_lookup(ctx.as_ptr(), lookup, size_of::<Lookup>() as i32, 0)
+    };
+    // Negative: the bridge is gone, or has no addresses of this family.
+    answer < 0
+        || answer == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
+        || answer == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
+}
+
+#[inline(always)]
+fn words(bytes: [u8; 16]) -> [u32; 4] {
+    // SAFETY: both are 16 bytes in memory order, which is network order, as the kernel wants it.
+    unsafe { core::mem::transmute(bytes) }
+}

@@ -1,0 +1,133 @@
+//! The log on standard output: one event, one line.
+//!
+//! Lines are written by a thread of their own behind a bounded queue, so that a reader that stalls
+//! costs lines, which are counted, and never the daemon's time: it has ports to guard and names to
+//! answer.
+
+mod line;
+
+use std::{
+    io::{self, BufWriter, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::{dns::QueryRecord, drops::Drop};
+
+/// How many lines may wait for the reader.
+const QUEUE_LENGTH: usize = 16384;
+/// How long a stopping daemon waits for the reader.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Aligned words.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// What is logged.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A packet was dropped.
+    Drop(Drop),
+    /// A query was answered.
+    Query(QueryRecord),
+    /// Something happened to netguard itself.
+    Notice(SystemTime, String),
+}
+
+impl Event {
+    /// A notice of this moment.
+    #[must_use]
+    pub fn notice(message: impl Into<String>) -> Self {
+        Self::Notice(SystemTime::now(), message.into())
+    }
+}
+
+/// Where events are handed in; cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    queue: SyncSender<Event>,
+    lost: Arc<AtomicU64>,
+}
+
+/// The thread behind a [`Journal`].
+pub struct Writer {
+    thread: JoinHandle<()>,
+}
+
+impl Journal {
+    /// Starts the thread that writes to standard output.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a thread.
+    pub fn start(format: Format) -> io::Result<(Self, Writer)> {
+        let (queue, events) = sync_channel(QUEUE_LENGTH);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&lost);
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || write(format, &events, &counted))?;
+        Ok((Self { queue, lost }, Writer { thread }))
+    }
+
+    /// Hands in an event; never waits. If the queue is full the event is lost, and counted.
+    pub fn write(&self, event: Event) {
+        if self.queue.try_send(event).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands in a notice of this moment.
+    pub fn note(&self, message: impl Into<String>) {
+        self.write(Event::notice(message));
+    }
+}
+
+impl Writer {
+    /// Waits until everything is written, but not for a reader that has stalled. Every [`Journal`]
+    /// must be gone.
+    pub fn finish(self) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Ends when every journal is gone, or when there is no reader any more.
+fn write(format: Format, events: &Receiver<Event>, lost: &AtomicU64) {
+    let mut out = BufWriter::new(io::stdout());
+    while let Some(event) = next(events, &mut out) {
+        let missing = lost.swap(0, Ordering::Relaxed);
+        let notice = (missing > 0).then(|| {
+            Event::notice(format!("{missing} log lines were lost: whoever reads them is too slow"))
+        });
+        for event in notice.iter().chain([&event]) {
+            if writeln!(out, "{}", format.line(event)).is_err() {
+                return;
+            }
+        }
+    }
+    let _ = out.flush(); // the reader is gone, or the daemon: nobody is left to tell
+}
+
+/// The next event; what is written is flushed before waiting for it.
+fn next(events: &Receiver<Event>, out: &mut impl Write) -> Option<Event> {
+    match events.try_recv() {
+        Ok(event) => return Some(event),
+        Err(TryRecvError::Disconnected) => return None,
+        Err(TryRecvError::Empty) => out.flush().ok()?,
+    }
+    events.recv().ok()
+}
