@@ -372,6 +372,49 @@ fn a_start_that_is_refused_changes_nothing() {
 }
 
 #[test]
+fn the_capabilities_that_the_unit_grants_are_enough() {
+    if !can_use_kernel() {
+        return;
+    }
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/netguard.service");
+    let unit = std::fs::read_to_string(unit).expect("the unit");
+    let granted = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let granted: Vec<_> = granted
+        .expect("the unit bounds its capabilities")
+        .split(' ')
+        .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()))
+        .collect();
+    assert!(!granted.contains(&"+sys_admin".to_owned()));
+
+    let lab = Lab::unguarded("veth");
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, log) = (directory.path().join("netguard.toml"), directory.path().join("log"));
+    std::fs::write(&file, netguard::lab::CONFIG).expect("a file");
+    let script = format!(
+        "exec setpriv --inh-caps=-all --bounding-set=-all,{} --no-new-privs {} run --instance {} \
+         --config {} >{} 2>&1",
+        granted.join(","),
+        netguard_tests::binary::path().display(),
+        lab.name(),
+        file.display(),
+        log.display(),
+    );
+    let mut daemon = lab.start("hv", &script);
+    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    while !read().contains("guarding 5 slots") {
+        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "{}", read());
+    }
+    assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+    assert_eq!(query.success(), "203.0.113.10\n", "{}", read());
+    let pid = daemon.child().id().to_string();
+    let _ = Ended::of(std::process::Command::new("kill").args(["-TERM", &pid])).success();
+    assert_eq!(daemon.child().wait().expect("the daemon ends").code(), Some(0), "{}", read());
+    let unload = Ended::of(&mut netguard(&["unload", "--instance", lab.name()]));
+    assert_eq!(unload.code, 0, "{unload:?}");
+}
+
+#[test]
 fn the_foreground_lab_goes_with_ctrl_c() {
     if !can_use_kernel() {
         return;

@@ -200,6 +200,17 @@ impl Daemon {
         };
         let (slots, names) = (slots.len(), self.policy.dns.allowlist.len());
         self.journal.note(format!("guarding {slots} slots, {names} names allowed{waiting}"));
+        for (v4, family, key) in
+            [(true, "IPv4", "net.ipv4.ip_forward"), (false, "IPv6", "net.ipv6.conf.all.forwarding")]
+        {
+            let used = self.policy.slots.iter().any(|slot| slot.gateway(v4).is_some());
+            if used && !links::forwards(v4) {
+                self.journal.note(format!(
+                    "this host does not forward {family}: slots reach nothing beyond it (sysctl -w \
+                     {key}=1)"
+                ));
+            }
+        }
         Ok(())
     }
 

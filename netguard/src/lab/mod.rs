@@ -281,8 +281,10 @@ impl Lab {
     pub fn describe(&self) -> Result<String, Error> {
         self.must_be_up()?;
         let ports = fs::read_to_string(self.directory().join("ports")).unwrap_or_default();
+        let is_served = process::any_in(&self.namespace("net"));
+        let internet = if is_served { "" } else { "\nits internet has ended: netguard lab up" };
         Ok(format!(
-            "lab {:?}, {ports} ports, hosts {}\nlogs: {}\n      {}",
+            "lab {:?}, {ports} ports, hosts {}\nlogs: {}\n      {}{internet}",
             self.name,
             self.hosts().collect::<Vec<_>>().join(" "),
             self.log("daemon").display(),

@@ -105,6 +105,12 @@ pub(super) fn end_all_in(namespaces: &[String]) -> Result<(), Error> {
     }
 }
 
+/// True if a process has a thread in the namespace.
+pub(super) fn any_in(namespace: &str) -> bool {
+    let wanted = identity(&namespace::path(namespace)).into_iter().collect();
+    !inside(&wanted).is_empty()
+}
+
 /// The processes with a thread in one of the namespaces; zombies have none.
 fn inside(namespaces: &BTreeSet<(u64, u64)>) -> Vec<u32> {
     let Ok(processes) = fs::read_dir("/proc") else {

@@ -22,6 +22,15 @@ impl Error {
     }
 }
 
+/// True if the host forwards packets of that family between its interfaces. Without it a slot reaches
+/// nothing beyond the host.
+#[must_use]
+pub fn forwards(v4: bool) -> bool {
+    let key = if v4 { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" };
+    let value = std::fs::read_to_string(format!("/proc/sys/net/{key}"));
+    value.is_ok_and(|value| value.trim() != "0")
+}
+
 /// A subscription to changes of the network namespace that opened it.
 pub struct Watcher {
     handle: Handle,
