@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use netguard_tests::{can_use_kernel, lab::Lab};
+use netguard_tests::{can_use_kernel, lab::Lab, until};
 use serde_json::Value;
 
 const SLOTS: std::ops::RangeInclusive<u8> = 1..=5;
@@ -265,13 +265,9 @@ fn what_is_allowed_works_and_what_is_not_does_not_arrive() {
 
 /// Waits until something listens on a TCP port of a host.
 fn listening(lab: &Lab, host: &str, port: u16) {
-    for _ in 0..200 {
-        let sockets = lab.exec(host, &format!("ss -Hltn sport = {port}"));
-        if !sockets.success().is_empty() {
-            return;
-        }
-    }
-    panic!("nothing listens on {port} of {host}");
+    until(&format!("something listens on {port} of {host}"), || {
+        !lab.exec(host, &format!("ss -Hltn sport = {port}")).success().is_empty()
+    });
 }
 
 #[test]

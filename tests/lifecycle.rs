@@ -6,6 +6,7 @@ use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
     lab::{Background, Lab},
+    until,
 };
 use serde_json::Value;
 
@@ -16,9 +17,7 @@ fn reaches(lab: &Lab, slot: &str, address: &str, patience: &str) -> bool {
 fn kill_daemon(lab: &Lab, signal: &str) {
     let pid = lab.daemon_pid().expect("a daemon");
     let _ = lab.exec("hv", &format!("kill -{signal} {pid}")).success();
-    while lab.daemon_pid().is_some() {
-        std::thread::yield_now();
-    }
+    until("the daemon has ended", || lab.daemon_pid().is_none());
 }
 
 /// Starts a daemon and waits until it guards.
@@ -40,9 +39,10 @@ fn start_daemon(lab: &Lab) -> Background {
         .spawn()
         .expect("the daemon starts");
     let mut daemon = Background::from(child);
-    while ready() == before {
+    until("the daemon guards", || {
         assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
-    }
+        ready() > before
+    });
     daemon
 }
 
@@ -210,14 +210,13 @@ for _ in range(20_000_000):
     let mut senders = [lab.start("slot1", &format!("exec python3 -c \"{flood}\"")), {
         lab.start("slot3", &format!("exec python3 -c \"{flood}\""))
     }];
-    while lab.packets("slot1", "egress", "cross-slot") < 100_000 {
-        assert!(senders[0].child().try_wait().expect("the flood").is_none(), "it ended");
-    }
+    until("the flood is on", || {
+        lab.packets("slot1", "egress", "cross-slot") + lab.packets("slot3", "egress", "cross-slot")
+            > 100_000
+    });
     let _ = lab.exec("hv", "ip link del vm-slot5").success();
     let pins = format!("/sys/fs/bpf/netguard/{}/links/vm-slot5:ng_xdp", lab.instance());
-    while Path::new(&pins).exists() {
-        assert!(senders[0].child().try_wait().expect("the flood").is_none(), "it ended");
-    }
+    until("the daemon has seen that the port is gone", || !Path::new(&pins).exists());
     kill_daemon(&lab, "TERM");
     for sender in &mut senders {
         assert!(sender.child().try_wait().expect("the flood").is_none(), "the flood outlasted it");
@@ -239,9 +238,10 @@ fn a_log_that_nobody_reads_stops_neither_dns_nor_signals() {
             .spawn()
             .expect("the daemon starts"),
     );
-    while lab.exec("slot2", "dig +time=1 +tries=1 +short github.com").stdout != "203.0.113.10\n" {
+    until("the daemon answers", || {
         assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
-    }
+        lab.exec("slot2", "dig +time=1 +tries=1 +short github.com").stdout == "203.0.113.10\n"
+    });
     // More lines than a pipe and the queue behind it can hold.
     let queries = "
 import socket
@@ -274,9 +274,9 @@ fn a_bridge_that_changes_its_mac_keeps_its_dns() {
     let _ = lab.exec("hv", "ip link set br-slot1 address 02:00:00:00:99:01").success();
     let slots = format!("/sys/fs/bpf/netguard/{}/maps-v1/SLOTS", lab.instance());
     // 0x99 = 153: the map follows the news of the link.
-    while !lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1") {
-        std::thread::yield_now();
-    }
+    until("the map has the new MAC", || {
+        lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1")
+    });
     let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
     assert_eq!(query.success(), "203.0.113.10\n");
 }
@@ -365,9 +365,10 @@ fn a_start_that_is_refused_changes_nothing() {
     refused(&port("vm-spare"), 2, words);
     // Something that holds port 53 already.
     let mut other = lab.start("hv", "exec nc -u -l -k 10.3.0.1 53");
-    while lab.exec("hv", "ss -Hlun sport = 53").success().is_empty() {
+    until("something else has port 53", || {
         assert!(other.child().try_wait().expect("nc").is_none(), "nc ended");
-    }
+        !lab.exec("hv", "ss -Hlun sport = 53").success().is_empty()
+    });
     refused(good, 1, "cannot listen for DNS on 10.3.0.1:53");
 }
 
@@ -401,9 +402,10 @@ fn the_capabilities_that_the_unit_grants_are_enough() {
     );
     let mut daemon = lab.start("hv", &script);
     let read = || std::fs::read_to_string(&log).unwrap_or_default();
-    while !read().contains("guarding 5 slots") {
+    until("the daemon guards", || {
         assert!(daemon.child().try_wait().expect("the daemon").is_none(), "{}", read());
-    }
+        read().contains("guarding 5 slots")
+    });
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
     let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
     assert_eq!(query.success(), "203.0.113.10\n", "{}", read());
@@ -434,17 +436,17 @@ fn the_foreground_lab_goes_with_ctrl_c() {
             .expect("netguard starts"),
     );
     let read = || std::fs::read_to_string(&log).unwrap_or_default();
-    while !read().contains("guarding 5 slots") {
+    until("the lab is guarded", || {
         assert!(run.child().try_wait().expect("netguard").is_none(), "{}", read());
-    }
+        read().contains("guarding 5 slots")
+    });
     let ping = ["lab", "exec", "slot1", "--", "ping", "-c", "1", "-W", "0.05", "10.2.0.2"];
     assert_ne!(Ended::of(&mut netguard(&ping)).code, 0);
-    while !read()
-        .lines()
-        .any(|line| line.parse::<Value>().is_ok_and(|event| event["reason"] == "cross-slot"))
-    {
-        std::thread::yield_now();
-    }
+    until("the drop is in the log", || {
+        let is_drop =
+            |line: &str| line.parse::<Value>().is_ok_and(|event| event["reason"] == "cross-slot");
+        read().lines().any(is_drop)
+    });
     let pid = run.child().id().to_string();
     let _ = Ended::of(std::process::Command::new("kill").args(["-INT", &pid])).success();
     let status = run.child().wait().expect("netguard ends");

@@ -84,7 +84,7 @@ impl Status {
         let _ = writeln!(out, "instance {}: {daemon}\n", self.instance);
         let _ = writeln!(
             out,
-            "{:<6} {:<12} {:>11} {:>11} {:>11} {:>9}  interfaces",
+            "{:<4} {:<12} {:>9} {:>9} {:>10} {:>8}  interfaces",
             "id", "slot", "egress", "ingress", "redirected", "dropped"
         );
         for (id, slot) in &self.view.slots {
@@ -97,7 +97,7 @@ impl Status {
                 .sum::<u64>();
             let _ = writeln!(
                 out,
-                "{id:<6} {:<12} {:>11} {:>11} {redirected:>11} {dropped:>9}  {}",
+                "{id:<4} {:<12} {:>9} {:>9} {redirected:>10} {dropped:>8}  {}",
                 read_name(&slot.name),
                 passed(Direction::Egress),
                 passed(Direction::Ingress),
@@ -107,7 +107,7 @@ impl Status {
         self.write_drops(&mut out);
         let _ = writeln!(
             out,
-            "\n{:<16} {:>6}  {:<16} {:>8}  attached to",
+            "\n{:<15} {:>6}  {:<16} {:>8}  attached to",
             "program", "id", "tag", "verified"
         );
         for program in &self.view.programs {
@@ -115,11 +115,11 @@ impl Status {
                 program.verified_instructions.map_or("-".to_owned(), |count| count.to_string());
             let _ = writeln!(
                 out,
-                "{:<16} {:>6}  {} {verified:>8}  {}",
+                "{:<15} {:>6}  {} {verified:>8}  {}",
                 program.name,
                 program.id,
                 program.tag,
-                self.attached(&program.name).join(" "),
+                few(&self.attached(&program.name)),
             );
         }
         if self.view.records_lost > 0 {
@@ -196,6 +196,14 @@ impl Status {
                 None => format!("{} (gone)", link.interface),
             })
             .collect()
+    }
+}
+
+/// The first of many names: a line has 80 columns, JSON has them all.
+fn few(names: &[String]) -> String {
+    match names {
+        [first, second, _, ..] => format!("{first} {second} and {} more", names.len() - 2),
+        _ => names.join(" "),
     }
 }
 

@@ -4,15 +4,14 @@ use std::{
     fs,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::binary::{Ended, netguard};
-
-/// How long a line may take to appear in a log. Generous: it bounds a failure, not a success.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{
+    binary::{Ended, netguard},
+    until,
+};
 
 /// A running lab.
 pub struct Lab {
@@ -128,15 +127,12 @@ impl Lab {
     /// Waits until an event of the daemon's log fits, and returns it.
     #[must_use]
     pub fn event(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let events = self.events();
-            if let Some(event) = events.iter().find(|event| fits(event)) {
-                return event.clone();
-            }
-            assert!(Instant::now() < deadline, "no {what} among\n{events:#?}");
-            std::thread::yield_now();
-        }
+        let mut found = None;
+        until(&format!("the log has a {what}"), || {
+            found = self.events().into_iter().find(&fits);
+            found.is_some()
+        });
+        found.expect("it was found")
     }
 
     /// What reached the lab's internet so far.

@@ -6,6 +6,8 @@ pub mod kernel;
 pub mod lab;
 pub mod packet;
 
+use std::time::{Duration, Instant};
+
 /// True if the test may use the kernel. Without root it prints why it is skipped, and fails where a
 /// skip is not allowed (CI sets `NETGUARD_NO_SKIP=1`).
 #[must_use]
@@ -17,4 +19,18 @@ pub fn can_use_kernel() -> bool {
     assert!(std::env::var_os("NETGUARD_NO_SKIP").is_none(), "{why}");
     eprintln!("skipped: {why}");
     false
+}
+
+/// Waits until something is so; the test fails if it is not so within a minute. The bound is for
+/// failures: nothing that works takes long.
+///
+/// # Panics
+///
+/// It did not come about.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it did not come about that {what}");
+        std::thread::yield_now();
+    }
 }
