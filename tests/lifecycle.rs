@@ -29,6 +29,7 @@ fn start_daemon(lab: &Lab) -> Background {
     let before = ready();
     let directory = format!("/run/netguard/{}", lab.instance());
     let log = std::fs::File::options()
+        .create(true)
         .append(true)
         .open(Path::new(&directory).join("daemon.log"))
         .expect("the daemon's log");
@@ -102,6 +103,10 @@ fn a_killed_daemon_leaves_everything_enforced_and_the_next_one_adopts_it() {
         assert!(reaches(&lab, "slot1", "203.0.113.10", "5"), "what is allowed still is");
         let query = lab.exec("slot1", "dig +time=1 +tries=1 github.com @8.8.8.8");
         assert_ne!(query.code, 0, "nobody answers, and nobody else may: {query:?}");
+        // An address that the host gets now is the host's too, though no plan knows of it.
+        let _ = lab.exec("hv", "ip addr add 192.0.2.99/32 dev uplink0").success();
+        assert!(!reaches(&lab, "slot1", "192.0.2.99", "0.2"));
+        assert_eq!(lab.packets("slot1", "egress", "host"), 1);
 
         let _daemon = start_daemon(&lab);
         assert_eq!(links(&lab), links_before, "the links were taken over");
@@ -263,6 +268,23 @@ for n in range(40_000):
     kill_daemon(&lab, "TERM");
     let status = daemon.child().wait().expect("the daemon ends");
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_port_with_jumbo_frames_is_guarded_like_any_other() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::unguarded("veth");
+    let _ = lab.exec("slot1", "ip link set eth0 mtu 9000").success();
+    let _ = lab.exec("hv", "ip link set vm-slot1 mtu 9000").success();
+    let _ = lab.exec("hv", "ip link set br-slot1 mtu 9000").success();
+    let _daemon = start_daemon(&lab);
+    let net = lab.exec("hv", "bpftool net show").stdout;
+    assert!(net.contains("vm-slot1("), "{net}");
+    let _ = lab.exec("slot1", "ping -c 1 -W 5 -s 8900 -M do 10.1.0.1").success();
+    assert_ne!(lab.exec("slot1", "ping -c 1 -W 0.05 -s 8900 10.2.0.2").code, 0);
+    assert_eq!(lab.packets("slot1", "egress", "cross-slot"), 1);
 }
 
 #[test]

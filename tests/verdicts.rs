@@ -355,6 +355,10 @@ fn a_port_takes_only_what_the_bridge_or_a_sibling_vouches_for() {
     from_bridge[6..12].copy_from_slice(&BRIDGE_MAC);
     let (outcome, _) = kernel.probe(Hook::PortIngress, &from_bridge, 0);
     assert_eq!(outcome, Outcome::Pass);
+    let mut abroad = ip("10.1.0.1", GUEST).protocol(2, &[0x11; 16]);
+    abroad[6..12].copy_from_slice(&BRIDGE_MAC);
+    let (outcome, _) = kernel.probe(Hook::PortIngress, &abroad, 0);
+    assert_eq!(outcome, dropped(DropReason::UnguardedPort));
 }
 
 #[test]

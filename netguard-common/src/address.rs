@@ -40,6 +40,13 @@ impl Address {
         self.0[0] == 0xfe && self.0[1] & 0xc0 == 0x80
     }
 
+    /// True for 224.0.0.0/4 (RFC 1112 section 4) and ff00::/8 (RFC 4291 section 2.7).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_multicast(self) -> bool {
+        (self.is_v4() && self.0[12] & 0xf0 == 0xe0) || self.0[0] == 0xff
+    }
+
     /// True for the unspecified address of either family.
     #[must_use]
     #[inline(always)]

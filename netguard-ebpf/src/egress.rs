@@ -6,7 +6,7 @@ use netguard_common::{Address, DropReason, NO_SLOT, SlotId, maps::Place};
 use network_types::arp::ArpHdr;
 
 use crate::{
-    dns, flows, frame,
+    dns, flows,
     frame::Frame,
     packet::{self, ICMP, ICMPV6, IGMP, ND_ADVERTISE, ND_SOLICIT, Packet, Parsed, TCP, UDP},
     policy,
@@ -65,34 +65,6 @@ fn carry_out(ctx: &TcContext, slot_id: SlotId) -> Result<Verdict, DropReason> {
             Ok(Verdict::Redirect)
         }
     }
-}
-
-/// The bridge's question: has a port's program let this frame through?
-#[inline(always)]
-pub fn check_guarded(ctx: &TcContext) -> (SlotId, Verdict) {
-    match policy::slot_of(ctx) {
-        Some(slot_id) if frame::is_guarded(ctx) || is_bridges_own(ctx, slot_id) => {
-            (slot_id, Verdict::Continue)
-        }
-        Some(slot_id) => (slot_id, Verdict::Drop(DropReason::UnguardedPort)),
-        None => (NO_SLOT, Verdict::Drop(DropReason::UnknownPort)),
-    }
-}
-
-/// True for the questions about group membership that a bridge which snoops asks by itself: they
-/// pass no program of the bridge on their way out, and the bridge hears them too.
-#[inline(always)]
-pub fn is_bridges_own<F: Frame>(frame: &F, slot_id: SlotId) -> bool {
-    const MLD_QUERY: u8 = 130;
-    let Ok(Parsed::Ip(packet)) = packet::parse(frame) else {
-        return false;
-    };
-    let is_query = match packet.protocol {
-        ICMPV6 => packet.icmp_type == MLD_QUERY,
-        IGMP => true,
-        _ => false,
-    };
-    is_query && policy::slot(slot_id).is_some_and(|slot| slot.bridge_mac == packet.eth_src)
 }
 
 #[inline(always)]

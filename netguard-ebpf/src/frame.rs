@@ -119,30 +119,3 @@ impl Frame for TcContext {
         TC_ACT_SHOT as u32
     }
 }
-
-/// Who vouches for a frame on its way through a bridge: the skb's mark between two of our programs.
-///
-/// A guest cannot set the mark: it is zero on everything that arrives from a TAP and cleared on
-/// everything that crosses into another network namespace. Each path sets it where it enters a
-/// bridge and clears it where it leaves, so the host's own rules on marks never see it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Provenance {
-    /// No program has seen the frame.
-    Unknown = 0,
-    /// The program of a port, or of the bridge for the host's own packets, has let it go on.
-    Guarded = u32::from_be_bytes(*b"ngrd"),
-}
-
-/// Stamps the frame.
-#[inline(always)]
-pub fn set_provenance(ctx: &TcContext, provenance: Provenance) {
-    ctx.set_mark(provenance as u32);
-}
-
-/// True if a program of ours has stamped the frame on this bridge.
-#[inline(always)]
-pub fn is_guarded(ctx: &TcContext) -> bool {
-    // SAFETY: the verifier allows reads of this context field.
-    unsafe { (*ctx.skb.skb).mark == Provenance::Guarded as u32 }
-}

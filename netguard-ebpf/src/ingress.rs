@@ -7,9 +7,9 @@ use aya_ebpf::programs::TcContext;
 use netguard_common::{DropReason, NO_SLOT, SlotId, maps::Place};
 
 use crate::{
-    dns, egress, flows, frame,
+    dns, flows,
     packet::{self, Parsed},
-    policy,
+    policy, provenance,
     report::Verdict,
 };
 
@@ -28,7 +28,7 @@ pub fn decide_and_restore(ctx: &TcContext) -> (SlotId, Verdict) {
 
 #[inline(always)]
 fn judge(ctx: &TcContext, own: SlotId) -> Result<(), DropReason> {
-    if !frame::is_guarded(ctx) && !egress::is_bridges_own(ctx, own) {
+    if !provenance::is_vouched_for(ctx, own) {
         return Err(DropReason::UnguardedPort);
     }
     let packet = match packet::parse(ctx)? {

@@ -19,6 +19,7 @@ mod ingress;
 mod maps;
 mod packet;
 mod policy;
+mod provenance;
 mod report;
 mod routing;
 
@@ -28,7 +29,7 @@ use aya_ebpf::{
 };
 use netguard_common::{Direction, Hook};
 
-use crate::{frame::Provenance, report::Verdict};
+use crate::{provenance::Provenance, report::Verdict};
 
 /// XDP of every port: the drop stage, the cheapest place to say no.
 ///
@@ -37,10 +38,6 @@ use crate::{frame::Provenance, report::Verdict};
 #[xdp(frags)]
 pub fn ng_xdp(ctx: XdpContext) -> u32 {
     let (slot_id, verdict) = egress::decide(&ctx);
-    let verdict = match verdict {
-        Verdict::Drop(reason) => Verdict::Drop(reason),
-        Verdict::Pass | Verdict::Redirect | Verdict::Continue => Verdict::Continue,
-    };
     report::finish(&ctx, Hook::Xdp, Direction::Egress, slot_id, verdict)
 }
 
@@ -49,7 +46,7 @@ pub fn ng_xdp(ctx: XdpContext) -> u32 {
 pub fn ng_port_egress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = egress::decide_and_redirect(&ctx);
     if !matches!(verdict, Verdict::Drop(_)) {
-        frame::set_provenance(&ctx, Provenance::Guarded);
+        provenance::set(&ctx, Provenance::Guarded);
     }
     report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32
 }
@@ -57,15 +54,15 @@ pub fn ng_port_egress(ctx: TcContext) -> i32 {
 /// TC ingress of every bridge, behind its ports: drops what came through a port without a program.
 #[classifier]
 pub fn ng_br_egress(ctx: TcContext) -> i32 {
-    let (slot_id, verdict) = egress::check_guarded(&ctx);
-    frame::set_provenance(&ctx, Provenance::Unknown);
+    let (slot_id, verdict) = provenance::check(&ctx);
+    provenance::set(&ctx, Provenance::Unknown);
     report::finish(&ctx, Hook::BridgeEgress, Direction::Egress, slot_id, verdict) as i32
 }
 
 /// TC egress of every bridge: vouches for what the host sends towards a slot.
 #[classifier]
 pub fn ng_br_ingress(ctx: TcContext) -> i32 {
-    frame::set_provenance(&ctx, Provenance::Guarded);
+    provenance::set(&ctx, Provenance::Guarded);
     report::finish(
         &ctx,
         Hook::BridgeIngress,
@@ -80,7 +77,7 @@ pub fn ng_br_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn ng_port_ingress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = ingress::decide_and_restore(&ctx);
-    frame::set_provenance(&ctx, Provenance::Unknown);
+    provenance::set(&ctx, Provenance::Unknown);
     report::finish(&ctx, Hook::PortIngress, Direction::Ingress, slot_id, verdict) as i32
 }
 

@@ -1,0 +1,66 @@
+//! Who vouches for a frame on its way through a bridge: the skb's mark between two of our programs.
+//!
+//! A guest cannot set the mark: it is zero on everything that arrives from a TAP and cleared on
+//! everything that crosses into another network namespace. Each path sets it where it enters a bridge
+//! and clears it where it leaves, so the host's own rules on marks never see it.
+
+use aya_ebpf::programs::TcContext;
+use netguard_common::{DropReason, NO_SLOT, SlotId};
+
+use crate::{
+    packet::{self, ICMPV6, IGMP, Parsed},
+    policy,
+    report::Verdict,
+};
+
+/// What the mark says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Provenance {
+    /// No program has seen the frame.
+    Unknown = 0,
+    /// The program of a port, or of the bridge for the host's own packets, has let it go on.
+    Guarded = u32::from_be_bytes(*b"ngrd"),
+}
+
+/// Stamps the frame.
+#[inline(always)]
+pub fn set(ctx: &TcContext, provenance: Provenance) {
+    ctx.set_mark(provenance as u32);
+}
+
+/// True if a program of ours has let the frame onto this bridge, or if the bridge itself made it.
+#[inline(always)]
+pub fn is_vouched_for(ctx: &TcContext, slot_id: SlotId) -> bool {
+    // SAFETY: the verifier allows reads of this context field.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    mark == Provenance::Guarded as u32 || is_bridges_own(ctx, slot_id)
+}
+
+/// The bridge's question: has a port's program let this frame through?
+#[inline(always)]
+pub fn check(ctx: &TcContext) -> (SlotId, Verdict) {
+    match policy::slot_of(ctx) {
+        Some(slot_id) if is_vouched_for(ctx, slot_id) => (slot_id, Verdict::Continue),
+        Some(slot_id) => (slot_id, Verdict::Drop(DropReason::UnguardedPort)),
+        None => (NO_SLOT, Verdict::Drop(DropReason::UnknownPort)),
+    }
+}
+
+/// True for the questions about group membership that a bridge which snoops asks by itself: they
+/// pass no program of the bridge on their way out, and the bridge hears them too.
+#[inline(always)]
+fn is_bridges_own(ctx: &TcContext, slot_id: SlotId) -> bool {
+    const MLD_QUERY: u8 = 130;
+    let Ok(Parsed::Ip(packet)) = packet::parse(ctx) else {
+        return false;
+    };
+    let is_query = match packet.protocol {
+        ICMPV6 => packet.icmp_type == MLD_QUERY,
+        IGMP => true,
+        _ => false,
+    };
+    is_query
+        && packet.dst.is_multicast()
+        && policy::slot(slot_id).is_some_and(|slot| slot.bridge_mac == packet.eth_src)
+}
