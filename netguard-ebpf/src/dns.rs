@@ -43,8 +43,7 @@ pub fn redirect(
         Ends { address: resolver, src_port_be: port.to_be(), dst_port_be: slot.resolver_port_be };
     translate(ctx, query, Side::Destination, &to)?;
     // The guest may have written any destination MAC; the bridge must take the frame for its own.
-    let mac = slot.bridge_mac;
-    store(ctx, 0, &mac)
+    store(ctx, 0, &slot.bridge_mac)
 }
 
 /// True if the packet comes from the slot's resolver.

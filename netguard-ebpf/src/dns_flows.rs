@@ -12,7 +12,7 @@ use netguard_common::{
 
 use crate::{
     clock::{SECOND_NS, now_ns},
-    maps::DNS_FLOWS,
+    maps::{self, DNS_FLOWS},
     packet::{FIN, Packet, RST, TCP, UDP},
 };
 
@@ -61,13 +61,18 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
         }
     }
     let port = free.ok_or(DropReason::DnsFlowsFull)?;
-    let flow = DnsFlow {
-        client: query.src,
-        asked: query.dst,
-        seen_ns: now,
-        client_port_be: query.src_port_be,
-        _reserved: 0,
-        outstanding: outstanding(0, query),
+    let scratch = maps::scratch().ok_or(DropReason::Internal)?;
+    // SAFETY: the memory is this CPU's own while the program runs.
+    let flow = unsafe {
+        (*scratch).dns_flow = DnsFlow {
+            client: query.src,
+            asked: query.dst,
+            seen_ns: now,
+            client_port_be: query.src_port_be,
+            _reserved: 0,
+            outstanding: outstanding(0, query),
+        };
+        &(*scratch).dns_flow
     };
     // A place that another CPU has filled in between is not taken twice: the client asks again.
     let flags = if free_since == 0 { BPF_NOEXIST } else { BPF_ANY };

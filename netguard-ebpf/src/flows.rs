@@ -9,7 +9,7 @@ use netguard_common::{
 
 use crate::{
     clock::{SECOND_NS, now_ns},
-    maps::FLOWS,
+    maps::{self, FLOWS},
     packet::{ICMP, ICMPV6, Packet, TCP},
 };
 
@@ -42,7 +42,15 @@ pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
         return false;
     }
     let idle_limit = if packet.protocol == TCP { TCP_IDLE_NS } else { OTHER_IDLE_NS };
-    let Some(flow) = FLOWS.get_ptr_mut(flow_key(packet, slot_id, true)) else {
+    let Some(scratch) = maps::scratch() else {
+        return false;
+    };
+    // SAFETY: the memory is this CPU's own while the program runs.
+    let key = unsafe {
+        (*scratch).flow_key = flow_key(packet, slot_id, true);
+        &(*scratch).flow_key
+    };
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
         return false;
     };
     let now = now_ns();

@@ -45,9 +45,23 @@ pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, O
 #[btf_map]
 pub static DROPS: RingBuf<DropRecord, { 1 << 20 }> = RingBuf::new();
 
-/// Memory of one program run on one CPU, for what the 512 bytes of a program's stack cannot hold.
+/// What the 512 bytes of a program's stack cannot hold as well (Linux 6.1 counts every call in whole 32
+/// bytes). Each field belongs to the one function that writes it before it reads it.
+#[repr(C)]
+pub struct Scratch {
+    pub lookup: bpf_fib_lookup,
+    pub flow_key: FlowKey,
+    pub dns_flow: DnsFlow,
+}
+
 #[btf_map]
-pub static SCRATCH: PerCpuArray<bpf_fib_lookup, 1> = PerCpuArray::new();
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This CPU's scratch memory, for as long as the program runs.
+#[inline(always)]
+pub fn scratch() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0)
+}
 
 #[btf_map]
 pub static RECORDS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -101,8 +101,10 @@ fn record<F: Frame>(
         (*record).direction = direction as u8;
         (*record).hook = hook as u8;
         (*record).packet = [0; CAPTURE_LENGTH];
-        // The helpers want a length from 1 to the buffer's; frames have 14 bytes or more.
-        let wanted = frame_length.clamp(1, CAPTURE_LENGTH as u32);
+        // The helpers want a length from 1 to the buffer's, and Linux 6.1 to 6.5 believe that only of
+        // a sum like this (`clamp` compiles to a comparison with 0 that they forget). Frames have 14
+        // bytes or more.
+        let wanted = frame_length.wrapping_sub(1).min(CAPTURE_LENGTH as u32 - 1) + 1;
         let copied = frame.copy_head((*record).packet.as_mut_ptr(), wanted);
         (*record).captured = if copied { wanted as u16 } else { 0 };
     }

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use crate::{maps::SCRATCH, packet::Packet};
+use crate::{maps, packet::Packet};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -22,12 +22,13 @@ const AF_INET6: u8 = 10;
 /// anywhere else, so there everything counts as meant for it.
 #[inline(always)]
 pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, packet: &Packet) -> bool {
-    let Some(lookup) = SCRATCH.get_ptr_mut(0) else {
-        return true; // it has one entry; without it nothing is known
+    let Some(scratch) = maps::scratch() else {
+        return true; // without memory nothing is known
     };
     // SAFETY: the entry is this CPU's own while the program runs; an all-zero lookup is a valid one,
     // the unions that are written are plain integers, and the helper gets the structure's size.
     let answer = unsafe {
+        let lookup = &raw mut (*scratch).lookup;
         lookup.write_bytes(0, 1);
         (*lookup).ifindex = bridge_ifindex;
         (*lookup).l4_protocol = packet.protocol;
