@@ -127,6 +127,13 @@ fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
+fn a_file_that_was_cut_short_takes_no_guard_away() {
+    let ended = check(GOOD.split("[[slot]]").next().expect("the part before the slots"));
+    assert_eq!(ended.code, 2, "{ended:?}");
+    assert!(ended.stderr.contains("no slot is named: add [[slot]]"), "{ended:?}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_configuration_error() {
     let ended = Ended::of(&mut netguard(&["check", "/nowhere/netguard.toml"]));
     assert_eq!(ended.code, 2);
@@ -186,11 +193,14 @@ fn without_capabilities_the_kernel_is_left_alone_and_the_message_says_what_is_ne
     }
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("netguard.toml");
-    fs::write(&file, GOOD.split("[[slot]]").next().expect("the part before the slots"))
-        .expect("a file");
+    let one_slot = GOOD.rsplit_once("[[slot]]").expect("two slots").0;
+    fs::write(&file, one_slot).expect("a file");
+    let host =
+        "ip link add br-slot1 type bridge && ip addr add 10.1.0.1/24 dev br-slot1 && exec \"$@\"";
     for arguments in [vec!["run", "--config"], vec!["lab", "up"]] {
         let mut command = Command::new("unshare");
-        command.args(["--net", "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]);
+        command.args(["--net", "sh", "-c", host, "sh"]);
+        command.args(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]);
         command.arg(binary::path()).args(&arguments);
         if arguments[0] == "run" {
             command.arg(&file).args(["--instance", &format!("test-{}-caps", std::process::id())]);

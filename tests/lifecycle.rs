@@ -24,7 +24,7 @@ fn kill_daemon(lab: &Lab, signal: &str) {
 fn start_daemon(lab: &Lab) -> Background {
     let ready = || {
         let events = lab.events();
-        events.iter().filter(|event| is_notice(event, "guarding 5 slots")).count()
+        events.iter().filter(|event| is_note(event, "guarding 5 slots")).count()
     };
     let before = ready();
     let directory = format!("/run/netguard/{}", lab.instance());
@@ -61,14 +61,14 @@ fn program_ids(lab: &Lab) -> Vec<u64> {
     programs.iter().filter_map(|program| program["id"].as_u64()).collect()
 }
 
-fn is_notice(event: &Value, words: &str) -> bool {
-    event["event"] == "notice"
+fn is_note(event: &Value, words: &str) -> bool {
+    event["event"] == "note"
         && event["message"].as_str().is_some_and(|message| message.contains(words))
 }
 
-/// Waits until the daemon has logged a notice that contains the words.
-fn notice(lab: &Lab, words: &str) {
-    let _ = lab.event(words, |event| is_notice(event, words));
+/// Waits until the daemon has logged a note that contains the words.
+fn noted(lab: &Lab, words: &str) {
+    let _ = lab.event(words, |event| is_note(event, words));
 }
 
 #[test]
@@ -147,9 +147,9 @@ fn a_port_that_comes_back_is_guarded_again() {
     }
     let lab = Lab::up("veth");
     unplug(&lab);
-    notice(&lab, "gone: vm-slot1");
+    noted(&lab, "gone: vm-slot1");
     plug(&lab);
-    notice(&lab, "guarding vm-slot1");
+    noted(&lab, "guarding vm-slot1");
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
     let event = lab.event("drop", |event| event["reason"] == "cross-slot");
     assert_eq!(event["interface"], "vm-slot1");

@@ -1,8 +1,10 @@
 //! The BPF maps: one name, one key and one value each.
 //!
 //! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`]) are written by the daemon and only read by the
-//! programs. State maps (the others) are written by the programs and outlive a daemon. Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's
-//! name carries it, because a loader that finds a pinned map does not check the map's layout.
+//! programs. State maps (the others) are written by the programs and outlive a daemon.
+//!
+//! Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's name carries it,
+//! because a loader that finds a pinned map does not check the map's layout.
 
 use crate::{Address, SlotId};
 
@@ -28,9 +30,6 @@ pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
 /// Maps that a starting daemon adopts instead of replacing them.
 pub const STATE_MAPS: [&str; 5] = [COUNTERS, FLOWS, DNS_FLOWS, DROPS, RECORDS_LOST];
-/// Maps that every load of a policy makes afresh.
-pub const POLICY_MAPS: [&str; 3] = [PORTS, SLOTS, PLACES];
-
 /// A type that is a map key or value on both sides.
 ///
 /// # Safety
@@ -276,8 +275,10 @@ pub struct DnsFlow {
     pub client: Address,
     /// The resolver that the guest asked.
     pub asked: Address,
-    /// `CLOCK_MONOTONIC` in nanoseconds of the latest packet.
+    /// `CLOCK_MONOTONIC` in nanoseconds of the guest's latest packet.
     pub seen_ns: u64,
+    /// The entry's own key: memory of a replaced entry may hold another by the time it is read.
+    pub key: DnsFlowKey,
     /// The guest's source port in network order.
     pub client_port_be: u16,
     /// Zero.
@@ -285,6 +286,6 @@ pub struct DnsFlow {
     /// Queries that have no reply yet; at 0 the flow may be replaced at once.
     pub outstanding: u32,
 }
-const _: () = assert!(size_of::<DnsFlow>() == 48);
+const _: () = assert!(size_of::<DnsFlow>() == 56);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for DnsFlow {}

@@ -87,7 +87,7 @@ drop_reasons! {
     DnsOverQuic = 16, "dns-over-quic";
     /// From one slot to another.
     CrossSlot = 17, "cross-slot";
-    /// To the host itself, by any of its addresses, which offers a slot DNS and ping only.
+    /// To the host itself, which offers a slot DNS and ping only, or to where the host has no route.
     Host = 18, "host";
     /// To a cloud metadata service.
     Metadata = 19, "metadata";
@@ -111,4 +111,6 @@ drop_reasons! {
     Internal = 28, "internal";
     /// The neighbour discovery message claims an address that is not the sender's.
     NdSpoof = 29, "nd-spoof";
+    /// Into a slot, from an address whose owner may open no connections to it.
+    Unsolicited = 30, "unsolicited";
 }

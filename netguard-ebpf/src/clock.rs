@@ -1,4 +1,4 @@
-//! The clock that flows are timed by.
+//! The clock that flows and records are timed by.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 

@@ -37,7 +37,8 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
     for probe in 0..PROBES {
         let index = home.wrapping_add(probe) & (DNS_FLOWS_PER_SLOT - 1);
         let port = DNS_FLOW_FIRST_PORT + index;
-        let Some(flow) = DNS_FLOWS.get_ptr_mut(key(slot_id, query.protocol, port)) else {
+        let key = flow_key(slot_id, query.protocol, port);
+        let Some(flow) = DNS_FLOWS.get_ptr_mut(key) else {
             if free_since > 0 {
                 (free, free_since) = (Some(port), 0); // never used
             }
@@ -46,7 +47,8 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
         // SAFETY: the entry stays writable for the whole program; two CPUs that touch one flow at
         // once are two packets of the same slot, and the counts are hints.
         unsafe {
-            let same = (*flow).client_port_be == query.src_port_be
+            let same = (*flow).key == key
+                && (*flow).client_port_be == query.src_port_be
                 && (*flow).client == query.src
                 && (*flow).asked == query.dst;
             if same {
@@ -61,6 +63,7 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
         }
     }
     let port = free.ok_or(DropReason::DnsFlowsFull)?;
+    let key = flow_key(slot_id, query.protocol, port);
     let scratch = maps::scratch().ok_or(DropReason::Internal)?;
     // SAFETY: the memory is this CPU's own while the program runs.
     let flow = unsafe {
@@ -68,6 +71,7 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
             client: query.src,
             asked: query.dst,
             seen_ns: now,
+            key,
             client_port_be: query.src_port_be,
             _reserved: 0,
             outstanding: outstanding(0, query),
@@ -76,9 +80,7 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
     };
     // A place that another CPU has filled in between is not taken twice: the client asks again.
     let flags = if free_since == 0 { BPF_NOEXIST } else { BPF_ANY };
-    DNS_FLOWS
-        .insert(key(slot_id, query.protocol, port), flow, u64::from(flags))
-        .map_err(|_| DropReason::DnsFlowsFull)?;
+    DNS_FLOWS.insert(key, flow, u64::from(flags)).map_err(|_| DropReason::DnsFlowsFull)?;
     Ok(port)
 }
 
@@ -86,12 +88,12 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
 /// asked it.
 #[inline(always)]
 pub fn answered(slot_id: SlotId, reply: &Packet) -> Result<(Address, u16), DropReason> {
-    let key = key(slot_id, reply.protocol, u16::from_be(reply.dst_port_be));
+    let key = flow_key(slot_id, reply.protocol, u16::from_be(reply.dst_port_be));
     let flow = DNS_FLOWS.get_ptr_mut(key).ok_or(DropReason::DnsUnsolicited)?;
-    // SAFETY: the entry stays writable for the whole program, also if another CPU removes it; what
-    // races with a flow that takes its place reaches the same slot only.
+    // SAFETY: the memory stays writable for the whole program. If another CPU replaces the entry, it
+    // may hold another slot's flow at once: then its key is another.
     unsafe {
-        if (*flow).client != reply.dst {
+        if (*flow).key != key || (*flow).client != reply.dst {
             return Err(DropReason::DnsUnsolicited);
         }
         let closes = reply.protocol == UDP || reply.tcp_flags & (FIN | RST) != 0;
@@ -116,7 +118,7 @@ fn outstanding(before: u32, query: &Packet) -> u32 {
 }
 
 #[inline(always)]
-fn key(slot_id: SlotId, protocol: u8, port: u16) -> DnsFlowKey {
+fn flow_key(slot_id: SlotId, protocol: u8, port: u16) -> DnsFlowKey {
     DnsFlowKey { slot_id, port, protocol, _reserved: [0; 3] }
 }
 

@@ -1,4 +1,4 @@
-//! What may leave a slot. [`judge`] is the whole decision, stage by stage; the first stage that
+//! What may leave a slot. [`stages`] is the whole decision, stage by stage; the first stage that
 //! speaks wins, and `ARCHITECTURE.md` lists the same numbers.
 
 use aya_ebpf::programs::TcContext;
@@ -8,7 +8,11 @@ use network_types::arp::ArpHdr;
 use crate::{
     dns, flows,
     frame::Frame,
-    packet::{self, ICMP, ICMPV6, IGMP, ND_ADVERTISE, ND_SOLICIT, Packet, Parsed, TCP, UDP},
+    maps,
+    packet::{
+        self, ICMP, ICMPV6, IGMP, MLD_DONE, MLD_QUERY, MLD_REPORT, ND_ADVERTISE, ND_SOLICIT,
+        Packet, Parsed, ROUTER_SOLICIT, TCP, UDP,
+    },
     policy,
     report::Verdict,
     routing,
@@ -17,51 +21,44 @@ use crate::{
 const DNS: u16 = 53_u16.to_be();
 const ENCRYPTED_DNS: u16 = 853_u16.to_be();
 
-/// A packet that may leave, and how.
+/// How a packet may leave.
+#[derive(Clone, Copy)]
 enum Permit {
-    /// To the link: the gateway, a guest of the same slot that the bridge reaches, a reply.
+    /// To the gateway or the link, or a reply.
     Pass,
     /// By the host's routing, if that does not take it for the host itself.
-    Route(Packet),
+    Route,
     /// As a query to the slot's resolver.
-    Redirect(Packet),
+    Redirect,
 }
 
 /// The verdict that needs neither the packet's rewriting nor the host's routing.
 #[inline(always)]
 pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
-    let Some(slot_id) = policy::slot_of(frame) else {
-        return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
-    };
-    match judge(frame, slot_id) {
-        Ok(_) => (slot_id, Verdict::Continue),
-        Err(reason) => (slot_id, Verdict::Drop(reason)),
-    }
+    policy::in_slot(frame, |slot_id| judge(frame, slot_id).map(|_| Verdict::Continue))
 }
 
 /// The whole verdict, and the packet rewritten if it is a DNS query.
 #[inline(always)]
 pub fn decide_and_redirect(ctx: &TcContext) -> (SlotId, Verdict) {
-    let Some(slot_id) = policy::slot_of(ctx) else {
-        return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
-    };
-    match carry_out(ctx, slot_id) {
-        Ok(verdict) => (slot_id, verdict),
-        Err(reason) => (slot_id, Verdict::Drop(reason)),
-    }
+    policy::in_slot(ctx, |slot_id| carry_out(ctx, slot_id))
 }
 
 #[inline(always)]
 fn carry_out(ctx: &TcContext, slot_id: SlotId) -> Result<Verdict, DropReason> {
+    let permit = judge(ctx, slot_id)?;
     let slot = policy::slot(slot_id).ok_or(DropReason::Internal)?;
-    match judge(ctx, slot_id)? {
+    let scratch = maps::scratch().ok_or(DropReason::Internal)?;
+    // SAFETY: the memory is this CPU's own while the program runs, and the parser has just written it.
+    let packet = unsafe { &(*scratch).packet };
+    match permit {
         Permit::Pass => Ok(Verdict::Pass),
-        Permit::Route(packet) if routing::is_local(ctx, slot.bridge_ifindex, &packet) => {
+        Permit::Route if routing::is_local(ctx, slot.bridge_ifindex, packet) => {
             Err(DropReason::Host)
         }
-        Permit::Route(_) => Ok(Verdict::Pass),
-        Permit::Redirect(query) => {
-            dns::redirect(ctx, slot_id, slot, &query)?;
+        Permit::Route => Ok(Verdict::Pass),
+        Permit::Redirect => {
+            dns::redirect(ctx, slot_id, slot, packet)?;
             Ok(Verdict::Redirect)
         }
     }
@@ -69,16 +66,45 @@ fn carry_out(ctx: &TcContext, slot_id: SlotId) -> Result<Verdict, DropReason> {
 
 #[inline(always)]
 fn judge<F: Frame>(frame: &F, own: SlotId) -> Result<Permit, DropReason> {
+    const PASS: u32 = Permit::Pass as u32;
+    const ROUTE: u32 = Permit::Route as u32;
+    const REDIRECT: u32 = Permit::Redirect as u32;
+    match judge_apart(frame, own) {
+        PASS => Ok(Permit::Pass),
+        ROUTE => Ok(Permit::Route),
+        REDIRECT => Ok(Permit::Redirect),
+        drop => {
+            Err(DropReason::from_raw((drop >> DROP_SHIFT) as u8).unwrap_or(DropReason::Internal))
+        }
+    }
+}
+
+/// Where [`judge_apart`]'s result holds a drop reason.
+const DROP_SHIFT: u32 = 8;
+
+/// [`stages`] as a function of its own in BPF too, because one program's 512 bytes of stack do not hold
+/// the reading of a packet and its rewriting. BPF functions return one register.
+#[inline(never)]
+fn judge_apart<F: Frame>(frame: &F, own: SlotId) -> u32 {
+    match stages(frame, own) {
+        Ok(permit) => permit as u32,
+        Err(reason) => (reason as u32) << DROP_SHIFT,
+    }
+}
+
+/// The whole decision; what speaks first wins.
+#[inline(always)]
+fn stages<F: Frame>(frame: &F, own: SlotId) -> Result<Permit, DropReason> {
     // Stage 1, frame, and stage 4, header sanity.
     let packet = match packet::parse(frame)? {
         Parsed::Arp(arp, eth_src) => return check_arp(&arp, eth_src, own),
         Parsed::Ip(packet) => packet,
     };
     // Stage 3, identity.
-    check_source(&packet, own)?;
+    check_source(packet, own)?;
     // Stage 5, DNS to any address whatsoever.
     if packet.dst_port_be == DNS && matches!(packet.protocol, UDP | TCP) {
-        return Ok(Permit::Redirect(packet));
+        return Ok(Permit::Redirect);
     }
     // Stage 6, encrypted DNS.
     if packet.dst_port_be == ENCRYPTED_DNS {
@@ -136,7 +162,7 @@ fn is_own(address: Address, own: SlotId) -> bool {
 }
 
 #[inline(always)]
-fn check_destination(packet: Packet, own: SlotId) -> Result<Permit, DropReason> {
+fn check_destination(packet: &Packet, own: SlotId) -> Result<Permit, DropReason> {
     let entry = policy::place_of(packet.dst).ok_or(DropReason::UnknownAddress)?;
     let place = Place::from_raw(entry.place).ok_or(DropReason::UnknownAddress)?;
     if entry.slot_id != own && entry.slot_id != NO_SLOT {
@@ -144,14 +170,14 @@ fn check_destination(packet: Packet, own: SlotId) -> Result<Permit, DropReason> 
     }
     match place {
         Place::Slot | Place::Gateway | Place::LinkLocal | Place::Multicast
-            if is_link_upkeep(&packet) =>
+            if is_link_upkeep(packet) =>
         {
             Ok(Permit::Pass)
         }
-        Place::Internet | Place::Slot => check_icmp(&packet).map(|()| Permit::Route(packet)),
-        Place::Gateway if is_ping_or_error(&packet) => Ok(Permit::Pass),
-        Place::Gateway | Place::Host => reply_or(&packet, own, DropReason::Host),
-        Place::Management => reply_or(&packet, own, DropReason::Management),
+        Place::Internet | Place::Slot => check_icmp(packet).map(|()| Permit::Route),
+        Place::Gateway if is_ping_or_error(packet) => Ok(Permit::Pass),
+        Place::Gateway | Place::Host => reply_or(packet, own, DropReason::Host),
+        Place::Management => reply_or(packet, own, DropReason::Management),
         Place::LinkLocal => Err(DropReason::LinkLocal),
         Place::Multicast => Err(DropReason::Multicast),
         Place::Metadata => Err(DropReason::Metadata),
@@ -192,9 +218,11 @@ fn is_ping_or_error(packet: &Packet) -> bool {
 /// RFC 3376). Router advertisements and redirects are not a guest's to send.
 #[inline(always)]
 fn is_link_upkeep(packet: &Packet) -> bool {
-    match packet.protocol {
-        ICMPV6 => matches!(packet.icmp_type, 131 | 132 | 133 | 135 | 136 | 143),
-        IGMP => true,
-        _ => false,
+    match (packet.protocol, packet.icmp_type) {
+        (ICMPV6, ROUTER_SOLICIT | ND_SOLICIT | ND_ADVERTISE) => true,
+        // The query is a router's to send, not a guest's.
+        (ICMPV6, MLD_QUERY) => false,
+        (ICMPV6, MLD_QUERY..=MLD_DONE | MLD_REPORT) | (IGMP, _) => packet.dst.is_multicast(),
+        _ => false, // nothing that the link needs
     }
 }

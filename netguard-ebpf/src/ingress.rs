@@ -16,14 +16,7 @@ use crate::{
 /// The verdict, and the packet restored if it is a reply of the resolver.
 #[inline(always)]
 pub fn decide_and_restore(ctx: &TcContext) -> (SlotId, Verdict) {
-    let Some(slot_id) = policy::slot_of(ctx) else {
-        return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
-    };
-    let verdict = match judge(ctx, slot_id) {
-        Ok(()) => Verdict::Pass,
-        Err(reason) => Verdict::Drop(reason),
-    };
-    (slot_id, verdict)
+    policy::in_slot(ctx, |slot_id| judge(ctx, slot_id).map(|()| Verdict::Pass))
 }
 
 #[inline(always)]
@@ -35,18 +28,19 @@ fn judge(ctx: &TcContext, own: SlotId) -> Result<(), DropReason> {
         Parsed::Arp(..) => return Ok(()), // the host or a port of the same slot, checked there
         Parsed::Ip(packet) => packet,
     };
-    if dns::is_reply(&packet, own) {
-        return dns::restore(ctx, own, &packet);
+    if dns::is_reply(packet, own) {
+        return dns::restore(ctx, own, packet);
     }
     let from = policy::place_of(packet.src).ok_or(DropReason::UnknownAddress)?;
     if from.slot_id != own && from.slot_id != NO_SLOT {
         return Err(DropReason::CrossSlot);
     }
-    match Place::from_raw(from.place) {
-        Some(Place::Gateway | Place::Host | Place::Management) => {
-            flows::remember(&packet, own);
-            Ok(())
-        }
-        _ => Ok(()), // the slot's own subnet, its link, and for now the internet
+    match Place::from_raw(from.place).ok_or(DropReason::UnknownAddress)? {
+        Place::Gateway | Place::Host | Place::Management => flows::remember(packet, own),
+        Place::Slot | Place::LinkLocal | Place::Internet => {} // the internet until there is state
+        // `::` asks for a duplicate of its address (RFC 4862 section 5.4.2).
+        Place::Private | Place::Metadata | Place::Multicast if packet.src.is_unspecified() => {}
+        Place::Private | Place::Metadata | Place::Multicast => return Err(DropReason::Unsolicited),
     }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The maps of the programs: declarations only. Meanings and layouts: `netguard_common::maps`,
+//! The maps of the programs, and their scratch memory. Meanings and layouts: `netguard_common::maps`,
 //! whose constants name these statics.
 //!
 //! Sizes here are upper bounds of what one host needs; none of the big ones is allocated ahead.
@@ -16,6 +16,8 @@ use netguard_common::{
     },
     record::DropRecord,
 };
+
+use crate::packet::Packet;
 
 /// Allocate entries when they come, not at load: most hosts use a small part.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -49,6 +51,7 @@ pub static DROPS: RingBuf<DropRecord, { 1 << 20 }> = RingBuf::new();
 /// bytes). Each field belongs to the one function that writes it before it reads it.
 #[repr(C)]
 pub struct Scratch {
+    pub packet: Packet,
     pub lookup: bpf_fib_lookup,
     pub flow_key: FlowKey,
     pub dns_flow: DnsFlow,

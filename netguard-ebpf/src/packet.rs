@@ -15,6 +15,7 @@ use network_types::{
 use crate::{
     cursor::{Cursor, Header},
     frame::{Frame, HEADERS_MAX},
+    maps,
 };
 
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -44,7 +45,12 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
-/// Neighbour solicitation and advertisement (RFC 4861).
+/// Multicast listener query, report and done, and the report of version 2 (RFC 2710, RFC 3810).
+pub const MLD_QUERY: u8 = 130;
+pub const MLD_DONE: u8 = 132;
+pub const MLD_REPORT: u8 = 143;
+/// Router solicitation, neighbour solicitation and advertisement (RFC 4861).
+pub const ROUTER_SOLICIT: u8 = 133;
 pub const ND_SOLICIT: u8 = 135;
 pub const ND_ADVERTISE: u8 = 136;
 
@@ -52,8 +58,9 @@ pub const ND_ADVERTISE: u8 = 136;
 pub enum Parsed {
     /// ARP, with the Ethernet source.
     Arp(ArpHdr, [u8; 6]),
-    /// IPv4 or IPv6 with one whole TCP, UDP or ICMP header.
-    Ip(Packet),
+    /// IPv4 or IPv6 with one whole transport header, in this CPU's scratch memory: a program's stack
+    /// is too small for what a program does with it.
+    Ip(&'static Packet),
 }
 
 /// An IPv4 or IPv6 packet: what verdicts depend on. One form for both families.
@@ -70,7 +77,7 @@ pub struct Packet {
     pub protocol: u8,
     /// What a neighbour solicitation or advertisement is about; unspecified in all else.
     pub nd_target: Address,
-    /// Zero unless ICMP.
+    /// Zero unless ICMP or IGMP.
     pub icmp_type: u8,
     /// Zero unless TCP.
     pub tcp_flags: u8,
@@ -79,23 +86,6 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A packet whose transport header is next under the cursor and not read yet.
-    #[inline(always)]
-    fn new(eth_src: [u8; 6], src: Address, dst: Address, protocol: u8, cursor: &Cursor) -> Self {
-        Self {
-            eth_src,
-            src,
-            dst,
-            src_port_be: 0,
-            dst_port_be: 0,
-            protocol,
-            nd_target: Address::UNSPECIFIED,
-            icmp_type: 0,
-            tcp_flags: 0,
-            transport_offset: cursor.offset() as u8,
-        }
-    }
-
     /// True for the first packet of a TCP connection.
     #[inline(always)]
     pub fn opens_tcp(&self) -> bool {
@@ -136,6 +126,9 @@ unsafe impl Header for IcmpHeader {}
 /// Reads the frame's headers.
 #[inline(always)]
 pub fn parse<F: Frame>(frame: &F) -> Result<Parsed, DropReason> {
+    let scratch = maps::scratch().ok_or(DropReason::Internal)?;
+    // SAFETY: the memory is this CPU's own while the program runs; a program parses one frame.
+    let packet = unsafe { &mut (*scratch).packet };
     if frame.has_offloaded_vlan_tag() {
         return Err(DropReason::VlanTag);
     }
@@ -152,8 +145,16 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Parsed, DropReason> {
     const QINQ2: u16 = EtherType::Ieee8021QinQ2 as u16;
     const QINQ3: u16 = EtherType::Ieee8021QinQ3 as u16;
     match eth.ether_type {
-        IPV4 => parse_ipv4(cursor, claimable, eth.src_addr).map(Parsed::Ip),
-        IPV6 => parse_ipv6(cursor, claimable, eth.src_addr).map(Parsed::Ip),
+        IPV4 => {
+            packet.eth_src = eth.src_addr;
+            parse_ipv4(cursor, claimable, packet)?;
+            Ok(Parsed::Ip(packet))
+        }
+        IPV6 => {
+            packet.eth_src = eth.src_addr;
+            parse_ipv6(cursor, claimable, packet)?;
+            Ok(Parsed::Ip(packet))
+        }
         ARP => Ok(Parsed::Arp(cursor.take()?, eth.src_addr)),
         DOT1Q | DOT1AD | QINQ1 | QINQ2 | QINQ3 => Err(DropReason::VlanTag),
         _ => Err(DropReason::EtherType), // LLC lengths, LLDP, PPPoE, EAPOL: none has a slot's rule
@@ -163,7 +164,7 @@ pub fn parse<F: Frame>(frame: &F) -> Result<Parsed, DropReason> {
 /// RFC 791 section 3.1. `claimable` is the frame's length behind the Ethernet header. The one option
 /// that passes is IGMP's router alert (RFC 3376 section 4): a bridge that snoops must hear it.
 #[inline(always)]
-fn parse_ipv4(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Packet, DropReason> {
+fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result<(), DropReason> {
     let ip = cursor.take::<Ipv4Hdr>()?;
     let mut header = Ipv4Hdr::LEN as u32;
     match ip.vihl {
@@ -183,8 +184,9 @@ fn parse_ipv4(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Pa
     if ip.proto == ICMPV6 {
         return Err(DropReason::Protocol);
     }
-    let (src, dst) = (Address::v4(ip.src_addr), Address::v4(ip.dst_addr));
-    let packet = Packet::new(eth_src, src, dst, ip.proto, &cursor);
+    packet.src = Address::v4(ip.src_addr);
+    packet.dst = Address::v4(ip.dst_addr);
+    packet.protocol = ip.proto;
     parse_transport(cursor, packet, total - header)
 }
 
@@ -192,7 +194,7 @@ fn parse_ipv4(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Pa
 /// front of ICMPv6: every MLD message carries it (RFC 3810 section 5), and a bridge that snoops
 /// needs those to deliver neighbour discovery.
 #[inline(always)]
-fn parse_ipv6(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Packet, DropReason> {
+fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result<(), DropReason> {
     let ip = cursor.take::<Ipv6Hdr>()?;
     if ip.vcf[0] >> 4 != 6 {
         return Err(DropReason::BadHeader);
@@ -201,8 +203,9 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Pa
     if payload + Ipv6Hdr::LEN as u32 > claimable {
         return Err(DropReason::BadHeader);
     }
-    let (src, dst) = (Address(ip.src_addr), Address(ip.dst_addr));
-    if src.is_v4() || dst.is_v4() {
+    packet.src = Address(ip.src_addr);
+    packet.dst = Address(ip.dst_addr);
+    if packet.src.is_v4() || packet.dst.is_v4() {
         // RFC 4291 section 2.5.5.2: never on the wire, and it would alias our form of IPv4.
         return Err(DropReason::BadHeader);
     }
@@ -221,17 +224,28 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32, eth_src: [u8; 6]) -> Result<Pa
         ICMP => return Err(DropReason::Protocol),
         _ => {} // a transport protocol: decided below
     }
-    let packet = Packet::new(eth_src, src, dst, protocol, &cursor);
-    parse_transport(cursor, packet, payload)
+    let behind_options = ip.next_hdr == HOP_BY_HOP;
+    packet.protocol = protocol;
+    parse_transport(cursor, packet, payload)?;
+    if behind_options && !matches!(packet.icmp_type, MLD_QUERY..=MLD_DONE | MLD_REPORT) {
+        return Err(DropReason::Ipv6Extension);
+    }
+    Ok(())
 }
 
 /// `payload` is what the IP header claims to carry, already checked against the frame.
 #[inline(always)]
 fn parse_transport(
     mut cursor: Cursor,
-    mut packet: Packet,
+    packet: &mut Packet,
     payload: u32,
-) -> Result<Packet, DropReason> {
+) -> Result<(), DropReason> {
+    packet.transport_offset = cursor.offset() as u8;
+    packet.src_port_be = 0;
+    packet.dst_port_be = 0;
+    packet.nd_target = Address::UNSPECIFIED;
+    packet.icmp_type = 0;
+    packet.tcp_flags = 0;
     match packet.protocol {
         TCP => {
             let tcp = cursor.take::<TcpHeader>()?;
@@ -268,8 +282,8 @@ fn parse_transport(
                 packet.nd_target = Address(cursor.take()?);
             }
         }
-        IGMP => drop(cursor.take::<[u8; 8]>()?), // to the link's own multicast only, see egress
-        _ => return Err(DropReason::Protocol),   // tunnels and raw protocols: no rule can name them
+        IGMP => packet.icmp_type = cursor.take::<[u8; 8]>()?[0], // to multicast only, see egress
+        _ => return Err(DropReason::Protocol), // tunnels and raw protocols: no rule can name them
     }
-    Ok(packet)
+    Ok(())
 }

@@ -1,21 +1,28 @@
-//! What the daemon has written for the programs: lookups in the policy maps, no decisions.
+//! What the daemon has written for the programs: lookups in the policy maps.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use netguard_common::{
-    Address, SlotId,
+    Address, DropReason, NO_SLOT, SlotId,
     maps::{PlaceEntry, SlotEntry},
 };
 
 use crate::{
     frame::Frame,
     maps::{PLACES, PORTS, SLOTS},
+    report::Verdict,
 };
 
-/// The slot that the frame's interface belongs to.
+/// Decides for the slot that the frame's interface belongs to; an interface without one is closed.
 #[inline(always)]
-pub fn slot_of<F: Frame>(frame: &F) -> Option<SlotId> {
+pub fn in_slot<F: Frame>(
+    frame: &F,
+    decide: impl FnOnce(SlotId) -> Result<Verdict, DropReason>,
+) -> (SlotId, Verdict) {
     // SAFETY: entries are replaced whole, and the one field that is read is an aligned word.
-    unsafe { PORTS.get(frame.ifindex()) }.map(|port| port.slot_id)
+    let Some(port) = (unsafe { PORTS.get(frame.ifindex()) }) else {
+        return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
+    };
+    (port.slot_id, decide(port.slot_id).unwrap_or_else(Verdict::Drop))
 }
 
 /// What the programs must know of a slot.

@@ -2,13 +2,14 @@
 //!
 //! A guest cannot set the mark: it is zero on everything that arrives from a TAP and cleared on
 //! everything that crosses into another network namespace. Each path sets it where it enters a bridge
-//! and clears it where it leaves, so the host's own rules on marks never see it.
+//! and clears it where it leaves, so the host's own rules on marks see it only where br_netfilter hands
+//! them bridged frames (`bridge-nf-call-iptables`), which the daemon warns of.
 
 use aya_ebpf::programs::TcContext;
-use netguard_common::{DropReason, NO_SLOT, SlotId};
+use netguard_common::{DropReason, SlotId};
 
 use crate::{
-    packet::{self, ICMPV6, IGMP, Parsed},
+    packet::{self, ICMPV6, IGMP, MLD_QUERY, Parsed},
     policy,
     report::Verdict,
 };
@@ -40,26 +41,25 @@ pub fn is_vouched_for(ctx: &TcContext, slot_id: SlotId) -> bool {
 /// The bridge's question: has a port's program let this frame through?
 #[inline(always)]
 pub fn check(ctx: &TcContext) -> (SlotId, Verdict) {
-    match policy::slot_of(ctx) {
-        Some(slot_id) if is_vouched_for(ctx, slot_id) => (slot_id, Verdict::Continue),
-        Some(slot_id) => (slot_id, Verdict::Drop(DropReason::UnguardedPort)),
-        None => (NO_SLOT, Verdict::Drop(DropReason::UnknownPort)),
-    }
+    policy::in_slot(ctx, |slot_id| {
+        if is_vouched_for(ctx, slot_id) {
+            Ok(Verdict::Continue)
+        } else {
+            Err(DropReason::UnguardedPort)
+        }
+    })
 }
 
 /// True for the questions about group membership that a bridge which snoops asks by itself: they
 /// pass no program of the bridge on their way out, and the bridge hears them too.
 #[inline(always)]
 fn is_bridges_own(ctx: &TcContext, slot_id: SlotId) -> bool {
-    const MLD_QUERY: u8 = 130;
+    const IGMP_QUERY: u8 = 0x11; // RFC 3376 section 4
     let Ok(Parsed::Ip(packet)) = packet::parse(ctx) else {
         return false;
     };
-    let is_query = match packet.protocol {
-        ICMPV6 => packet.icmp_type == MLD_QUERY,
-        IGMP => true,
-        _ => false,
-    };
+    let is_query =
+        matches!((packet.protocol, packet.icmp_type), (ICMPV6, MLD_QUERY) | (IGMP, IGMP_QUERY));
     is_query
         && packet.dst.is_multicast()
         && policy::slot(slot_id).is_some_and(|slot| slot.bridge_mac == packet.eth_src)

@@ -1,6 +1,6 @@
 //! From a verdict to its consequences: the counter, the record and the hook's action.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use netguard_common::{
     Direction, DropReason, Hook, SlotId,
     maps::{Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome},
@@ -8,6 +8,7 @@ use netguard_common::{
 };
 
 use crate::{
+    clock::now_ns,
     frame::Frame,
     maps::{COUNTERS, DROPS, RECORDS_LOST},
 };
@@ -92,7 +93,7 @@ fn record<F: Frame>(
     // SAFETY: the ring buffer lent `size_of::<DropRecord>()` writable bytes at `record`, and every
     // one of them is written before they are submitted.
     unsafe {
-        (*record).time_ns = bpf_ktime_get_ns();
+        (*record).time_ns = now_ns();
         (*record).ifindex = frame.ifindex();
         (*record).frame_length = frame_length;
         (*record).slot_id = slot_id;

@@ -18,8 +18,8 @@ const AF_INET6: u8 = 10;
 ///
 /// No list of addresses can know that: a host also listens on every broadcast address, on every
 /// subnet's anycast address (RFC 4291 section 2.6.1), and on addresses that it was given while no
-/// daemon ran. The kernel's routing tables do know. A host that does not forward is no way to
-/// anywhere else, so there everything counts as meant for it.
+/// daemon ran. The kernel's routing tables do know. Where the host has no route, or forwards nothing,
+/// the answer is the same: there is no way but to the host.
 #[inline(always)]
 pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, packet: &Packet) -> bool {
     let Some(scratch) = maps::scratch() else {

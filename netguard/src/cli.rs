@@ -156,11 +156,12 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             daemon.join()
         });
         tell("removing the lab");
-        lab.down()?;
+        let removed = lab.down();
         match guarded {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+        removed?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,13 +15,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
-    time::Interval,
+    time::{Interval, MissedTickBehavior},
 };
 
 use crate::{
     config::{Config, Problems},
     datapath::{self, Changes, Datapath, Diagnostics, DropStream, Failed, PinDirectory},
-    dns::{Endpoint, Resolver, SlotServer},
+    dns::{Endpoint, Happening, Resolver, SlotServer},
     drops::{Clock, Drop},
     instance::{Instance, Lock, LockError},
     journal::{self, Event as Entry, Journal, Writer},
@@ -90,16 +90,10 @@ pub async fn run(
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status(&format!("guarding {} slots", config.policy.slots.len())),
     ]);
-    loop {
-        let event = daemon.next_event().await?;
-        if let Event::Stop(signal) = event {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-            daemon.journal.note(format!("{signal}: stopping"));
-            daemon.finish();
-            return Ok(());
-        }
-        daemon.handle(event).await?;
-    }
+    let ended = daemon.serve_until_stopped().await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    daemon.finish();
+    ended
 }
 
 struct Daemon {
@@ -145,13 +139,19 @@ impl Daemon {
         let policy = config.policy.clone();
         let (journal, writer) = Journal::start(format)?;
         let (log, dns) = (journal.clone(), &policy.dns);
-        let log = move |query| log.write(Entry::Query(query));
+        let log = move |happening| match happening {
+            Happening::Query(query) => log.write(Entry::Query(query)),
+            Happening::Upstream(message) => log.note(message),
+        };
         let resolver = Arc::new(Resolver::new(dns.allowlist.clone(), dns.upstreams.clone(), log));
         let signals = [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
             signal(SignalKind::hangup())?,
         ];
+        let mut retry = tokio::time::interval(RETRY);
+        // It is polled only while something fails: the ticks of the time before are not owed.
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut daemon = Self {
             policy,
             datapath,
@@ -165,7 +165,7 @@ impl Daemon {
             journal,
             writer,
             failures: BTreeSet::new(),
-            retry: tokio::time::interval(RETRY),
+            retry,
             interface_names: BTreeMap::new(),
             _lock: lock,
         };
@@ -200,18 +200,45 @@ impl Daemon {
         };
         let (slots, names) = (slots.len(), self.policy.dns.allowlist.len());
         self.journal.note(format!("guarding {slots} slots, {names} names allowed{waiting}"));
+        self.warn_of_host();
+        Ok(())
+    }
+
+    /// Tells which of the host's settings will surprise whoever reads the drops.
+    fn warn_of_host(&self) {
         for (v4, family, key) in
             [(true, "IPv4", "net.ipv4.ip_forward"), (false, "IPv6", "net.ipv6.conf.all.forwarding")]
         {
             let used = self.policy.slots.iter().any(|slot| slot.gateway(v4).is_some());
-            if used && !links::forwards(v4) {
+            if used && links::setting(key).as_deref() == Some("0") {
                 self.journal.note(format!(
                     "this host does not forward {family}: slots reach nothing beyond it (sysctl -w \
                      {key}=1)"
                 ));
             }
         }
-        Ok(())
+        for key in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
+            if links::setting(key).as_deref() == Some("1") {
+                self.journal.note(format!(
+                    "{key} is 1: the host's iptables sees bridged packets, and a rule there that \
+                     changes their mark makes the bridge drop them (sysctl -w {key}=0)"
+                ));
+            }
+        }
+    }
+
+    async fn serve_until_stopped(&mut self) -> Result<(), Error> {
+        loop {
+            match self.next_event().await? {
+                Event::Stop(signal) => {
+                    self.journal.note(format!("{signal}: stopping"));
+                    return Ok(());
+                }
+                Event::Drops => self.log_drops(),
+                Event::Diagnostics => self.diagnostics.get_mut().flush(),
+                Event::HostChanged => self.follow_host().await?,
+            }
+        }
     }
 
     async fn next_event(&mut self) -> Result<Event, Error> {
@@ -239,18 +266,12 @@ impl Daemon {
         }
     }
 
-    async fn handle(&mut self, event: Event) -> Result<(), Error> {
-        match event {
-            Event::Drops => self.log_drops(),
-            Event::Diagnostics => self.diagnostics.get_mut().flush(),
-            Event::HostChanged => {
-                let facts = self.watcher.facts().await?;
-                let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
-                let unserved = self.serve(&facts);
-                self.report(&facts, &changes, unserved);
-            }
-            Event::Stop(_) => {} // the caller's
-        }
+    /// Brings maps, programs and listeners to what the host has now.
+    async fn follow_host(&mut self) -> Result<(), Error> {
+        let facts = self.watcher.facts().await?;
+        let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
+        let unserved = self.serve(&facts);
+        self.report(&facts, &changes, unserved);
         Ok(())
     }
 

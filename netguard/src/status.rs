@@ -78,6 +78,9 @@ impl Status {
         let mut out = String::new();
         let daemon = match self.daemon_pid {
             Some(pid) => format!("daemon running (pid {pid})"),
+            None if self.view.links.iter().all(|link| link.ifindex == 0) => {
+                "no daemon, and no program on any interface".to_owned()
+            }
             None => "no daemon: enforcing, but nobody answers DNS".to_owned(),
         };
         // Writing to a String cannot fail.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netguard_common::{MAX_SLOT_ID, maps::SLOT_NAME_LENGTH};
+use netguard_common::{
+    MAX_SLOT_ID,
+    maps::{INTERFACE_NAME_LENGTH, SLOT_NAME_LENGTH},
+};
 use toml::Spanned;
 
 use super::{
@@ -30,6 +33,11 @@ pub(super) fn shipped_allowlist() -> AllowlistFile {
 /// Checks the file and says what it means, or everything that is wrong with it.
 pub(super) fn check(file: &file::File, source: &Source) -> Result<Policy, Problems> {
     let mut checker = Checker { source, problems: Vec::new() };
+    if file.slots.is_empty() {
+        // A file that was cut short must not take the guards of every slot away.
+        let message = "no slot is named: add [[slot]]; to stop guarding, use `netguard unload`";
+        checker.problems.push(source.problem(0, message));
+    }
     let slots = checker.slots(&file.slots);
     let management = checker.management(&file.host.management, &slots);
     let upstreams = checker.upstreams(&file.dns.upstreams, &slots);
@@ -118,10 +126,15 @@ impl Checker<'_> {
     fn interface(&mut self, interface: &Spanned<String>, slot: &str, what: &str) {
         let text = interface.get_ref();
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-        if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(bad) {
+        if text.is_empty()
+            || text.len() > INTERFACE_NAME_LENGTH
+            || text == "."
+            || text == ".."
+            || text.contains(bad)
+        {
             let message = format!(
-                "slot {slot:?}: {what} {text:?} is no interface name (1 to 15 bytes without '/', \
-                 ':' and spaces)"
+                "slot {slot:?}: {what} {text:?} is no interface name (1 to {INTERFACE_NAME_LENGTH} bytes \
+                 without '/', ':' and spaces)"
             );
             self.refuse(interface, message);
         }

@@ -117,7 +117,7 @@ fn attach(
     };
     let pin = pins.link(interface, hook);
     let program = ebpf.program_mut(name).ok_or(Error::Object(name))?;
-    match device::ifindex_of(&pin) {
+    match device::ifindex_of(&pin).map_err(|error| Error::pin("open", &pin, error))? {
         Some(found) if found == ifindex => {
             let old = PinnedLink::from_pin(&pin).map_err(|error| refused(error.into()))?;
             replace(program, old.into()).map_err(refused)?;

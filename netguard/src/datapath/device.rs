@@ -3,7 +3,7 @@
 
 use std::{
     ffi::CString,
-    fs,
+    fs, io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -25,17 +25,21 @@ struct ObjGet {
 /// The number of the interface that the link at `pin` is attached to; 0 if that interface is gone,
 /// `None` if there is no such pin. aya keeps this part of a link's information to itself, but the
 /// kernel prints it for every open link (`bpf_xdp_link_show_fdinfo`, `tcx_link_fdinfo`).
-pub(super) fn ifindex_of(pin: &Path) -> Option<u32> {
-    let path = CString::new(pin.as_os_str().as_bytes()).ok()?;
+pub(super) fn ifindex_of(pin: &Path) -> io::Result<Option<u32>> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
     let request = ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
     // SAFETY: the attribute's size is given, its path is a C string that outlives the call, and
     // the kernel writes nothing through either.
     let raw = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const request, size_of::<ObjGet>())
     };
-    let raw = i32::try_from(raw).ok().filter(|raw| *raw >= 0)?;
+    let Some(raw) = i32::try_from(raw).ok().filter(|raw| *raw >= 0) else {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) };
+    };
     // SAFETY: the kernel has just given this descriptor to us and to nobody else.
     let link = unsafe { OwnedFd::from_raw_fd(raw) };
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd())).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok())
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let ifindex = info.lines().find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok());
+    ifindex.map(Some).ok_or_else(|| io::Error::other("the pin is no link of an interface"))
 }

@@ -125,8 +125,8 @@ impl Datapath {
                 reason: reason.to_string(),
             });
         }
-        if first {
-            self.remove_strangers();
+        if first && !changes.failed.iter().any(|failed| failed.is_bridge) {
+            self.remove_strangers(&plan);
         }
         self.maps.remove_stale(&self.plan, &plan)?;
         if first {
@@ -137,9 +137,12 @@ impl Datapath {
     }
 
     /// Removes the pins of interfaces that an earlier policy guarded and this one does not name.
-    fn remove_strangers(&self) {
+    fn remove_strangers(&self, plan: &Plan) {
+        let is_named = |interface: &str| {
+            plan.ports.values().any(|port| layout::read_name(&port.name) == interface)
+        };
         for (interface, hook) in self.pins.pinned_links() {
-            if !self.guards.values().any(|guard| guard.interface == interface) {
+            if !is_named(&interface) {
                 // What stays is a program that guards more than was asked for.
                 let _ = pins::remove_pin(&self.pins.link(&interface, hook));
             }

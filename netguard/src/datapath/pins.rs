@@ -1,7 +1,7 @@
 //! Where links, programs and maps are pinned, so that enforcement outlives the daemon:
 //!
 //! ```text
-//! /sys/fs/bpf/netguard/<instance>/links/<interface>.<program>
+//! /sys/fs/bpf/netguard/<instance>/links/<interface>:<program>
 //!                                 programs/<program>
 //!                                 maps-v<layout version>/<MAP>
 //! ```

@@ -137,7 +137,7 @@ fn links(pins: &PinDirectory) -> Vec<LinkRow> {
     let named = pins.pinned_links().into_iter();
     named
         .filter_map(|(interface, hook)| {
-            let ifindex = device::ifindex_of(&pins.link(&interface, hook))?;
+            let ifindex = device::ifindex_of(&pins.link(&interface, hook)).ok()??;
             Some(LinkRow { interface, program: hook.program().to_owned(), ifindex })
         })
         .collect()

@@ -5,6 +5,7 @@
 
 mod allowlist;
 mod answer;
+mod framing;
 mod name;
 mod server;
 mod upstream;
@@ -16,9 +17,10 @@ use std::{
 };
 
 pub use allowlist::Allowlist;
+pub use framing::{read_framed, write_framed};
 use hickory_proto::op::{Message, ResponseCode};
 pub use name::{BadName, DomainName};
-pub use server::{Endpoint, SlotServer, read_framed, write_framed};
+pub use server::{Endpoint, SlotServer};
 
 use answer::Question;
 use upstream::Upstreams;
@@ -70,22 +72,35 @@ pub enum Decision {
     Refused(&'static str),
 }
 
+/// What the resolver has to tell.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// A query was answered.
+    Query(QueryRecord),
+    /// An upstream began to fail, or answers again.
+    Upstream(String),
+}
+
+/// Where the resolver tells it.
+type Log = Arc<dyn Fn(Happening) + Send + Sync>;
+
 /// Answers queries by the policy; shared by the servers of all slots.
 pub struct Resolver {
     allowlist: Allowlist,
     upstreams: Upstreams,
-    log: Box<dyn Fn(QueryRecord) + Send + Sync>,
+    log: Log,
 }
 
 impl Resolver {
-    /// A resolver that hands a record of every query to `log`, which must not wait.
+    /// A resolver that hands what happens to `log`, which must not wait.
     #[must_use]
     pub fn new(
         allowlist: Allowlist,
         upstreams: Vec<SocketAddr>,
-        log: impl Fn(QueryRecord) + Send + Sync + 'static,
+        log: impl Fn(Happening) + Send + Sync + 'static,
     ) -> Self {
-        Self { allowlist, upstreams: Upstreams::new(upstreams), log: Box::new(log) }
+        let log: Log = Arc::new(log);
+        Self { allowlist, upstreams: Upstreams::new(upstreams, Arc::clone(&log)), log }
     }
 
     /// Answers one message of a guest; `None` if it deserves no answer (it is no query).
@@ -123,7 +138,7 @@ impl Resolver {
             upstream: decided.upstream,
             latency: started.elapsed(),
         };
-        (self.log)(record);
+        (self.log)(Happening::Query(record));
         reply
     }
 

@@ -8,17 +8,15 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut as _, BytesMut};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use super::{Resolver, Transport};
+use super::{Resolver, Transport, read_framed, write_framed};
 
 /// How many queries of one slot are worked on at once; the rest waits in the socket's buffer.
 const QUERIES_IN_FLIGHT: usize = 256;
@@ -191,29 +189,4 @@ async fn serve_connection(
             _ => return, // the guest is gone or does not read
         }
     }
-}
-
-/// Reads one message behind its two-byte length (RFC 1035 section 4.2.2).
-///
-/// # Errors
-///
-/// The connection ends or fails before the message is whole.
-pub async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let length = stream.read_u16().await?;
-    let mut message = vec![0; usize::from(length)];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-/// Writes one message behind its two-byte length, in one segment.
-///
-/// # Errors
-///
-/// The connection fails, or the message is longer than 65,535 bytes.
-pub async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
-    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
-    let mut framed = BytesMut::with_capacity(message.len() + 2);
-    framed.put_u16(length);
-    framed.put_slice(message);
-    stream.write_all(&framed).await
 }

@@ -15,8 +15,9 @@ use tokio::{
 };
 
 use super::{
+    Happening, Log,
     answer::{Question, UDP_PAYLOAD_MAX},
-    server::{read_framed, write_framed},
+    read_framed, write_framed,
 };
 
 /// How long one upstream may take before the next is asked.
@@ -28,6 +29,7 @@ const RESEND_AFTER: Duration = Duration::from_millis(500);
 /// The resolvers that netguard asks, in the operator's order.
 pub(super) struct Upstreams {
     upstreams: Vec<Upstream>,
+    log: Log,
 }
 
 struct Upstream {
@@ -37,11 +39,11 @@ struct Upstream {
 }
 
 impl Upstreams {
-    pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(addresses: Vec<SocketAddr>, log: Log) -> Self {
         let upstreams = addresses.into_iter();
         let upstreams =
             upstreams.map(|address| Upstream { address, failing: AtomicBool::new(false) });
-        Self { upstreams: upstreams.collect() }
+        Self { upstreams: upstreams.collect(), log }
     }
 
     /// The first usable answer, and whose it is. SERVFAIL and REFUSED count as no answer as long
@@ -51,7 +53,9 @@ impl Upstreams {
         for upstream in &self.upstreams {
             let asked = timeout(UPSTREAM_TIMEOUT, ask(upstream.address, question)).await;
             let asked = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            upstream.note(asked.as_ref().err());
+            if let Some(change) = upstream.change(asked.as_ref().err()) {
+                (self.log)(Happening::Upstream(change));
+            }
             let Ok(answer) = asked else { continue };
             let failed = matches!(
                 answer.metadata.response_code,
@@ -67,12 +71,15 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn note(&self, error: Option<&io::Error>) {
+    /// What is new: that it fails, or that it answers again.
+    fn change(&self, error: Option<&io::Error>) -> Option<String> {
         let was_failing = self.failing.swap(error.is_some(), Ordering::Relaxed);
         match error {
-            Some(error) if !was_failing => log::warn!("upstream {} fails: {error}", self.address),
-            None if was_failing => log::warn!("upstream {} answers again", self.address),
-            _ => {} // told before
+            Some(error) if !was_failing => {
+                Some(format!("upstream {} fails: {error}", self.address))
+            }
+            None if was_failing => Some(format!("upstream {} answers again", self.address)),
+            _ => None, // told before
         }
     }
 }

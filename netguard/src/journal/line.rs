@@ -64,7 +64,7 @@ fn text(event: &Event) -> String {
                 query.latency.as_secs_f64() * 1000.0,
             )
         }
-        Event::Notice(time, message) => format!("{} note  {message}", timestamp(*time)),
+        Event::Note(time, message) => format!("{} note  {message}", timestamp(*time)),
     }
 }
 
@@ -110,8 +110,8 @@ fn object(event: &Event) -> Value {
                 "latency_ms": query.latency.as_secs_f64() * 1000.0,
             })
         }
-        Event::Notice(time, message) => json!({
-            "event": "notice",
+        Event::Note(time, message) => json!({
+            "event": "note",
             "time": timestamp(*time),
             "message": message,
         }),

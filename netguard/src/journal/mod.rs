@@ -7,7 +7,7 @@
 mod line;
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, ErrorKind, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +21,8 @@ use crate::{dns::QueryRecord, drops::Drop};
 
 /// How many lines may wait for the reader.
 const QUEUE_LENGTH: usize = 16384;
+/// How long the writer rests when the output refuses a line.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// How long a stopping daemon waits for the reader.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -42,14 +44,14 @@ pub enum Event {
     /// A query was answered.
     Query(QueryRecord),
     /// Something happened to netguard itself.
-    Notice(SystemTime, String),
+    Note(SystemTime, String),
 }
 
 impl Event {
-    /// A notice of this moment.
+    /// A note of this moment.
     #[must_use]
-    pub fn notice(message: impl Into<String>) -> Self {
-        Self::Notice(SystemTime::now(), message.into())
+    pub fn note(message: impl Into<String>) -> Self {
+        Self::Note(SystemTime::now(), message.into())
     }
 }
 
@@ -88,9 +90,9 @@ impl Journal {
         }
     }
 
-    /// Hands in a notice of this moment.
+    /// Hands in a note of this moment.
     pub fn note(&self, message: impl Into<String>) {
-        self.write(Event::notice(message));
+        self.write(Event::note(message));
     }
 }
 
@@ -110,12 +112,18 @@ fn write(format: Format, events: &Receiver<Event>, lost: &AtomicU64) {
     let mut out = BufWriter::new(io::stdout());
     while let Some(event) = next(events, &mut out) {
         let missing = lost.swap(0, Ordering::Relaxed);
-        let notice = (missing > 0).then(|| {
-            Event::notice(format!("{missing} log lines were lost: whoever reads them is too slow"))
+        let gap = (missing > 0).then(|| {
+            Event::note(format!("{missing} log lines were lost: whoever reads them is too slow"))
         });
-        for event in notice.iter().chain([&event]) {
-            if writeln!(out, "{}", format.line(event)).is_err() {
-                return;
+        for event in gap.iter().chain([&event]) {
+            match writeln!(out, "{}", format.line(event)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return, // nobody reads
+                Err(_) => {
+                    // A full disk may have room again, and then the gap is told.
+                    lost.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(AFTER_ERROR);
+                }
             }
         }
     }
@@ -127,7 +135,8 @@ fn next(events: &Receiver<Event>, out: &mut impl Write) -> Option<Event> {
     match events.try_recv() {
         Ok(event) => return Some(event),
         Err(TryRecvError::Disconnected) => return None,
-        Err(TryRecvError::Empty) => out.flush().ok()?,
+        // What cannot be flushed now stays in the buffer, and the next write tells why.
+        Err(TryRecvError::Empty) => drop(out.flush()),
     }
     events.recv().ok()
 }

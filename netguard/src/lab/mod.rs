@@ -114,8 +114,14 @@ pub enum Error {
 impl Error {
     fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
-        move |source| match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => Self::Permission,
+        move |source| Self::System { action, source }
+    }
+
+    /// The same for what only root may do.
+    fn privileged(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Permission,
             _ => Self::System { action, source },
         }
     }

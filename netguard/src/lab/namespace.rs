@@ -27,7 +27,9 @@ pub(super) fn path(name: &str) -> PathBuf {
 pub fn enter(name: &str) -> Result<(), Error> {
     let action = format!("enter the network namespace {name}");
     let file = File::open(path(name)).map_err(Error::system(action.clone()))?;
-    setns(file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(Error::system(action))
+    setns(file, CloneFlags::CLONE_NEWNET)
+        .map_err(io::Error::from)
+        .map_err(Error::privileged(action))
 }
 
 /// Runs `work` on a thread inside a namespace.
@@ -52,7 +54,7 @@ pub(super) fn may_make() -> Result<(), Error> {
     let tried = std::thread::scope(|scope| {
         scope.spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join().unwrap_or(Ok(()))
     });
-    tried.map_err(io::Error::from).map_err(Error::system("make a network namespace"))
+    tried.map_err(io::Error::from).map_err(Error::privileged("make a network namespace"))
 }
 
 /// Removes a namespace; the interfaces in it go with its last process.

@@ -22,13 +22,12 @@ impl Error {
     }
 }
 
-/// True if the host forwards packets of that family between its interfaces. Without it a slot reaches
-/// nothing beyond the host.
+/// A setting of this network namespace, by its name for `sysctl`: `net.ipv4.ip_forward`. `None` if the
+/// kernel has no such setting.
 #[must_use]
-pub fn forwards(v4: bool) -> bool {
-    let key = if v4 { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" };
-    let value = std::fs::read_to_string(format!("/proc/sys/net/{key}"));
-    value.is_ok_and(|value| value.trim() != "0")
+pub fn setting(key: &str) -> Option<String> {
+    let value = std::fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/"))).ok()?;
+    Some(value.trim().to_owned())
 }
 
 /// A subscription to changes of the network namespace that opened it.
