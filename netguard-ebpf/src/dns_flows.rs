@@ -12,8 +12,9 @@ use netguard_common::{
 
 use crate::{
     clock::{SECOND_NS, now_ns},
-    maps::{self, DNS_FLOWS},
+    maps::DNS_FLOWS,
     packet::{FIN, Packet, RST, TCP, UDP},
+    scratch,
 };
 
 /// A resolver gives up long before; a UDP flow without a reply is free again after this time.
@@ -64,7 +65,7 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
     }
     let port = free.ok_or(DropReason::DnsFlowsFull)?;
     let key = flow_key(slot_id, query.protocol, port);
-    let scratch = maps::scratch().ok_or(DropReason::Internal)?;
+    let scratch = scratch::memory().ok_or(DropReason::Internal)?;
     // SAFETY: the memory is this CPU's own while the program runs.
     let flow = unsafe {
         (*scratch).dns_flow = DnsFlow {

@@ -8,14 +8,13 @@ use network_types::arp::ArpHdr;
 use crate::{
     dns, flows,
     frame::Frame,
-    maps,
     packet::{
-        self, ICMP, ICMPV6, IGMP, MLD_DONE, MLD_QUERY, MLD_REPORT, ND_ADVERTISE, ND_SOLICIT,
-        Packet, Parsed, ROUTER_SOLICIT, TCP, UDP,
+        ICMP, ICMPV6, IGMP, MLD_DONE, MLD_QUERY, MLD_REPORT, ND_ADVERTISE, ND_SOLICIT, Packet,
+        Parsed, ROUTER_SOLICIT, TCP, UDP,
     },
     policy,
     report::Verdict,
-    routing,
+    routing, scratch,
 };
 
 const DNS: u16 = 53_u16.to_be();
@@ -48,7 +47,7 @@ pub fn decide_and_redirect(ctx: &TcContext) -> (SlotId, Verdict) {
 fn carry_out(ctx: &TcContext, slot_id: SlotId) -> Result<Verdict, DropReason> {
     let permit = judge(ctx, slot_id)?;
     let slot = policy::slot(slot_id).ok_or(DropReason::Internal)?;
-    let scratch = maps::scratch().ok_or(DropReason::Internal)?;
+    let scratch = scratch::memory().ok_or(DropReason::Internal)?;
     // SAFETY: the memory is this CPU's own while the program runs, and the parser has just written it.
     let packet = unsafe { &(*scratch).packet };
     match permit {
@@ -96,7 +95,7 @@ fn judge_apart<F: Frame>(frame: &F, own: SlotId) -> u32 {
 #[inline(always)]
 fn stages<F: Frame>(frame: &F, own: SlotId) -> Result<Permit, DropReason> {
     // Stage 1, frame, and stage 4, header sanity.
-    let packet = match packet::parse(frame)? {
+    let packet = match scratch::parse(frame)? {
         Parsed::Arp(arp, eth_src) => return check_arp(&arp, eth_src, own),
         Parsed::Ip(packet) => packet,
     };

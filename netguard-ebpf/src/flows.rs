@@ -9,8 +9,9 @@ use netguard_common::{
 
 use crate::{
     clock::{SECOND_NS, now_ns},
-    maps::{self, FLOWS},
+    maps::FLOWS,
     packet::{ICMP, ICMPV6, Packet, TCP},
+    scratch,
 };
 
 /// RFC 5382 REQ-5: an established connection may be silent for two hours and four minutes.
@@ -42,7 +43,7 @@ pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
         return false;
     }
     let idle_limit = if packet.protocol == TCP { TCP_IDLE_NS } else { OTHER_IDLE_NS };
-    let Some(scratch) = maps::scratch() else {
+    let Some(scratch) = scratch::memory() else {
         return false;
     };
     // SAFETY: the memory is this CPU's own while the program runs.

@@ -6,12 +6,7 @@
 use aya_ebpf::programs::TcContext;
 use netguard_common::{DropReason, NO_SLOT, SlotId, maps::Place};
 
-use crate::{
-    dns, flows,
-    packet::{self, Parsed},
-    policy, provenance,
-    report::Verdict,
-};
+use crate::{dns, flows, packet::Parsed, policy, provenance, report::Verdict, scratch};
 
 /// The verdict, and the packet restored if it is a reply of the resolver.
 #[inline(always)]
@@ -24,7 +19,7 @@ fn judge(ctx: &TcContext, own: SlotId) -> Result<(), DropReason> {
     if !provenance::is_vouched_for(ctx, own) {
         return Err(DropReason::UnguardedPort);
     }
-    let packet = match packet::parse(ctx)? {
+    let packet = match scratch::parse(ctx)? {
         Parsed::Arp(..) => return Ok(()), // the host or a port of the same slot, checked there
         Parsed::Ip(packet) => packet,
     };

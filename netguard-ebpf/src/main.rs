@@ -22,6 +22,7 @@ mod policy;
 mod provenance;
 mod report;
 mod routing;
+mod scratch;
 
 use aya_ebpf::{
     macros::{classifier, xdp},

@@ -1,10 +1,10 @@
-//! The maps of the programs, and their scratch memory. Meanings and layouts: `netguard_common::maps`,
+//! The maps of the programs: declarations only. Meanings and layouts: `netguard_common::maps`,
 //! whose constants name these statics.
 //!
 //! Sizes here are upper bounds of what one host needs; none of the big ones is allocated ahead.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup},
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
@@ -16,8 +16,6 @@ use netguard_common::{
     },
     record::DropRecord,
 };
-
-use crate::packet::Packet;
 
 /// Allocate entries when they come, not at load: most hosts use a small part.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -46,25 +44,6 @@ pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, O
 
 #[btf_map]
 pub static DROPS: RingBuf<DropRecord, { 1 << 20 }> = RingBuf::new();
-
-/// What the 512 bytes of a program's stack cannot hold as well (Linux 6.1 counts every call in whole 32
-/// bytes). Each field belongs to the one function that writes it before it reads it.
-#[repr(C)]
-pub struct Scratch {
-    pub packet: Packet,
-    pub lookup: bpf_fib_lookup,
-    pub flow_key: FlowKey,
-    pub dns_flow: DnsFlow,
-}
-
-#[btf_map]
-static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-
-/// This CPU's scratch memory, for as long as the program runs.
-#[inline(always)]
-pub fn scratch() -> Option<*mut Scratch> {
-    SCRATCH.get_ptr_mut(0)
-}
 
 #[btf_map]
 pub static RECORDS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

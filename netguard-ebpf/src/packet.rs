@@ -15,7 +15,6 @@ use network_types::{
 use crate::{
     cursor::{Cursor, Header},
     frame::{Frame, HEADERS_MAX},
-    maps,
 };
 
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -58,8 +57,7 @@ pub const ND_ADVERTISE: u8 = 136;
 pub enum Parsed {
     /// ARP, with the Ethernet source.
     Arp(ArpHdr, [u8; 6]),
-    /// IPv4 or IPv6 with one whole transport header, in this CPU's scratch memory: a program's stack
-    /// is too small for what a program does with it.
+    /// IPv4 or IPv6 with one whole transport header.
     Ip(&'static Packet),
 }
 
@@ -123,12 +121,9 @@ struct IcmpHeader {
 // SAFETY: bytes.
 unsafe impl Header for IcmpHeader {}
 
-/// Reads the frame's headers.
+/// Reads the frame's headers; an IP packet goes into the memory given.
 #[inline(always)]
-pub fn parse<F: Frame>(frame: &F) -> Result<Parsed, DropReason> {
-    let scratch = maps::scratch().ok_or(DropReason::Internal)?;
-    // SAFETY: the memory is this CPU's own while the program runs; a program parses one frame.
-    let packet = unsafe { &mut (*scratch).packet };
+pub fn parse<F: Frame>(frame: &F, packet: &'static mut Packet) -> Result<Parsed, DropReason> {
     if frame.has_offloaded_vlan_tag() {
         return Err(DropReason::VlanTag);
     }

@@ -9,9 +9,10 @@ use aya_ebpf::programs::TcContext;
 use netguard_common::{DropReason, SlotId};
 
 use crate::{
-    packet::{self, ICMPV6, IGMP, MLD_QUERY, Parsed},
+    packet::{ICMPV6, IGMP, MLD_QUERY, Parsed},
     policy,
     report::Verdict,
+    scratch,
 };
 
 /// What the mark says.
@@ -55,7 +56,7 @@ pub fn check(ctx: &TcContext) -> (SlotId, Verdict) {
 #[inline(always)]
 fn is_bridges_own(ctx: &TcContext, slot_id: SlotId) -> bool {
     const IGMP_QUERY: u8 = 0x11; // RFC 3376 section 4
-    let Ok(Parsed::Ip(packet)) = packet::parse(ctx) else {
+    let Ok(Parsed::Ip(packet)) = scratch::parse(ctx) else {
         return false;
     };
     let is_query =

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use crate::{maps, packet::Packet};
+use crate::{packet::Packet, scratch};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -22,7 +22,7 @@ const AF_INET6: u8 = 10;
 /// the answer is the same: there is no way but to the host.
 #[inline(always)]
 pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, packet: &Packet) -> bool {
-    let Some(scratch) = maps::scratch() else {
+    let Some(scratch) = scratch::memory() else {
         return true; // without memory nothing is known
     };
     // SAFETY: the entry is this CPU's own while the program runs; an all-zero lookup is a valid one,
