@@ -1,5 +1,5 @@
 //! What the kernel programs and user space share: the names and layouts of the maps, the record of
-//! a drop, and the registry of drop reasons.
+//! a drop, the registry of drop reasons, and who vouches for a frame.
 //!
 //! Everything here is a fixed `repr(C)` layout or a number with a name. No logic but encoding, no
 //! dependency, no allocation: `netguard-ebpf` and `netguard` must read the same bytes the same way.
@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod address;
+pub mod flow;
 pub mod maps;
 pub mod reason;
 pub mod record;
@@ -100,3 +101,20 @@ pub const NO_SLOT: SlotId = 0;
 
 /// The largest slot number.
 pub const MAX_SLOT_ID: SlotId = 4096;
+
+/// The upper half of the mark of a frame that a program of ours has let onto a bridge.
+const VOUCHED: u32 = 0x6e67_0000;
+
+/// The mark that says whose port a frame came through; [`NO_SLOT`] stands for the host itself.
+#[must_use]
+#[inline(always)]
+pub const fn vouched_by(sender: SlotId) -> u32 {
+    VOUCHED | sender as u32
+}
+
+/// Who vouches for a frame with that mark; `None` if nobody does.
+#[must_use]
+#[inline(always)]
+pub const fn voucher(mark: u32) -> Option<SlotId> {
+    if mark & 0xffff_0000 == VOUCHED { Some((mark & 0xffff) as SlotId) } else { None }
+}

@@ -1,26 +1,35 @@
 //! The BPF maps: one name, one key and one value each.
 //!
-//! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`]) are written by the daemon and only read by the
-//! programs. State maps (the others) are written by the programs and outlive a daemon.
+//! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`]) are written by the daemon and
+//! only read by the programs. State maps (the others) are written by the programs and outlive a daemon.
 //!
 //! Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's name carries it,
 //! because a loader that finds a pinned map does not check the map's layout.
 
 use crate::{Address, SlotId};
 
-/// The version of every layout in this module.
-pub const LAYOUT_VERSION: u32 = 1;
+/// The version of every layout in this module and in [`crate::flow`].
+pub const LAYOUT_VERSION: u32 = 2;
 
-/// `ifindex -> PortEntry`: whose port or bridge an interface is.
+/// `ifindex -> PortEntry`: what an interface is to netguard.
 pub const PORTS: &str = "PORTS";
 /// `slot id -> SlotEntry`: what the programs must know of a slot.
 pub const SLOTS: &str = "SLOTS";
 /// `address prefix -> PlaceEntry`: what lies at an address; the longest prefix wins.
 pub const PLACES: &str = "PLACES";
+/// `(slot, address prefix) -> u32`: which set of services a slot's egress rules speak of there; the
+/// longest prefix wins.
+pub const RULES: &str = "RULES";
+/// `(set, protocol, port prefix) -> ServiceEntry`: what a set says of a service; the longest prefix wins.
+pub const SERVICES: &str = "SERVICES";
 /// `CounterKey -> Counter` per CPU: what became of packets.
 pub const COUNTERS: &str = "COUNTERS";
-/// `FlowKey -> Flow`: connections that the host or the management network opened to a slot.
+/// Array of [`crate::flow::Flow`]: the connections of all slots, each slot's in a region of its own.
 pub const FLOWS: &str = "FLOWS";
+/// Array of [`crate::flow::Fragment`]: first fragments that passed, by slot.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Array of [`Spent`], by slot id: how much of its limits a slot has used.
+pub const SPENT: &str = "SPENT";
 /// `DnsFlowKey -> DnsFlow`: who asked which resolver, to restore the replies.
 pub const DNS_FLOWS: &str = "DNS_FLOWS";
 /// Ring buffer of [`crate::record::DropRecord`].
@@ -29,7 +38,9 @@ pub const DROPS: &str = "DROPS";
 pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 5] = [COUNTERS, FLOWS, DNS_FLOWS, DROPS, RECORDS_LOST];
+pub const STATE_MAPS: [&str; 7] =
+    [COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, DROPS, RECORDS_LOST];
+
 /// A type that is a map key or value on both sides.
 ///
 /// # Safety
@@ -68,13 +79,26 @@ pub fn read_name(bytes: &[u8]) -> &str {
 }
 
 /// What an interface is to netguard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum PortKind {
+    /// A TAP or veth of a slot.
+    Port = 0,
+    /// The bridge of one slot or several.
+    Bridge = 1,
+    /// An interface towards the internet; no program sits on it.
+    Uplink = 2,
+}
+
+/// The value of [`PORTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct PortEntry {
-    /// The slot that the interface belongs to.
+    /// The slot that the interface belongs to; [`crate::NO_SLOT`] for a bridge of several slots and for
+    /// uplinks.
     pub slot_id: SlotId,
-    /// 1 for the slot's bridge, 0 for a port of it.
-    pub is_bridge: u8,
+    /// A [`PortKind`] as a number.
+    pub kind: u8,
     /// Zero.
     pub _reserved: u8,
     /// The interface's name, filled up with zeros, for whoever reads the map.
@@ -87,32 +111,121 @@ unsafe impl Layout for PortEntry {}
 /// The longest slot name in bytes, so that [`SlotEntry::name`] keeps a final zero.
 pub const SLOT_NAME_LENGTH: usize = 31;
 
+/// Bits of [`SlotEntry::flags`].
+pub mod slot_flags {
+    /// The slot has no network at all.
+    pub const LOCKDOWN: u16 = 1 << 0;
+    /// The slot's runtime keeps its own workloads apart.
+    pub const ISOLATE: u16 = 1 << 1;
+    /// The slot may reach the internet where no rule speaks.
+    pub const OPEN: u16 = 1 << 2;
+    /// The slot may reach the metadata service.
+    pub const METADATA: u16 = 1 << 3;
+    /// The slot may reach every service of the host.
+    pub const HOST: u16 = 1 << 4;
+    /// [`super::SlotEntry::mac`] is the only source that frames may have.
+    pub const MAC: u16 = 1 << 5;
+    /// The slot has egress rules.
+    pub const RULES: u16 = 1 << 6;
+    /// The slot has limits.
+    pub const LIMITS: u16 = 1 << 7;
+}
+
 /// What the programs must know of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SlotEntry {
+    /// How much it may send: packets, bytes, flows, ICMP; see [`Spent`].
+    pub limits: [Limit; 4],
     /// The slot's IPv4 gateway, where its resolver listens; unspecified if it has none.
     pub gateway4: Address,
     /// The slot's IPv6 gateway, where its resolver listens; unspecified if it has none.
     pub gateway6: Address,
+    /// The slot's IPv4 subnet in its mapped form; unspecified if it has none.
+    pub subnet4: Address,
+    /// The bits of an address that must be `subnet4`'s.
+    pub mask4: Address,
+    /// The slot's IPv6 subnet; unspecified if it has none.
+    pub subnet6: Address,
+    /// The bits of an address that must be `subnet6`'s.
+    pub mask6: Address,
     /// The bridge's MAC: redirected queries are addressed to it, whatever the guest wrote.
     pub bridge_mac: [u8; 6],
-    /// The resolver's port in network order.
-    pub resolver_port_be: u16,
+    /// The guest's MAC, if flags say so.
+    pub mac: [u8; 6],
     /// The bridge's interface number: where the host's routing takes over.
     pub bridge_ifindex: u32,
-    /// Zero.
-    pub _reserved: u32,
+    /// The policy that these entries belong to: a flow that was allowed under another is asked again.
+    pub generation: u32,
+    /// The slot's first entry in [`FLOWS`].
+    pub flows_first: u32,
+    /// The number of its buckets of [`crate::flow::WAYS`] entries each, less one: a mask.
+    pub flows_mask: u32,
+    /// The set of services on the host that it may use.
+    pub host_services: u32,
+    /// The resolver's port in network order.
+    pub resolver_port_be: u16,
+    /// The family that the slot belongs to.
+    pub runtime: u16,
+    /// See [`slot_flags`].
+    pub flags: u16,
+    /// The longest ICMP message in bytes.
+    pub icmp_max_bytes: u16,
     /// The slot's name in UTF-8, filled up with zeros, for whoever reads the map.
     pub name: [u8; SLOT_NAME_LENGTH + 1],
 }
-const _: () = assert!(size_of::<SlotEntry>() == 80);
-// SAFETY: `repr(C)`, bytes and one integer, sizes add up to the asserted total.
+const _: () = assert!(size_of::<SlotEntry>() == 64 + 96 + 12 + 20 + 8 + 32);
+// SAFETY: `repr(C)`, bytes and integers, sizes add up to the asserted total.
 unsafe impl Layout for SlotEntry {}
+
+/// A rate, for the generic cell rate algorithm (ITU-T I.371): each unit moves the time at which the
+/// slot is even again by `cost`, and it may be ahead of the clock by `burst_ns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Limit {
+    /// Nanoseconds per unit in 1/1024; 0 means no limit.
+    pub cost: u64,
+    /// Nanoseconds.
+    pub burst_ns: u64,
+}
+// SAFETY: `repr(C)`, two integers of one size.
+unsafe impl Layout for Limit {}
+
+impl Limit {
+    /// How many fractions of a nanosecond [`Self::cost`] counts in.
+    pub const FRACTIONS: u64 = 1024;
+
+    /// So many units a second, and as many at once after a second of silence.
+    #[must_use]
+    pub const fn per_second(units: u64) -> Self {
+        match (1_000_000_000 * Self::FRACTIONS).checked_div(units) {
+            Some(cost) => Self { cost, burst_ns: 1_000_000_000 },
+            None => Self { cost: 0, burst_ns: 0 },
+        }
+    }
+}
+
+/// What a limit counts: the index into [`SlotEntry::limits`] and [`Spent`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Counted {
+    /// Packets.
+    Packets = 0,
+    /// Bytes from the Ethernet header on.
+    Bytes = 1,
+    /// New flows.
+    Flows = 2,
+    /// ICMP messages.
+    Icmp = 3,
+}
+
+/// The value of [`SPENT`]: for each limit the `CLOCK_MONOTONIC` time in nanoseconds at which the slot is
+/// even again.
+pub type Spent = [u64; 4];
 
 /// What lies at an address. The verdict stage decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u16)]
+#[repr(u8)]
 pub enum Place {
     /// The internet.
     Internet = 1,
@@ -132,13 +245,17 @@ pub enum Place {
     LinkLocal = 8,
     /// Multicast or broadcast.
     Multicast = 9,
+    /// A known DNS-over-HTTPS resolver.
+    Resolver = 10,
+    /// The way from one runtime to another: the host's, or in the subnet of the slot that the entry names.
+    Gate = 11,
 }
 
 impl Place {
     /// Reads the number that a map holds.
     #[must_use]
     #[inline(always)]
-    pub const fn from_raw(raw: u16) -> Option<Self> {
+    pub const fn from_raw(raw: u8) -> Option<Self> {
         Some(match raw {
             1 => Self::Internet,
             2 => Self::Slot,
@@ -149,23 +266,80 @@ impl Place {
             7 => Self::Private,
             8 => Self::LinkLocal,
             9 => Self::Multicast,
+            10 => Self::Resolver,
+            11 => Self::Gate,
             _ => return None,
         })
     }
 }
 
 /// The value of [`PLACES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct PlaceEntry {
     /// A [`Place`] as a number.
-    pub place: u16,
-    /// The slot of [`Place::Slot`] and [`Place::Gateway`], else [`crate::NO_SLOT`].
+    pub place: u8,
+    /// The length of the entry's own prefix in bits, of 128.
+    pub prefix_length: u8,
+    /// The slot of [`Place::Slot`], [`Place::Gateway`] and [`Place::Gate`], else [`crate::NO_SLOT`].
     pub slot_id: SlotId,
+    /// That slot's runtime.
+    pub runtime: u16,
+    /// Zero.
+    pub _reserved: u16,
+    /// What every slot may open there: a set of [`SERVICES`].
+    pub services: u32,
 }
-const _: () = assert!(size_of::<PlaceEntry>() == 4);
+const _: () = assert!(size_of::<PlaceEntry>() == 12);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for PlaceEntry {}
+
+/// The data of a [`RULES`] key: a slot, then an address, both in network order.
+pub type RuleKey = [u8; 20];
+/// How many bits of a [`RuleKey`] the slot takes.
+pub const RULE_SLOT_BITS: u32 = 32;
+
+/// Where an address stands among a slot's rules.
+#[must_use]
+#[inline(always)]
+pub const fn rule_key(slot_id: SlotId, address: Address) -> RuleKey {
+    let [s0, s1] = slot_id.to_be_bytes();
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.0;
+    [0, 0, s0, s1, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+/// The data of a [`SERVICES`] key: a set, a protocol and a port in network order, and a zero that no prefix
+/// reaches.
+pub type ServiceKey = [u8; 8];
+/// How many bits of a [`ServiceKey`] the set takes.
+pub const SERVICE_SET_BITS: u32 = 32;
+/// How many bits of a [`ServiceKey`] the set, the protocol and the port take.
+pub const SERVICE_BITS: u32 = SERVICE_SET_BITS + 8 + 16;
+
+/// Where a service stands in a set.
+#[must_use]
+#[inline(always)]
+pub const fn service_key(set: u32, protocol: u8, port: u16) -> ServiceKey {
+    let [a, b, c, d] = set.to_be_bytes();
+    let [high, low] = port.to_be_bytes();
+    [a, b, c, d, protocol, high, low, 0]
+}
+
+/// The value of [`SERVICES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ServiceEntry {
+    /// 1 if the service is allowed, 0 if it is denied.
+    pub allowed: u8,
+    /// The length of the address prefix in the rule that says so, of 128 bits; 0 where no address is
+    /// part of it.
+    pub prefix_length: u8,
+    /// Zero.
+    pub _reserved: u16,
+}
+const _: () = assert!(size_of::<ServiceEntry>() == 4);
+// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
+unsafe impl Layout for ServiceEntry {}
 
 /// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], else the number of a
 /// [`crate::DropReason`].
@@ -202,43 +376,6 @@ pub struct Counter {
 const _: () = assert!(size_of::<Counter>() == 16);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for Counter {}
-
-/// How many flows into slots are remembered; the least recently used one goes first. Only the host
-/// and the management network open such flows, so no slot can push out another's.
-pub const FLOWS_MAX: u32 = 65536;
-
-/// The key of [`FLOWS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct FlowKey {
-    /// The guest's address.
-    pub guest: Address,
-    /// The address of the peer that opened the flow.
-    pub peer: Address,
-    /// The guest's port in network order; the identifier of an ICMP echo.
-    pub guest_port_be: u16,
-    /// The peer's port in network order; the identifier of an ICMP echo.
-    pub peer_port_be: u16,
-    /// The slot.
-    pub slot_id: SlotId,
-    /// The IP protocol number.
-    pub protocol: u8,
-    /// Zero: hash keys compare every byte.
-    pub _reserved: u8,
-}
-const _: () = assert!(size_of::<FlowKey>() == 40);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for FlowKey {}
-
-/// The value of [`FLOWS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Flow {
-    /// `CLOCK_MONOTONIC` in nanoseconds of the latest packet of either direction.
-    pub seen_ns: u64,
-}
-// SAFETY: `repr(C)`, one integer.
-unsafe impl Layout for Flow {}
 
 /// How many DNS flows of one protocol a slot can have at once; a power of two.
 pub const DNS_FLOWS_PER_SLOT: u16 = 256;

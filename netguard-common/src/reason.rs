@@ -2,8 +2,7 @@
 //! forensic code and its sentence.
 //!
 //! Numbers are written into counters, records and other people's alert rules: a number is never
-//! reused and never changes its meaning. The forensic code is 540000 + number. Number 1 belongs to
-//! the cross-runtime attempt (540001), which the runtime matrix will bring.
+//! reused and never changes its meaning. The forensic code is 540000 + number.
 
 macro_rules! drop_reasons {
     ($($(#[doc = $sentence:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
@@ -55,6 +54,8 @@ impl DropReason {
 }
 
 drop_reasons! {
+    /// From one runtime to another, and not through the gate.
+    CrossRuntime = 1, "cross-runtime";
     /// The frame ends before a header that it claims to carry.
     Truncated = 2, "truncated";
     /// The frame carries a VLAN tag (802.1Q, 802.1ad, priority or stacked).
@@ -75,11 +76,11 @@ drop_reasons! {
     IpOptions = 10, "ip-options";
     /// The IPv6 packet carries extension headers.
     Ipv6Extension = 11, "ipv6-extension";
-    /// The packet is a fragment.
+    /// The packet is a fragment whose first part did not pass, or that overlaps, is tiny or out of order.
     Fragment = 12, "fragment";
     /// The transport protocol is not TCP, UDP or ICMP.
     Protocol = 13, "protocol";
-    /// The ICMP type may not leave a slot for that place.
+    /// The ICMP type may not cross a slot's border.
     IcmpType = 14, "icmp-type";
     /// TCP port 853: DNS over TLS (RFC 7858) would pass by the resolver.
     DnsOverTls = 15, "dns-over-tls";
@@ -113,4 +114,36 @@ drop_reasons! {
     NdSpoof = 29, "nd-spoof";
     /// Into a slot, from an address whose owner may open no connections to it.
     Unsolicited = 30, "unsolicited";
+    /// The slot is in lockdown: it has no network.
+    Lockdown = 31, "lockdown";
+    /// The source MAC is a group's or not the slot's own.
+    SpoofedMac = 32, "spoofed-mac";
+    /// The slot's egress rules do not allow the destination.
+    EgressDenied = 33, "egress-denied";
+    /// The TCP flags are a combination that no connection has.
+    TcpFlags = 34, "tcp-flags";
+    /// The TCP segment belongs to no connection that was opened with a handshake.
+    TcpState = 35, "tcp-state";
+    /// The slot's share of tracked flows is full.
+    FlowsFull = 36, "flows-full";
+    /// The slot opens flows faster than its limit.
+    FlowRate = 37, "flow-rate";
+    /// The slot sends packets faster than its limit.
+    PacketRate = 38, "packet-rate";
+    /// The slot sends bytes faster than its limit.
+    ByteRate = 39, "byte-rate";
+    /// The slot sends ICMP faster than its limit.
+    IcmpRate = 40, "icmp-rate";
+    /// The ICMP message is longer than the slot's limit: it could be a tunnel.
+    IcmpSize = 41, "icmp-size";
+    /// The ICMP error quotes no packet of a tracked flow.
+    IcmpError = 42, "icmp-error";
+    /// A DHCP server's packet: not a guest's to send.
+    RogueDhcp = 43, "rogue-dhcp";
+    /// A router advertisement: not a guest's to send.
+    RogueRa = 44, "rogue-ra";
+    /// To a known DNS-over-HTTPS resolver, which would pass by netguard's own.
+    DnsOverHttps = 45, "dns-over-https";
+    /// From one workload to another of a runtime that isolates its own.
+    Isolated = 46, "isolated";
 }

@@ -17,7 +17,7 @@ use netguard_common::{Address, DropReason, SlotId, maps::SlotEntry};
 use crate::{
     dns_flows,
     packet::{Packet, TCP, UDP},
-    policy,
+    scratch::Scratch,
 };
 
 /// IPv4's header checksum and the first address, in bytes from the Ethernet header on.
@@ -32,13 +32,14 @@ pub fn redirect(
     ctx: &TcContext,
     slot_id: SlotId,
     slot: &SlotEntry,
-    query: &Packet,
+    scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
+    let query = &scratch.packet;
     let resolver = resolver_for(slot, query.src);
     if resolver == Address::UNSPECIFIED {
         return Err(DropReason::NoResolver);
     }
-    let port = dns_flows::acquire(slot_id, query)?;
+    let port = dns_flows::acquire(slot_id, query, &mut scratch.dns_flow)?;
     let to =
         Ends { address: resolver, src_port_be: port.to_be(), dst_port_be: slot.resolver_port_be };
     translate(ctx, query, Side::Destination, &to)?;
@@ -48,17 +49,20 @@ pub fn redirect(
 
 /// True if the packet comes from the slot's resolver.
 #[inline(always)]
-pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
+pub fn is_reply(packet: &Packet, slot: &SlotEntry) -> bool {
     matches!(packet.protocol, UDP | TCP)
-        && policy::slot(slot_id).is_some_and(|slot| {
-            packet.src_port_be == slot.resolver_port_be
-                && packet.src == resolver_for(slot, packet.src)
-        })
+        && !packet.is_later_fragment()
+        && packet.src_port_be == slot.resolver_port_be
+        && packet.src == resolver_for(slot, packet.src)
 }
 
 /// Gives a reply of the resolver the address and ports that the guest expects.
 #[inline(always)]
-pub fn restore(ctx: &TcContext, slot_id: SlotId, reply: &Packet) -> Result<(), DropReason> {
+pub fn restore(ctx: &TcContext, slot_id: SlotId, scratch: &Scratch) -> Result<(), DropReason> {
+    let reply = &scratch.packet;
+    if reply.is_fragment() {
+        return Err(DropReason::DnsUnsolicited); // the resolver's answers fit, and later parts have no port
+    }
     let (asked, client_port_be) = dns_flows::answered(slot_id, reply)?;
     let to = Ends { address: asked, src_port_be: DNS_PORT_BE, dst_port_be: client_port_be };
     translate(ctx, reply, Side::Source, &to)

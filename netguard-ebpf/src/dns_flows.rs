@@ -14,7 +14,6 @@ use crate::{
     clock::{SECOND_NS, now_ns},
     maps::DNS_FLOWS,
     packet::{FIN, Packet, RST, TCP, UDP},
-    scratch,
 };
 
 /// A resolver gives up long before; a UDP flow without a reply is free again after this time.
@@ -30,7 +29,11 @@ const PROBES: u16 = 8;
 /// Of those that are free it is the one left longest ago: a port that is used again at once may meet
 /// the last moments of the connection before.
 #[inline(always)]
-pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
+pub fn acquire(
+    slot_id: SlotId,
+    query: &Packet,
+    memory: &mut DnsFlow,
+) -> Result<u16, DropReason> {
     let now = now_ns();
     let idle_ns = if query.protocol == TCP { TCP_IDLE_NS } else { UDP_IDLE_NS };
     let home = hash(query);
@@ -65,23 +68,18 @@ pub fn acquire(slot_id: SlotId, query: &Packet) -> Result<u16, DropReason> {
     }
     let port = free.ok_or(DropReason::DnsFlowsFull)?;
     let key = flow_key(slot_id, query.protocol, port);
-    let scratch = scratch::memory().ok_or(DropReason::Internal)?;
-    // SAFETY: the memory is this CPU's own while the program runs.
-    let flow = unsafe {
-        (*scratch).dns_flow = DnsFlow {
-            client: query.src,
-            asked: query.dst,
-            seen_ns: now,
-            key,
-            client_port_be: query.src_port_be,
-            _reserved: 0,
-            outstanding: outstanding(0, query),
-        };
-        &(*scratch).dns_flow
+    *memory = DnsFlow {
+        client: query.src,
+        asked: query.dst,
+        seen_ns: now,
+        key,
+        client_port_be: query.src_port_be,
+        _reserved: 0,
+        outstanding: outstanding(0, query),
     };
     // A place that another CPU has filled in between is not taken twice: the client asks again.
     let flags = if free_since == 0 { BPF_NOEXIST } else { BPF_ANY };
-    DNS_FLOWS.insert(key, flow, u64::from(flags)).map_err(|_| DropReason::DnsFlowsFull)?;
+    DNS_FLOWS.insert(key, &*memory, u64::from(flags)).map_err(|_| DropReason::DnsFlowsFull)?;
     Ok(port)
 }
 

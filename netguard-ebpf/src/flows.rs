@@ -1,86 +1,332 @@
-//! The connections that the host and the management network opened to a slot, so that the slot's
-//! replies may leave where nothing else may.
+//! The connection table: which packets belong to a connection that was allowed, from its first packet to
+//! its last.
+//!
+//! `FLOWS` is one array in which every slot has a region of its own, so no slot can fill or evict
+//! another's. A region is a hash table of buckets of four; a flow stands in one of two of them. Entries
+//! are claimed with one compare-and-swap and need nobody to clean up: what has timed out is free.
 
-use aya_ebpf::bindings::BPF_ANY;
 use netguard_common::{
-    SlotId,
-    maps::{Flow, FlowKey},
+    Address, Direction, DropReason, SlotId,
+    flow::{FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, WAYS},
+    maps::SlotEntry,
 };
 
 use crate::{
-    clock::{SECOND_NS, now_ns},
+    atomic,
+    icmp::{self, Kind},
     maps::FLOWS,
-    packet::{ICMP, ICMPV6, Packet, TCP},
-    scratch,
+    packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
+    scratch::Scratch,
 };
 
-/// RFC 5382 REQ-5: an established connection may be silent for two hours and four minutes.
-const TCP_IDLE_NS: u64 = 7440 * SECOND_NS;
-/// RFC 4787 REQ-5 asks for two minutes or more.
-const OTHER_IDLE_NS: u64 = 180 * SECOND_NS;
+const EMPTY: u64 = FlowState::Empty as u64;
+const CLAIMED: u64 = FlowState::Claimed as u64;
+const SYN_SENT: u64 = FlowState::SynSent as u64;
+const SYN_RECEIVED: u64 = FlowState::SynReceived as u64;
+const ESTABLISHED: u64 = FlowState::Established as u64;
+const CLOSED: u64 = FlowState::Closed as u64;
+const ASKED: u64 = FlowState::Asked as u64;
+const ANSWERED: u64 = FlowState::Answered as u64;
 
-/// Opens or refreshes the flow of a packet that was allowed in.
-#[inline(always)]
-pub fn remember(packet: &Packet, slot_id: SlotId) {
-    const ECHO_REQUEST: u8 = 8;
-    const ECHO_REQUEST_V6: u8 = 128;
-    match (packet.protocol, packet.icmp_type) {
-        (ICMP, ECHO_REQUEST) | (ICMPV6, ECHO_REQUEST_V6) => {}
-        (ICMP | ICMPV6, _) => return, // only a request expects an answer
-        _ => {}                       // TCP and UDP
-    }
-    let flow = Flow { seen_ns: now_ns() };
-    let key = flow_key(packet, slot_id, false);
-    // If the map refuses, the replies are dropped: closed, and counted where they are.
-    let _ = FLOWS.insert(key, flow, u64::from(BPF_ANY));
+/// What the table says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// No flow: it may open one, if the policy lets it.
+    Nothing,
+    /// It belongs to the flow at [`Scratch::flow_index`].
+    Follows,
+    /// The connection is there, but in a state in which nobody sends this.
+    Contradicts,
 }
 
-/// True if the packet that leaves belongs to a flow that was allowed in and is still alive. A reply
-/// opens no connection of its own.
+/// Looks for the packet's flow.
 #[inline(always)]
-pub fn is_reply(packet: &Packet, slot_id: SlotId) -> bool {
-    if packet.opens_tcp() {
-        return false;
+pub fn find(scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry, way: Direction) -> Found {
+    let packet = &scratch.packet;
+    if packet.is_icmp() && !matches!(icmp::kind(packet), Kind::Request | Kind::Reply) {
+        return Found::Nothing;
     }
-    let idle_limit = if packet.protocol == TCP { TCP_IDLE_NS } else { OTHER_IDLE_NS };
-    let Some(scratch) = scratch::memory() else {
-        return false;
-    };
-    // SAFETY: the memory is this CPU's own while the program runs.
-    let key = unsafe {
-        (*scratch).flow_key = flow_key(packet, slot_id, true);
-        &(*scratch).flow_key
-    };
-    let Some(flow) = FLOWS.get_ptr_mut(key) else {
-        return false;
-    };
-    let now = now_ns();
-    // SAFETY: the entry stays writable for the whole program; its one field is an aligned word, and
-    // of two times that race either will do.
-    unsafe {
-        let alive = now.saturating_sub((*flow).seen_ns) < idle_limit;
-        if alive {
-            (*flow).seen_ns = now;
-        }
-        alive
+    scratch.flow_key = key_of(packet, slot_id, way);
+    if !search(scratch, slot) {
+        return Found::Nothing;
+    }
+    let Some(flow) = at(scratch.flow_index()) else { return Found::Nothing };
+    // SAFETY: the entry stays readable for the whole program; if another CPU replaces it meanwhile the
+    // packet is judged by one or the other, and `advance` compares again.
+    match step(unsafe { &*flow }, &scratch.packet, way) {
+        Step::To(..) => Found::Follows,
+        Step::Anew => Found::Nothing,
+        Step::Never => Found::Contradicts,
     }
 }
 
-/// The flow of a packet, as its key in [`FLOWS`].
+/// Looks for the flow of the packet in [`Scratch::quoted`], which went that way.
 #[inline(always)]
-fn flow_key(packet: &Packet, slot_id: SlotId, leaving: bool) -> FlowKey {
-    let (guest, guest_port_be, peer, peer_port_be) = if leaving {
-        (packet.src, packet.src_port_be, packet.dst, packet.dst_port_be)
-    } else {
-        (packet.dst, packet.dst_port_be, packet.src, packet.src_port_be)
+pub fn find_quoted(scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry, way: Direction) -> bool {
+    let quoted = &scratch.quoted;
+    let is_request = match (quoted.protocol, quoted.icmp_type) {
+        (TCP | UDP, _) | (ICMP, 0) | (ICMPV6, 129) => false,
+        (ICMP, 8) | (ICMPV6, 128) => true,
+        _ => return false, // nothing that flows are made of
     };
-    FlowKey {
-        guest,
-        peer,
-        guest_port_be,
-        peer_port_be,
+    scratch.flow_key = key(
+        (quoted.src, quoted.src_port_be),
+        (quoted.dst, quoted.dst_port_be),
+        quoted.protocol,
+        is_request,
         slot_id,
-        protocol: packet.protocol,
-        _reserved: 0,
+        way,
+    );
+    search(scratch, slot)
+}
+
+/// The flow at an index of the table.
+#[inline(always)]
+pub fn at(index: u32) -> Option<*mut Flow> {
+    FLOWS.get_ptr_mut(index)
+}
+
+/// Carries out what [`find`] has found possible: the flow's state after the packet. `generation` is the
+/// policy that allows it now.
+#[inline(always)]
+pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
+    let Some(flow) = at(scratch.flow_index()) else { return };
+    // SAFETY: the entry stays writable for the whole program. Two CPUs that advance one flow at once are
+    // two packets of one connection; each field is an aligned word or byte, and either value will do.
+    unsafe {
+        if (*flow).key != scratch.flow_key {
+            return; // replaced since it was found: the next packet of this flow opens it anew
+        }
+        let Step::To(state, fins) = step(&*flow, &scratch.packet, way) else { return };
+        (*flow).seen_ns = scratch.now_ns;
+        if (*flow).generation != generation {
+            (*flow).generation = generation;
+        }
+        if (*flow).fins != fins {
+            (*flow).fins = fins;
+        }
+        if (*flow).state != state {
+            (*flow).state = state;
+        }
+    }
+}
+
+/// Opens the packet's flow, whose key [`find`] has left in the scratch memory.
+///
+/// Free entries are taken first, then half-open flows that the slot itself began, the oldest first. Who
+/// comes from outside takes the place of the oldest flow that the slot began, so that a slot which opens
+/// flows without end cannot keep its own operator out.
+#[inline(never)]
+pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
+    let from_outside = way == Direction::Ingress as u32;
+    let hash = hash(&scratch.flow_key);
+    let (mut best, mut best_seen, mut best_state) = (u32::MAX, u64::MAX, EMPTY);
+    for probe in 0..2 * WAYS {
+        let index = place(slot, hash, probe);
+        let Some(flow) = at(index) else { break };
+        // SAFETY: as in `advance`.
+        let (state, seen_ns, same, is_slots) = unsafe {
+            ((*flow).state, (*flow).seen_ns, (*flow).key == scratch.flow_key, (*flow).is_slots())
+        };
+        if state == CLAIMED {
+            continue;
+        }
+        let half_open = matches!(state, SYN_SENT | ASKED);
+        let rank = if same || is_over(state, seen_ns, scratch.now_ns) {
+            0
+        } else if is_slots && (from_outside || half_open) {
+            seen_ns
+        } else {
+            u64::MAX
+        };
+        if rank < best_seen {
+            (best, best_seen, best_state) = (index, rank, state);
+            if same {
+                break;
+            }
+        }
+    }
+    scratch.set_flow_index(best);
+    let Some(flow) = at(scratch.flow_index()) else { return 0 };
+    let state = if scratch.packet.protocol == TCP { SYN_SENT } else { ASKED };
+    // SAFETY: the entry stays writable for the whole program. Whoever turns the state into `Claimed` is
+    // the only one that writes the other fields; readers that meet it so take it for no flow.
+    unsafe {
+        let word = &raw mut (*flow).state;
+        if !atomic::replace(word, best_state, CLAIMED) {
+            return 0;
+        }
+        (*flow).key = scratch.flow_key;
+        (*flow).seen_ns = scratch.now_ns;
+        (*flow).generation = slot.generation;
+        (*flow).opened = way as u8;
+        (*flow).fins = 0;
+        atomic::publish(word, state);
+    }
+    1
+}
+
+/// Finds the entry of [`Scratch::flow_key`] and leaves its index in the scratch memory.
+#[inline(always)]
+fn search(scratch: &mut Scratch, slot: &SlotEntry) -> bool {
+    search_apart(scratch, slot) == 1
+}
+
+#[inline(never)]
+fn search_apart(scratch: &mut Scratch, slot: &SlotEntry) -> u32 {
+    let hash = hash(&scratch.flow_key);
+    for probe in 0..2 * WAYS {
+        let index = place(slot, hash, probe);
+        let Some(flow) = at(index) else { return 0 };
+        // SAFETY: as in `find`.
+        let (state, seen_ns, same) =
+            unsafe { ((*flow).state, (*flow).seen_ns, (*flow).key == scratch.flow_key) };
+        if same && !is_over(state, seen_ns, scratch.now_ns) {
+            scratch.set_flow_index(index);
+            return 1;
+        }
+    }
+    0
+}
+
+/// True if nothing is left of the flow: it timed out, or there never was one.
+#[inline(always)]
+fn is_over(state: u64, seen_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(seen_ns) >= FlowState::timeout_ns(state)
+}
+
+/// Where the probe of that number looks: four in the bucket of the hash's low half, four in that of its
+/// high half.
+#[inline(always)]
+fn place(slot: &SlotEntry, hash: u64, probe: u32) -> u32 {
+    let half = if probe < WAYS { hash as u32 } else { (hash >> 32) as u32 };
+    slot.flows_first + (half & slot.flows_mask) * WAYS + (probe & (WAYS - 1))
+}
+
+/// Multiply and fold, word by word. A slot that makes its own flows collide only fills its own buckets.
+#[inline(always)]
+fn hash(key: &FlowKey) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = 0;
+    for word in words(key) {
+        hash = (hash ^ word).wrapping_mul(ODD);
+        hash ^= hash >> 29;
+    }
+    hash
+}
+
+#[inline(always)]
+fn words(key: &FlowKey) -> [u64; 5] {
+    // SAFETY: the key is 40 bytes of integers without padding, aligned to 8.
+    unsafe { *(&raw const *key).cast() }
+}
+
+/// The key of the packet's flow.
+#[inline(always)]
+fn key_of(packet: &Packet, slot_id: SlotId, way: Direction) -> FlowKey {
+    let is_request = icmp::kind(packet) == Kind::Request;
+    key(
+        (packet.src, packet.src_port_be),
+        (packet.dst, packet.dst_port_be),
+        packet.protocol,
+        is_request,
+        slot_id,
+        way,
+    )
+}
+
+/// An echo's identifier is the guest's port, and the other says which side asks: both may use one
+/// identifier at once.
+#[inline(always)]
+fn key(
+    src: (Address, u16),
+    dst: (Address, u16),
+    protocol: u8,
+    is_request: bool,
+    slot_id: SlotId,
+    way: Direction,
+) -> FlowKey {
+    let leaves = way == Direction::Egress;
+    let ((guest, guest_port_be), (peer, mut peer_port_be)) =
+        if leaves { (src, dst) } else { (dst, src) };
+    if matches!(protocol, ICMP | ICMPV6) {
+        peer_port_be = u16::from(is_request == leaves);
+    }
+    FlowKey { guest, peer, guest_port_be, peer_port_be, slot_id, protocol, _reserved: 0 }
+}
+
+/// What a packet makes of a flow.
+enum Step {
+    /// The state and the FINs after it.
+    To(u64, u8),
+    /// The flow is over, and the packet begins another.
+    Anew,
+    /// Nobody sends this in that state.
+    Never,
+}
+
+#[inline(always)]
+fn step(flow: &Flow, packet: &Packet, way: Direction) -> Step {
+    let from_opener = flow.opened == way as u8;
+    match packet.protocol {
+        TCP => step_tcp(flow, packet.tcp_flags, from_opener),
+        UDP if from_opener => Step::To(flow.state, 0),
+        UDP => Step::To(ANSWERED, 0),
+        // The key says who asks: a request of the opener or a reply of the other side.
+        _ if from_opener == (icmp::kind(packet) == Kind::Request) => {
+            Step::To(if from_opener { flow.state } else { ANSWERED }, 0)
+        }
+        _ => Step::Anew, // an echo the wrong way round
+    }
+}
+
+/// RFC 9293 section 3.3.2, as seen from between the two, without simultaneous open. A handshake cannot be
+/// joined halfway. `flags` are one of the combinations that the parser lets through.
+#[inline(always)]
+fn step_tcp(flow: &Flow, flags: u8, from_opener: bool) -> Step {
+    const SYN_ACK: u8 = SYN | ACK;
+    let (state, fins) = (flow.state, flow.fins);
+    if flags == SYN {
+        return match (state, from_opener) {
+            (CLOSED, _) => Step::Anew,
+            (_, true) => Step::To(state, fins),
+            (_, false) => Step::Never,
+        };
+    }
+    if flags & RST != 0 {
+        return Step::To(CLOSED, fins);
+    }
+    let fin = match (flags & FIN != 0, from_opener) {
+        (false, _) => 0,
+        (true, true) => FIN_OPENER,
+        (true, false) => FIN_OTHER,
+    };
+    match (state, from_opener) {
+        (SYN_SENT, true) => Step::Never,
+        (SYN_SENT, false) if flags == SYN_ACK => Step::To(SYN_RECEIVED, 0),
+        // RFC 9293 section 3.5.1: the other side still knows an older connection, and says so.
+        (SYN_SENT, false) if flags == ACK => Step::To(state, 0),
+        (SYN_SENT, false) => Step::Never,
+        (SYN_RECEIVED, true) if flags == SYN_ACK => Step::Never,
+        (SYN_RECEIVED, true) => Step::To(ESTABLISHED, fins | fin),
+        (SYN_RECEIVED, false) => Step::To(state, fins | fin),
+        (ESTABLISHED, _) if fins | fin == FIN_OPENER | FIN_OTHER => Step::To(CLOSED, fins | fin),
+        _ => Step::To(state, fins | fin), // established, or what is still on its way after the end
+    }
+}
+
+/// What a TCP packet that follows no flow may do: open one.
+#[inline(always)]
+pub fn check_opening(packet: &Packet) -> Result<(), DropReason> {
+    match packet.protocol {
+        TCP if packet.tcp_flags == SYN => Ok(()),
+        TCP => Err(DropReason::TcpState),
+        UDP => Ok(()),
+        ICMP | ICMPV6 => match icmp::kind(packet) {
+            Kind::Request => Ok(()),
+            Kind::Error => Err(DropReason::IcmpError),
+            Kind::Reply | Kind::Other => Err(DropReason::IcmpType),
+        },
+        _ => Err(DropReason::Protocol), // IGMP
     }
 }

@@ -20,12 +20,12 @@ pub trait Frame {
     fn ifindex(&self) -> u32;
     /// True if a VLAN tag travels beside the frame instead of in it.
     fn has_offloaded_vlan_tag(&self) -> bool;
-    /// Copies the first `length` bytes of the frame to `to`; false if the kernel refused.
+    /// Copies `length` bytes of the frame to `to`; false if the kernel refused.
     ///
     /// # Safety
     ///
     /// `to` must be writable for `length` bytes.
-    unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool;
+    unsafe fn copy(&self, offset: u32, to: *mut u8, length: u32) -> bool;
     /// The action that lets the frame go on.
     fn action_pass(&self) -> u32;
     /// The action that drops the frame.
@@ -56,9 +56,9 @@ impl Frame for XdpContext {
     }
 
     #[inline(always)]
-    unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool {
+    unsafe fn copy(&self, offset: u32, to: *mut u8, length: u32) -> bool {
         // SAFETY: the caller promises the room; the helper checks the length against the frame.
-        unsafe { bpf_xdp_load_bytes(self.ctx, 0, to.cast(), length) == 0 }
+        unsafe { bpf_xdp_load_bytes(self.ctx, offset, to.cast(), length) == 0 }
     }
 
     #[inline(always)]
@@ -102,9 +102,9 @@ impl Frame for TcContext {
     }
 
     #[inline(always)]
-    unsafe fn copy_head(&self, to: *mut u8, length: u32) -> bool {
+    unsafe fn copy(&self, offset: u32, to: *mut u8, length: u32) -> bool {
         // SAFETY: the caller promises the room; the helper checks the length against the frame.
-        unsafe { bpf_skb_load_bytes(self.as_ptr(), 0, to.cast(), length) == 0 }
+        unsafe { bpf_skb_load_bytes(self.as_ptr(), offset, to.cast(), length) == 0 }
     }
 
     #[inline(always)]

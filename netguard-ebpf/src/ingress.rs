@@ -1,41 +1,124 @@
-//! What may enter a slot.
-//!
-//! Packets from the internet enter without state until the connection table of the complete packet
-//! policy exists; nothing from another slot does.
+//! What may enter a slot: what it asked for, what keeps its link working, and what the host, the
+//! management network or the gate opens.
 
 use aya_ebpf::programs::TcContext;
-use netguard_common::{DropReason, NO_SLOT, SlotId, maps::Place};
+use netguard_common::{
+    Address, Direction, DropReason, SlotId,
+    maps::{Place, SlotEntry, slot_flags},
+};
 
-use crate::{dns, flows, packet::Parsed, policy, provenance, report::Verdict, scratch};
+use crate::{
+    dns,
+    egress::allow_again,
+    flows::{self, Found},
+    fragments,
+    icmp::{self, Kind},
+    identity,
+    packet::Packet,
+    policy, provenance,
+    reach::{self, Attempt},
+    report::Verdict,
+    scratch::{self, Scratch},
+};
+
+const WAY: Direction = Direction::Ingress;
 
 /// The verdict, and the packet restored if it is a reply of the resolver.
 #[inline(always)]
-pub fn decide_and_restore(ctx: &TcContext) -> (SlotId, Verdict) {
-    policy::in_slot(ctx, |slot_id| judge(ctx, slot_id).map(|()| Verdict::Pass))
+pub fn decide_and_carry_out(ctx: &TcContext) -> (SlotId, Verdict) {
+    policy::in_slot(ctx, |slot_id, slot| {
+        let scratch = scratch::memory()?;
+        let is_ip = scratch.parse(ctx)?;
+        let sender = provenance::sender(ctx, scratch, is_ip, slot);
+        let sender = sender.ok_or(DropReason::UnguardedPort)?;
+        if slot.flags & slot_flags::LOCKDOWN != 0 {
+            return Err(DropReason::Lockdown);
+        }
+        reach::check_sender(&scratch.packet, is_ip, sender, slot_id, slot)?;
+        if is_ip {
+            judge(ctx, scratch, slot_id, slot)?;
+        }
+        Ok(Verdict::Pass)
+    })
 }
 
 #[inline(always)]
-fn judge(ctx: &TcContext, own: SlotId) -> Result<(), DropReason> {
-    if !provenance::is_vouched_for(ctx, own) {
-        return Err(DropReason::UnguardedPort);
+fn judge(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    own: SlotId,
+    slot: &SlotEntry,
+) -> Result<(), DropReason> {
+    if dns::is_reply(&scratch.packet, slot) {
+        return dns::restore(ctx, own, scratch);
     }
-    let packet = match scratch::parse(ctx)? {
-        Parsed::Arp(..) => return Ok(()), // the host or a port of the same slot, checked there
-        Parsed::Ip(packet) => packet,
-    };
-    if dns::is_reply(packet, own) {
-        return dns::restore(ctx, own, packet);
+    let packet = &scratch.packet;
+    icmp::check_type(packet, WAY)?;
+    if icmp::is_link_upkeep_of_host(packet) {
+        if packet.is_fragment() {
+            return Err(DropReason::Fragment);
+        }
+        if is_from_link(packet, own) {
+            return Ok(());
+        }
     }
-    let from = policy::place_of(packet.src).ok_or(DropReason::UnknownAddress)?;
-    if from.slot_id != own && from.slot_id != NO_SLOT {
-        return Err(DropReason::CrossSlot);
+    let to_all = packet.dst.is_multicast() || identity::is_broadcast(packet.dst, slot);
+    let to_guest = identity::is_guest(packet.dst, slot) || packet.dst.is_v6_link_local();
+    if !to_all && !to_guest {
+        return Err(DropReason::UnknownAddress);
     }
-    match Place::from_raw(from.place).ok_or(DropReason::UnknownAddress)? {
-        Place::Gateway | Place::Host | Place::Management => flows::remember(packet, own),
-        Place::Slot | Place::LinkLocal | Place::Internet => {} // the internet until there is state
-        // `::` asks for a duplicate of its address (RFC 4862 section 5.4.2).
-        Place::Private | Place::Metadata | Place::Multicast if packet.src.is_unspecified() => {}
-        Place::Private | Place::Metadata | Place::Multicast => return Err(DropReason::Unsolicited),
+    if packet.is_later_fragment() {
+        return fragments::follow(scratch, own, WAY);
+    }
+    match flows::find(scratch, own, slot, WAY) {
+        Found::Follows => {
+            allow_again(scratch, own, slot)?;
+            flows::advance(scratch, slot.generation, WAY);
+        }
+        Found::Contradicts => return Err(DropReason::TcpState),
+        Found::Nothing => {
+            let is_error = icmp::kind(&scratch.packet) == Kind::Error;
+            if !is_error || !icmp::quotes_tracked_flow(ctx, scratch, own, slot, WAY) {
+                open(ctx, scratch, own, slot, to_all)?;
+            }
+        }
+    }
+    if scratch.packet.more_fragments {
+        fragments::begin(scratch, own, WAY);
     }
     Ok(())
+}
+
+#[inline(always)]
+fn open(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    own: SlotId,
+    slot: &SlotEntry,
+    to_all: bool,
+) -> Result<(), DropReason> {
+    scratch.attempt = Attempt::of_packet(&scratch.packet, WAY);
+    reach::ask(&scratch.attempt, own, slot)?;
+    // Only hosts on this side of an uplink may open anything, so a source that may cannot come by one.
+    // SAFETY: the verifier allows reads of this context field.
+    if policy::is_uplink(unsafe { (*ctx.skb.skb).ingress_ifindex }) {
+        return Err(DropReason::SpoofedSource);
+    }
+    if to_all {
+        return Ok(()); // nobody answers all as one
+    }
+    flows::check_opening(&scratch.packet)?;
+    if flows::open(scratch, slot, WAY as u32) == 0 { Err(DropReason::FlowsFull) } else { Ok(()) }
+}
+
+/// True for a source that is on the slot's own link.
+#[inline(always)]
+fn is_from_link(packet: &Packet, own: SlotId) -> bool {
+    packet.src.is_v6_link_local()
+        || packet.src == Address::UNSPECIFIED
+        || policy::place_of(packet.src).is_some_and(|entry| match Place::from_raw(entry.place) {
+            Some(Place::Slot | Place::Gateway | Place::Gate) => entry.slot_id == own,
+            Some(Place::Host) => true,
+            _ => false, // from beyond the link
+        })
 }

@@ -6,20 +6,28 @@
 
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "see atomic.rs")]
 #![expect(missing_docs, reason = "the program macros make functions without documentation")]
 
+mod atomic;
 mod clock;
 mod cursor;
 mod dns;
 mod dns_flows;
 mod egress;
 mod flows;
+mod fragments;
 mod frame;
+mod icmp;
+mod identity;
 mod ingress;
+mod limits;
 mod maps;
 mod packet;
 mod policy;
 mod provenance;
+mod reach;
 mod report;
 mod routing;
 mod scratch;
@@ -28,9 +36,9 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use netguard_common::{Direction, Hook};
+use netguard_common::{Direction, Hook, NO_SLOT};
 
-use crate::{provenance::Provenance, report::Verdict};
+use crate::report::Verdict;
 
 /// XDP of every port: the drop stage, the cheapest place to say no.
 ///
@@ -45,9 +53,9 @@ pub fn ng_xdp(ctx: XdpContext) -> u32 {
 /// TC ingress of every port, where packets leave the slot: the verdict stage.
 #[classifier]
 pub fn ng_port_egress(ctx: TcContext) -> i32 {
-    let (slot_id, verdict) = egress::decide_and_redirect(&ctx);
+    let (slot_id, verdict) = egress::decide_and_carry_out(&ctx);
     if !matches!(verdict, Verdict::Drop(_)) {
-        provenance::set(&ctx, Provenance::Guarded);
+        provenance::vouch(&ctx, slot_id);
     }
     report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32
 }
@@ -56,19 +64,19 @@ pub fn ng_port_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn ng_br_egress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = provenance::check(&ctx);
-    provenance::set(&ctx, Provenance::Unknown);
+    provenance::clear(&ctx);
     report::finish(&ctx, Hook::BridgeEgress, Direction::Egress, slot_id, verdict) as i32
 }
 
 /// TC egress of every bridge: vouches for what the host sends towards a slot.
 #[classifier]
 pub fn ng_br_ingress(ctx: TcContext) -> i32 {
-    provenance::set(&ctx, Provenance::Guarded);
+    provenance::vouch(&ctx, NO_SLOT);
     report::finish(
         &ctx,
         Hook::BridgeIngress,
         Direction::Ingress,
-        netguard_common::NO_SLOT,
+        NO_SLOT,
         Verdict::Continue,
     ) as i32
 }
@@ -77,8 +85,8 @@ pub fn ng_br_ingress(ctx: TcContext) -> i32 {
 /// resolver's replies restored to the address that the guest asked.
 #[classifier]
 pub fn ng_port_ingress(ctx: TcContext) -> i32 {
-    let (slot_id, verdict) = ingress::decide_and_restore(&ctx);
-    provenance::set(&ctx, Provenance::Unknown);
+    let (slot_id, verdict) = ingress::decide_and_carry_out(&ctx);
+    provenance::clear(&ctx);
     report::finish(&ctx, Hook::PortIngress, Direction::Ingress, slot_id, verdict) as i32
 }
 

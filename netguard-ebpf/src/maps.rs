@@ -1,18 +1,20 @@
-//! The maps of the programs: declarations only. Meanings and layouts: `netguard_common::maps`,
-//! whose constants name these statics.
+//! The maps of the programs: declarations only. Meanings and layouts: `netguard_common`, whose constants
+//! name these statics.
 //!
-//! Sizes here are upper bounds of what one host needs; none of the big ones is allocated ahead.
+//! Sizes here are upper bounds of what one host needs; the loader sets that of `FLOWS`. What is allocated
+//! ahead are the arrays: about 20 MB with the default number of flows.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
 use netguard_common::{
     MAX_SLOT_ID, SlotId,
+    flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
-        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, FLOWS_MAX, Flow, FlowKey,
-        PlaceEntry, PortEntry, SlotEntry,
+        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, PlaceEntry, PortEntry, RuleKey,
+        ServiceEntry, ServiceKey, SlotEntry, Spent,
     },
     record::DropRecord,
 };
@@ -21,9 +23,10 @@ use netguard_common::{
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
+const FLOWS_DEFAULT: u32 = 100_000;
 
 #[btf_map]
-pub static PORTS: HashMap<u32, PortEntry, { SLOTS_MAX * 4 }, ON_DEMAND> = HashMap::new();
+pub static PORTS: HashMap<u32, PortEntry, { SLOTS_MAX * 16 }, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
 pub static SLOTS: HashMap<SlotId, SlotEntry, SLOTS_MAX, ON_DEMAND> = HashMap::new();
@@ -32,11 +35,24 @@ pub static SLOTS: HashMap<SlotId, SlotEntry, SLOTS_MAX, ON_DEMAND> = HashMap::ne
 pub static PLACES: LpmTrie<[u8; 16], PlaceEntry, { SLOTS_MAX * 8 }> = LpmTrie::new();
 
 #[btf_map]
+pub static RULES: LpmTrie<RuleKey, u32, { 1 << 20 }> = LpmTrie::new();
+
+#[btf_map]
+pub static SERVICES: LpmTrie<ServiceKey, ServiceEntry, { 1 << 20 }> = LpmTrie::new();
+
+#[btf_map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, { SLOTS_MAX * 64 }, ON_DEMAND> =
     PerCpuHashMap::new();
 
 #[btf_map]
-pub static FLOWS: LruHashMap<FlowKey, Flow, { FLOWS_MAX as usize }> = LruHashMap::new();
+pub static FLOWS: Array<Flow, { flow_entries(FLOWS_DEFAULT) as usize }> = Array::new();
+
+#[btf_map]
+pub static FRAGMENTS: Array<Fragment, { (SLOTS_MAX + 1) * 2 * FRAGMENTS_PER_SLOT as usize }> =
+    Array::new();
+
+#[btf_map]
+pub static SPENT: Array<Spent, { SLOTS_MAX + 1 }> = Array::new();
 
 #[btf_map]
 pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, ON_DEMAND> =

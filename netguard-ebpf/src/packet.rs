@@ -1,8 +1,8 @@
 //! From bytes to a [`Packet`]: stages 1 (frame) and 4 (header sanity) of the packet's path.
 //!
 //! Length fields are claims: each is checked against the frame before anything is read through it.
-//! Every header of a packet that gets through stands at a fixed offset, because options, extension
-//! chains and fragments do not get through.
+//! Options and extension chains do not get through, but for those that the link itself needs. A later
+//! fragment has no transport header: what it may do is `fragments`' business.
 
 use netguard_common::{Address, DropReason};
 use network_types::{
@@ -15,6 +15,7 @@ use network_types::{
 use crate::{
     cursor::{Cursor, Header},
     frame::{Frame, HEADERS_MAX},
+    icmp,
 };
 
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -22,7 +23,7 @@ pub const UDP: u8 = IpProto::Udp as u8;
 pub const ICMP: u8 = IpProto::Icmp as u8;
 pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
 pub const IGMP: u8 = IpProto::Igmp as u8;
-const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+pub const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
 const ROUTING: u8 = IpProto::Ipv6Route as u8;
 const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 const AUTHENTICATION: u8 = IpProto::Ah as u8;
@@ -38,33 +39,22 @@ const _: () = assert!(
 /// The IPv4 option "router alert" (RFC 2113 section 2.1).
 const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
 
-/// Bits of [`Packet::tcp_flags`] (RFC 9293 section 3.1).
+/// Bits of [`Packet::tcp_flags`] (RFC 9293 section 3.1). The others say nothing about a connection's state.
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
-/// Multicast listener query, report and done, and the report of version 2 (RFC 2710, RFC 3810).
-pub const MLD_QUERY: u8 = 130;
-pub const MLD_DONE: u8 = 132;
-pub const MLD_REPORT: u8 = 143;
-/// Router solicitation, neighbour solicitation and advertisement (RFC 4861).
-pub const ROUTER_SOLICIT: u8 = 133;
-pub const ND_SOLICIT: u8 = 135;
-pub const ND_ADVERTISE: u8 = 136;
+/// What a frame is, as [`parse`] says.
+pub const IS_IP: u32 = 0;
+pub const IS_ARP: u32 = 1;
 
-/// A frame that netguard understands.
-pub enum Parsed {
-    /// ARP, with the Ethernet source.
-    Arp(ArpHdr, [u8; 6]),
-    /// IPv4 or IPv6 with one whole transport header.
-    Ip(&'static Packet),
-}
-
-/// An IPv4 or IPv6 packet: what verdicts depend on. One form for both families.
+/// An IPv4 or IPv6 packet: what verdicts depend on. One form for both families. Of an ARP packet only
+/// the first two fields are filled in.
 #[derive(Clone, Copy)]
 pub struct Packet {
     pub eth_src: [u8; 6],
+    pub arp: ArpHdr,
     pub src: Address,
     pub dst: Address,
     /// The port in network order, or the identifier of an ICMP echo.
@@ -81,6 +71,14 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// Where the transport header starts, in bytes from the Ethernet header on.
     pub transport_offset: u8,
+    /// True unless this is the last or only fragment.
+    pub more_fragments: bool,
+    /// Where this fragment's payload stands in the whole packet's, in bytes.
+    pub fragment_offset: u32,
+    /// What all fragments of the packet share, as it is on the wire.
+    pub identification: u32,
+    /// The bytes behind the IP headers, transport header included, as the IP header claims.
+    pub payload: u32,
 }
 
 impl Packet {
@@ -88,6 +86,24 @@ impl Packet {
     #[inline(always)]
     pub fn opens_tcp(&self) -> bool {
         self.protocol == TCP && self.tcp_flags & (SYN | ACK) == SYN
+    }
+
+    /// True for every fragment, the first one too.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        self.more_fragments || self.fragment_offset != 0
+    }
+
+    /// True for a fragment that has no transport header.
+    #[inline(always)]
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment_offset != 0
+    }
+
+    /// True for ICMP of either family.
+    #[inline(always)]
+    pub fn is_icmp(&self) -> bool {
+        matches!(self.protocol, ICMP | ICMPV6)
     }
 }
 
@@ -121,16 +137,9 @@ struct IcmpHeader {
 // SAFETY: bytes.
 unsafe impl Header for IcmpHeader {}
 
-/// Reads the frame's headers; an IP packet goes into the memory given.
+/// Reads the frame's headers into the memory given, and says whether it is [`IS_IP`] or [`IS_ARP`].
 #[inline(always)]
-pub fn parse<F: Frame>(frame: &F, packet: &'static mut Packet) -> Result<Parsed, DropReason> {
-    if frame.has_offloaded_vlan_tag() {
-        return Err(DropReason::VlanTag);
-    }
-    let mut cursor = Cursor::new(frame.memory());
-    let eth = cursor.take::<EthHdr>()?;
-    let claimable = frame.length().saturating_sub(EthHdr::LEN as u32);
-
+pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<u32, DropReason> {
     const IPV4: u16 = EtherType::Ipv4 as u16;
     const IPV6: u16 = EtherType::Ipv6 as u16;
     const ARP: u16 = EtherType::Arp as u16;
@@ -139,27 +148,32 @@ pub fn parse<F: Frame>(frame: &F, packet: &'static mut Packet) -> Result<Parsed,
     const QINQ1: u16 = EtherType::Ieee8021QinQ1 as u16;
     const QINQ2: u16 = EtherType::Ieee8021QinQ2 as u16;
     const QINQ3: u16 = EtherType::Ieee8021QinQ3 as u16;
-    match eth.ether_type {
-        IPV4 => {
-            packet.eth_src = eth.src_addr;
-            parse_ipv4(cursor, claimable, packet)?;
-            Ok(Parsed::Ip(packet))
-        }
-        IPV6 => {
-            packet.eth_src = eth.src_addr;
-            parse_ipv6(cursor, claimable, packet)?;
-            Ok(Parsed::Ip(packet))
-        }
-        ARP => Ok(Parsed::Arp(cursor.take()?, eth.src_addr)),
-        DOT1Q | DOT1AD | QINQ1 | QINQ2 | QINQ3 => Err(DropReason::VlanTag),
-        _ => Err(DropReason::EtherType), // LLC lengths, LLDP, PPPoE, EAPOL: none has a slot's rule
+
+    if frame.has_offloaded_vlan_tag() {
+        return Err(DropReason::VlanTag);
     }
+    let mut cursor = Cursor::new(frame.memory());
+    let eth = cursor.take::<EthHdr>()?;
+    packet.eth_src = eth.src_addr;
+    let claimable = frame.length().saturating_sub(EthHdr::LEN as u32);
+    match eth.ether_type {
+        IPV4 => parse_ipv4(cursor, claimable, packet)?,
+        IPV6 => parse_ipv6(cursor, claimable, packet)?,
+        ARP => {
+            packet.arp = cursor.take()?;
+            return Ok(IS_ARP);
+        }
+        DOT1Q | DOT1AD | QINQ1 | QINQ2 | QINQ3 => return Err(DropReason::VlanTag),
+        _ => return Err(DropReason::EtherType), // LLC lengths, LLDP, PPPoE, EAPOL: none has a slot's rule
+    }
+    Ok(IS_IP)
 }
 
 /// RFC 791 section 3.1. `claimable` is the frame's length behind the Ethernet header. The one option
 /// that passes is IGMP's router alert (RFC 3376 section 4): a bridge that snoops must hear it.
 #[inline(always)]
 fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result<(), DropReason> {
+    const MORE_FRAGMENTS: u16 = 0x2000;
     let ip = cursor.take::<Ipv4Hdr>()?;
     let mut header = Ipv4Hdr::LEN as u32;
     match ip.vihl {
@@ -172,22 +186,23 @@ fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
     if total < header || total > claimable {
         return Err(DropReason::BadHeader);
     }
-    // Bit 13 is "more fragments", the low 13 bits are the offset; "don't fragment" may be set.
-    if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
-        return Err(DropReason::Fragment);
-    }
     if ip.proto == ICMPV6 {
         return Err(DropReason::Protocol);
     }
+    let fragment = u16::from_be_bytes(ip.frags);
     packet.src = Address::v4(ip.src_addr);
     packet.dst = Address::v4(ip.dst_addr);
     packet.protocol = ip.proto;
-    parse_transport(cursor, packet, total - header)
+    packet.more_fragments = fragment & MORE_FRAGMENTS != 0;
+    packet.fragment_offset = u32::from(fragment & 0x1fff) * 8;
+    packet.identification = u32::from(u16::from_ne_bytes(ip.id));
+    packet.payload = total - header;
+    parse_transport(cursor, packet)
 }
 
-/// RFC 8200 section 3. The one extension header that passes is an eight-byte hop-by-hop header in
-/// front of ICMPv6: every MLD message carries it (RFC 3810 section 5), and a bridge that snoops
-/// needs those to deliver neighbour discovery.
+/// RFC 8200 section 3. Two extension headers pass: the fragment header, and an eight-byte hop-by-hop
+/// header in front of ICMPv6, because every MLD message carries it (RFC 3810 section 5), and a bridge
+/// that snoops needs those to deliver neighbour discovery.
 #[inline(always)]
 fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result<(), DropReason> {
     let ip = cursor.take::<Ipv6Hdr>()?;
@@ -204,81 +219,158 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
         // RFC 4291 section 2.5.5.2: never on the wire, and it would alias our form of IPv4.
         return Err(DropReason::BadHeader);
     }
-    let mut protocol = ip.next_hdr;
-    match protocol {
+    packet.protocol = ip.next_hdr;
+    packet.more_fragments = false;
+    packet.fragment_offset = 0;
+    packet.identification = 0;
+    match ip.next_hdr {
         HOP_BY_HOP => {
             let [next, length, ..] = cursor.take::<[u8; 8]>()?;
             if next != ICMPV6 || length != 0 || payload < 8 {
                 return Err(DropReason::Ipv6Extension);
             }
-            protocol = next;
+            packet.protocol = next;
             payload -= 8;
         }
-        FRAGMENT => return Err(DropReason::Fragment),
-        ROUTING | AUTHENTICATION | DESTINATION_OPTIONS => return Err(DropReason::Ipv6Extension),
-        ICMP => return Err(DropReason::Protocol),
+        FRAGMENT => {
+            // RFC 8200 section 4.5: next header, reserved, offset and flags, identification.
+            let [next, _, offset_high, offset_low, id @ ..] = cursor.take::<[u8; 8]>()?;
+            if payload < 8 {
+                return Err(DropReason::BadHeader);
+            }
+            let offset = u16::from_be_bytes([offset_high, offset_low]);
+            packet.protocol = next;
+            packet.more_fragments = offset & 1 != 0;
+            packet.fragment_offset = u32::from(offset & 0xfff8);
+            packet.identification = u32::from_ne_bytes(id);
+            payload -= 8;
+            if !packet.is_fragment() {
+                return Err(DropReason::Fragment); // RFC 8021: atomic fragments are only good for attacks
+            }
+        }
         _ => {} // a transport protocol: decided below
     }
+    match packet.protocol {
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+            if !packet.is_later_fragment() =>
+        {
+            return Err(DropReason::Ipv6Extension);
+        }
+        ICMP | IGMP => return Err(DropReason::Protocol),
+        _ => {} // a transport protocol: decided below
+    }
+    packet.payload = payload;
+    parse_transport(cursor, packet)?;
     let behind_options = ip.next_hdr == HOP_BY_HOP;
-    packet.protocol = protocol;
-    parse_transport(cursor, packet, payload)?;
-    if behind_options && !matches!(packet.icmp_type, MLD_QUERY..=MLD_DONE | MLD_REPORT) {
+    if behind_options && !matches!(packet.icmp_type, icmp::MLD_QUERY..=icmp::MLD_DONE | icmp::MLD_REPORT) {
         return Err(DropReason::Ipv6Extension);
     }
     Ok(())
 }
 
-/// `payload` is what the IP header claims to carry, already checked against the frame.
 #[inline(always)]
-fn parse_transport(
-    mut cursor: Cursor,
-    packet: &mut Packet,
-    payload: u32,
-) -> Result<(), DropReason> {
+fn parse_transport(cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
     packet.transport_offset = cursor.offset() as u8;
     packet.src_port_be = 0;
     packet.dst_port_be = 0;
     packet.nd_target = Address::UNSPECIFIED;
     packet.icmp_type = 0;
     packet.tcp_flags = 0;
+    if packet.is_later_fragment() {
+        return check_later_fragment(packet);
+    }
     match packet.protocol {
-        TCP => {
-            let tcp = cursor.take::<TcpHeader>()?;
-            let header = u32::from(tcp.data_offset >> 4) * 4;
-            if header < size_of::<TcpHeader>() as u32 || header > payload {
-                return Err(DropReason::BadHeader);
-            }
-            packet.src_port_be = u16::from_ne_bytes(tcp.src_port);
-            packet.dst_port_be = u16::from_ne_bytes(tcp.dst_port);
-            packet.tcp_flags = tcp.flags;
-        }
-        UDP => {
-            let udp = cursor.take::<UdpHdr>()?;
-            let length = u32::from(u16::from_be_bytes(udp.len));
-            if length < UdpHdr::LEN as u32 || length > payload {
-                return Err(DropReason::BadHeader);
-            }
-            packet.src_port_be = u16::from_ne_bytes(udp.src);
-            packet.dst_port_be = u16::from_ne_bytes(udp.dst);
-        }
-        ICMP | ICMPV6 => {
-            let icmp = cursor.take::<IcmpHeader>()?;
-            if payload < size_of::<IcmpHeader>() as u32 {
-                return Err(DropReason::BadHeader);
-            }
-            packet.icmp_type = icmp.icmp_type;
-            packet.src_port_be = u16::from_ne_bytes(icmp.identifier);
-            packet.dst_port_be = packet.src_port_be;
-            // RFC 4861 sections 4.3 and 4.4: the target follows the first eight bytes.
-            if packet.protocol == ICMPV6 && matches!(icmp.icmp_type, ND_SOLICIT | ND_ADVERTISE) {
-                if payload < size_of::<IcmpHeader>() as u32 + 16 {
-                    return Err(DropReason::BadHeader);
-                }
-                packet.nd_target = Address(cursor.take()?);
-            }
-        }
-        IGMP => packet.icmp_type = cursor.take::<[u8; 8]>()?[0], // to multicast only, see egress
+        TCP => parse_tcp(cursor, packet)?,
+        UDP => parse_udp(cursor, packet)?,
+        ICMP | ICMPV6 => parse_icmp(cursor, packet)?,
+        IGMP => parse_igmp(cursor, packet)?,
         _ => return Err(DropReason::Protocol), // tunnels and raw protocols: no rule can name them
     }
+    if packet.more_fragments && packet.payload % 8 != 0 {
+        return Err(DropReason::Fragment); // RFC 791 section 3.2: only the last one may end anywhere
+    }
     Ok(())
+}
+
+/// A fragment in the middle or at the end of a packet.
+#[inline(always)]
+fn check_later_fragment(packet: &Packet) -> Result<(), DropReason> {
+    if !matches!(packet.protocol, TCP | UDP | ICMP | ICMPV6) {
+        return Err(DropReason::Protocol);
+    }
+    if packet.payload == 0 {
+        return Err(DropReason::BadHeader);
+    }
+    // RFC 1858 section 4: at offset 8 it would overwrite what the first one was judged by. No packet is
+    // longer than its length field can say.
+    let end = packet.fragment_offset + packet.payload;
+    let is_odd = packet.more_fragments && packet.payload % 8 != 0;
+    if packet.fragment_offset == 8 || end > u32::from(u16::MAX) || is_odd {
+        return Err(DropReason::Fragment);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn parse_tcp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
+    const SYN_ACK: u8 = SYN | ACK;
+    const FIN_ACK: u8 = FIN | ACK;
+    const RST_ACK: u8 = RST | ACK;
+    let tcp = cursor.take::<TcpHeader>()?;
+    let header = u32::from(tcp.data_offset >> 4) * 4;
+    if header < size_of::<TcpHeader>() as u32 || header > packet.payload {
+        return Err(DropReason::BadHeader);
+    }
+    packet.src_port_be = u16::from_ne_bytes(tcp.src_port);
+    packet.dst_port_be = u16::from_ne_bytes(tcp.dst_port);
+    packet.tcp_flags = tcp.flags & (FIN | SYN | RST | ACK);
+    match packet.tcp_flags {
+        SYN | SYN_ACK | ACK | FIN_ACK | RST | RST_ACK => Ok(()),
+        _ => Err(DropReason::TcpFlags), // null, SYN+FIN, FIN alone: RFC 9293 has no use for them
+    }
+}
+
+#[inline(always)]
+fn parse_udp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
+    let udp = cursor.take::<UdpHdr>()?;
+    let length = u32::from(u16::from_be_bytes(udp.len));
+    // The length is the whole packet's: a first fragment holds less of it.
+    let least = UdpHdr::LEN as u32;
+    let is_short = length < least || packet.payload < least;
+    if is_short || (length > packet.payload && !packet.more_fragments) {
+        return Err(DropReason::BadHeader);
+    }
+    packet.src_port_be = u16::from_ne_bytes(udp.src);
+    packet.dst_port_be = u16::from_ne_bytes(udp.dst);
+    Ok(())
+}
+
+#[inline(always)]
+fn parse_icmp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
+    let header = cursor.take::<IcmpHeader>()?;
+    if packet.payload < size_of::<IcmpHeader>() as u32 {
+        return Err(DropReason::BadHeader);
+    }
+    packet.icmp_type = header.icmp_type;
+    packet.src_port_be = u16::from_ne_bytes(header.identifier);
+    packet.dst_port_be = packet.src_port_be;
+    // RFC 4861 sections 4.3 and 4.4: the target follows the first eight bytes.
+    if packet.protocol == ICMPV6 && matches!(header.icmp_type, icmp::ND_SOLICIT | icmp::ND_ADVERTISE) {
+        if packet.payload < size_of::<IcmpHeader>() as u32 + 16 {
+            return Err(DropReason::BadHeader);
+        }
+        packet.nd_target = Address(cursor.take()?);
+    }
+    Ok(())
+}
+
+/// To multicast only, see `icmp`.
+#[inline(always)]
+fn parse_igmp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
+    packet.icmp_type = cursor.take::<[u8; 8]>()?[0];
+    match (packet.payload < 8, packet.more_fragments) {
+        (true, _) => Err(DropReason::BadHeader),
+        (false, true) => Err(DropReason::Protocol),
+        (false, false) => Ok(()),
+    }
 }

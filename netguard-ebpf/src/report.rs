@@ -106,7 +106,7 @@ fn record<F: Frame>(
         // a sum like this (`clamp` compiles to a comparison with 0 that they forget). Frames have 14
         // bytes or more.
         let wanted = frame_length.wrapping_sub(1).min(CAPTURE_LENGTH as u32 - 1) + 1;
-        let copied = frame.copy_head((*record).packet.as_mut_ptr(), wanted);
+        let copied = frame.copy(0, (*record).packet.as_mut_ptr(), wanted);
         (*record).captured = if copied { wanted as u16 } else { 0 };
     }
     entry.submit(0);

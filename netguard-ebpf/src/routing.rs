@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use crate::{packet::Packet, scratch};
+use crate::scratch::Scratch;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -21,14 +21,12 @@ const AF_INET6: u8 = 10;
 /// daemon ran. The kernel's routing tables do know. Where the host has no route, or forwards nothing,
 /// the answer is the same: there is no way but to the host.
 #[inline(always)]
-pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, packet: &Packet) -> bool {
-    let Some(scratch) = scratch::memory() else {
-        return true; // without memory nothing is known
-    };
-    // SAFETY: the entry is this CPU's own while the program runs; an all-zero lookup is a valid one,
+pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> bool {
+    let packet = scratch.packet;
+    // SAFETY: an all-zero lookup is a valid one,
     // the unions that are written are plain integers, and the helper gets the structure's size.
     let answer = unsafe {
-        let lookup = &raw mut (*scratch).lookup;
+        let lookup = &raw mut scratch.lookup;
         lookup.write_bytes(0, 1);
         (*lookup).ifindex = bridge_ifindex;
         (*lookup).l4_protocol = packet.protocol;

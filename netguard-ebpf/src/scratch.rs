@@ -2,22 +2,28 @@
 //! call in whole 32 bytes). Each field belongs to the one function that writes it before it reads it.
 
 use aya_ebpf::{bindings::bpf_fib_lookup, btf_maps::PerCpuArray, macros::btf_map};
-use netguard_common::{
-    DropReason,
-    maps::{DnsFlow, FlowKey},
-};
+use netguard_common::{DropReason, flow::FlowKey, maps::DnsFlow};
 
 use crate::{
+    clock,
     frame::Frame,
-    packet::{self, Packet, Parsed},
+    icmp::{Quote, Quoted},
+    packet::{self, IS_ARP, IS_IP, Packet},
+    reach::Attempt,
 };
 
 #[repr(C)]
 pub struct Scratch {
     pub packet: Packet,
-    pub lookup: bpf_fib_lookup,
+    pub attempt: Attempt,
     pub flow_key: FlowKey,
+    pub quote: Quote,
+    pub quoted: Quoted,
+    pub lookup: bpf_fib_lookup,
     pub dns_flow: DnsFlow,
+    /// `CLOCK_MONOTONIC` in nanoseconds when the program began, as of the last tick.
+    pub now_ns: u64,
+    flow_index: u32,
 }
 
 #[btf_map]
@@ -25,15 +31,49 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// This CPU's scratch memory, for as long as the program runs.
 #[inline(always)]
-pub fn memory() -> Option<*mut Scratch> {
-    SCRATCH.get_ptr_mut(0)
+pub fn memory() -> Result<&'static mut Scratch, DropReason> {
+    let scratch = SCRATCH.get_ptr_mut(0).ok_or(DropReason::Internal)?;
+    // SAFETY: the memory is this CPU's own, programs of one hook do not nest on a CPU, and every program
+    // asks for it once. All fields are valid for every bit pattern that the programs write.
+    Ok(unsafe { &mut *scratch })
 }
 
-/// Reads the frame's headers into the scratch memory.
-#[inline(always)]
-pub fn parse<F: Frame>(frame: &F) -> Result<Parsed, DropReason> {
-    let scratch = memory().ok_or(DropReason::Internal)?;
-    // SAFETY: the memory is this CPU's own while the program runs, and who parses again has done
-    // with what was parsed before.
-    packet::parse(frame, unsafe { &mut (*scratch).packet })
+impl Scratch {
+    /// Reads the frame's headers and the clock; true for IP, false for ARP.
+    #[inline(always)]
+    pub fn parse<F: Frame>(&mut self, frame: &F) -> Result<bool, DropReason> {
+        self.now_ns = clock::coarse_ns();
+        match parse_apart(frame, &mut self.packet) {
+            IS_IP => Ok(true),
+            IS_ARP => Ok(false),
+            reason => {
+                Err(DropReason::from_raw((reason >> 8) as u8).unwrap_or(DropReason::Internal))
+            }
+        }
+    }
+
+    /// Where in the table the packet's flow stands.
+    ///
+    /// Read back from memory on purpose: the verifier knows every value that a register can have from the
+    /// search's eight ways, and would walk the rest of the program once for each (Linux 6.1 to 6.18).
+    #[inline(always)]
+    pub fn flow_index(&self) -> u32 {
+        // SAFETY: a reference is valid for reads.
+        unsafe { (&raw const self.flow_index).read_volatile() }
+    }
+
+    #[inline(always)]
+    pub fn set_flow_index(&mut self, index: u32) {
+        // SAFETY: a mutable reference is valid for writes.
+        unsafe { (&raw mut self.flow_index).write_volatile(index) };
+    }
+}
+
+/// A function of its own in BPF too: see the stack above. Those return one register.
+#[inline(never)]
+fn parse_apart<F: Frame>(frame: &F, packet: &mut Packet) -> u32 {
+    match packet::parse(frame, packet) {
+        Ok(what) => what,
+        Err(reason) => (reason as u32) << 8,
+    }
 }

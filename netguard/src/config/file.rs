@@ -14,9 +14,14 @@ use toml::Spanned;
 pub(super) struct File {
     #[serde(default)]
     pub(super) host: Host,
+    #[serde(default)]
+    pub(super) limits: Totals,
     pub(super) dns: Dns,
+    pub(super) gate: Option<Gate>,
+    #[serde(default, rename = "runtime")]
+    pub(super) runtimes: Vec<Runtime>,
     #[serde(default, rename = "slot")]
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Vec<Spanned<Slot>>,
 }
 
 /// `[host]`
@@ -26,6 +31,40 @@ pub(super) struct Host {
     /// Networks whose peers may open connections to slots.
     #[serde(default)]
     pub(super) management: Vec<Spanned<IpNet>>,
+    /// Interfaces towards the internet.
+    #[serde(default)]
+    pub(super) uplinks: Vec<Spanned<String>>,
+    /// Whether slots borrow the host's address there; yes if absent.
+    pub(super) masquerade: Option<Spanned<bool>>,
+    /// `true`, `false` or `"dry-run"`.
+    pub(super) protect: Option<Spanned<toml::Value>>,
+    /// Services of the host that anybody may reach; SSH if absent.
+    pub(super) allow_in: Option<Vec<Spanned<String>>>,
+}
+
+/// `[limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Totals {
+    /// How many flows are tracked at once.
+    pub(super) flows: Option<Spanned<u32>>,
+}
+
+/// `[gate]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gate {
+    pub(super) addresses: Spanned<Vec<Spanned<IpAddr>>>,
+    pub(super) ports: Spanned<Vec<Spanned<String>>>,
+}
+
+/// `[[runtime]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Runtime {
+    pub(super) name: Spanned<String>,
+    /// Whether its own workloads are kept apart too; yes if absent.
+    pub(super) isolate: Option<bool>,
 }
 
 /// `[dns]`
@@ -50,31 +89,73 @@ fn default_port() -> Spanned<u16> {
     Spanned::new(0..0, 53)
 }
 
-/// `[[slot]]`
-#[derive(Debug, Deserialize)]
+/// `[[slot]]`: one slot, or with `count` a template of many, in whose texts `{n}` is each one's number.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Slot {
-    pub(super) name: Spanned<String>,
-    pub(super) id: Spanned<u16>,
-    pub(super) bridge: Spanned<String>,
-    pub(super) port: Spanned<String>,
-    pub(super) subnet: Option<Spanned<IpNet>>,
-    pub(super) gateway: Option<Spanned<IpAddr>>,
-    pub(super) subnet6: Option<Spanned<IpNet>>,
-    pub(super) gateway6: Option<Spanned<IpAddr>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) id: Option<Spanned<u16>>,
+    pub(super) count: Option<Spanned<u16>>,
+    pub(super) bridge: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<String>>,
+    /// Every port of the bridge is the slot's.
+    #[serde(default)]
+    pub(super) shared: bool,
+    pub(super) subnet: Option<Spanned<String>>,
+    pub(super) gateway: Option<Spanned<String>>,
+    pub(super) subnet6: Option<Spanned<String>>,
+    pub(super) gateway6: Option<Spanned<String>>,
+    pub(super) mac: Option<Spanned<String>>,
+    pub(super) runtime: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) mode: Mode,
+    pub(super) egress: Option<Spanned<Egress>>,
+    #[serde(default)]
+    pub(super) allow: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) deny: Vec<Spanned<String>>,
+    /// A list of services, or `"all"`.
+    pub(super) host_services: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    pub(super) metadata: bool,
+    #[serde(default)]
+    pub(super) manage_links: bool,
+    #[serde(default)]
+    pub(super) limits: SlotLimits,
 }
 
-/// Byte offsets of what the host may contradict later.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SlotSpans {
-    pub(super) bridge: usize,
-    pub(super) port: usize,
+/// `mode`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    /// What the other keys say.
+    #[default]
+    Guarded,
+    /// No network at all.
+    Lockdown,
 }
 
-impl Slot {
-    pub(super) fn spans(&self) -> SlotSpans {
-        SlotSpans { bridge: self.bridge.span().start, port: self.port.span().start }
-    }
+/// `egress`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Egress {
+    /// The internet, but for `deny`.
+    Open,
+    /// What `allow` lists.
+    Listed,
+    /// Nothing.
+    None,
+}
+
+/// `[slot.limits]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlotLimits {
+    pub(super) flows_per_second: Option<u32>,
+    pub(super) packets_per_second: Option<u32>,
+    pub(super) bytes_per_second: Option<u64>,
+    pub(super) icmp_per_second: Option<u32>,
+    pub(super) icmp_max_bytes: Option<u16>,
 }
 
 /// An allowlist file: categories by name.

@@ -4,6 +4,7 @@
 mod check;
 mod file;
 mod problem;
+mod template;
 
 use std::{io, path::Path};
 
@@ -17,7 +18,7 @@ pub struct Config {
     /// What the file means.
     pub policy: Policy,
     /// Where each slot's keys stand, in the order of [`Policy::slots`].
-    spans: Vec<file::SlotSpans>,
+    spans: Vec<template::SlotSpans>,
     source: problem::Source,
 }
 
@@ -43,8 +44,7 @@ impl Config {
             Ok(file) => file,
             Err(error) => return Err(Problems::from_toml(&source, &error)),
         };
-        let spans = file.slots.iter().map(file::Slot::spans).collect();
-        let policy = check::check(&file, &source)?;
+        let (policy, spans) = check::check(&file, &source)?;
         Ok(Self { policy, spans, source })
     }
 

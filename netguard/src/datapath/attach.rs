@@ -14,7 +14,7 @@ use aya::{
 };
 use netguard_common::{
     Hook,
-    maps::{PortEntry, read_name},
+    maps::{PortEntry, PortKind, read_name},
 };
 
 use super::{
@@ -75,7 +75,8 @@ pub(super) fn guard(
     let mut refused = BTreeMap::new();
     for (hook, on_bridges) in ORDER {
         for (ifindex, port) in interfaces {
-            if (port.is_bridge == 1) != on_bridges || refused.contains_key(ifindex) {
+            let kind = if on_bridges { PortKind::Bridge } else { PortKind::Port };
+            if port.kind != kind as u8 || refused.contains_key(ifindex) {
                 continue;
             }
             let interface = read_name(&port.name);

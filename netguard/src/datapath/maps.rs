@@ -1,5 +1,7 @@
 //! The policy maps, typed: from a [`Plan`] to entries.
 
+use std::collections::BTreeMap;
+
 use aya::{
     Ebpf,
     maps::{HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
@@ -7,7 +9,7 @@ use aya::{
 use netguard_common::maps::{self as layout, Layout};
 
 use super::Error;
-use crate::policy::{Plan, Prefix};
+use crate::policy::{Plan, Prefix, TrieKey};
 
 /// A shared layout as aya wants it.
 #[derive(Clone, Copy)]
@@ -19,12 +21,15 @@ pub(super) struct Wire<T: Layout>(pub(super) T);
 unsafe impl<T: Layout> aya::Pod for Wire<T> {}
 
 type Entries<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
+type Trie<K, V> = LpmTrie<MapData, K, Wire<V>>;
 
 /// The maps that the daemon writes and the programs read.
 pub(super) struct PolicyMaps {
     ports: Entries<u32, layout::PortEntry>,
     slots: Entries<u16, layout::SlotEntry>,
-    places: LpmTrie<MapData, [u8; 16], Wire<layout::PlaceEntry>>,
+    places: Trie<[u8; 16], layout::PlaceEntry>,
+    rules: Trie<layout::RuleKey, u32>,
+    services: Trie<layout::ServiceKey, layout::ServiceEntry>,
 }
 
 impl PolicyMaps {
@@ -34,65 +39,94 @@ impl PolicyMaps {
             ports: take(ebpf, layout::PORTS)?,
             slots: take(ebpf, layout::SLOTS)?,
             places: take(ebpf, layout::PLACES)?,
+            rules: take(ebpf, layout::RULES)?,
+            services: take(ebpf, layout::SERVICES)?,
         })
     }
 
     /// Each map with its name.
-    pub(super) fn each(&self) -> [(&'static str, &MapData); 3] {
+    pub(super) fn each(&self) -> [(&'static str, &MapData); 5] {
         [
             (layout::PORTS, self.ports.map()),
             (layout::SLOTS, self.slots.map()),
             (layout::PLACES, self.places.map()),
+            (layout::RULES, self.rules.map()),
+            (layout::SERVICES, self.services.map()),
         ]
     }
 
-    /// Writes what `new` has and `old` has not, places and slots before the ports that lead to
-    /// them.
+    /// Writes what `new` has and `old` has not, what is referred to before what refers to it: flows are
+    /// asked again when the slots' generation changes, and then all else is there.
     pub(super) fn write_changed(&mut self, old: &Plan, new: &Plan) -> Result<(), Error> {
-        for (prefix, entry) in &new.places {
-            if old.places.get(prefix) != Some(entry) {
-                self.places
-                    .insert(&key(*prefix), Wire(*entry), 0)
-                    .map_err(|source| Error::map(layout::PLACES, source))?;
-            }
+        for (key, entry) in changed(&old.services, &new.services) {
+            let written = self.services.insert(&trie_key(*key), Wire(*entry), 0);
+            written.map_err(|source| Error::map(layout::SERVICES, source))?;
         }
-        for (id, entry) in &new.slots {
-            if old.slots.get(id) != Some(entry) {
-                self.slots
-                    .insert(Wire(*id), Wire(*entry), 0)
-                    .map_err(|source| Error::map(layout::SLOTS, source))?;
-            }
+        for (key, set) in changed(&old.rules, &new.rules) {
+            let written = self.rules.insert(&trie_key(*key), Wire(*set), 0);
+            written.map_err(|source| Error::map(layout::RULES, source))?;
         }
-        for (index, port) in &new.ports {
-            if old.ports.get(index) != Some(port) {
-                self.ports
-                    .insert(Wire(*index), Wire(*port), 0)
-                    .map_err(|source| Error::map(layout::PORTS, source))?;
-            }
+        for (prefix, entry) in changed(&old.places, &new.places) {
+            let written = self.places.insert(&place_key(*prefix), Wire(*entry), 0);
+            written.map_err(|source| Error::map(layout::PLACES, source))?;
+        }
+        for (id, entry) in changed(&old.slots, &new.slots) {
+            let written = self.slots.insert(Wire(*id), Wire(*entry), 0);
+            written.map_err(|source| Error::map(layout::SLOTS, source))?;
+        }
+        for (index, port) in changed(&old.ports, &new.ports) {
+            let written = self.ports.insert(Wire(*index), Wire(*port), 0);
+            written.map_err(|source| Error::map(layout::PORTS, source))?;
         }
         Ok(())
     }
 
     /// Removes what `old` has and `new` has not, in the opposite order.
     pub(super) fn remove_stale(&mut self, old: &Plan, new: &Plan) -> Result<(), Error> {
-        for index in old.ports.keys().filter(|index| !new.ports.contains_key(index)) {
+        for index in gone(&old.ports, &new.ports) {
             tolerate_absent(self.ports.remove(&Wire(*index)))
                 .map_err(|source| Error::map(layout::PORTS, source))?;
         }
-        for id in old.slots.keys().filter(|id| !new.slots.contains_key(id)) {
+        for id in gone(&old.slots, &new.slots) {
             tolerate_absent(self.slots.remove(&Wire(*id)))
                 .map_err(|source| Error::map(layout::SLOTS, source))?;
         }
-        for prefix in old.places.keys().filter(|prefix| !new.places.contains_key(prefix)) {
-            tolerate_absent(self.places.remove(&key(*prefix)))
+        for prefix in gone(&old.places, &new.places) {
+            tolerate_absent(self.places.remove(&place_key(*prefix)))
                 .map_err(|source| Error::map(layout::PLACES, source))?;
+        }
+        for key in gone(&old.rules, &new.rules) {
+            tolerate_absent(self.rules.remove(&trie_key(*key)))
+                .map_err(|source| Error::map(layout::RULES, source))?;
+        }
+        for key in gone(&old.services, &new.services) {
+            tolerate_absent(self.services.remove(&trie_key(*key)))
+                .map_err(|source| Error::map(layout::SERVICES, source))?;
         }
         Ok(())
     }
 }
 
-fn key(prefix: Prefix) -> Key<[u8; 16]> {
+fn changed<'a, K: Ord, V: PartialEq>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    new.iter().filter(|(key, value)| old.get(key) != Some(value))
+}
+
+fn gone<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    old.keys().filter(|key| !new.contains_key(key))
+}
+
+fn place_key(prefix: Prefix) -> Key<[u8; 16]> {
     Key::new(prefix.length, prefix.address.0)
+}
+
+fn trie_key<K>((data, length): TrieKey<K>) -> Key<K> {
+    Key::new(length, data)
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(

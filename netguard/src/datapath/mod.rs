@@ -112,7 +112,10 @@ impl Datapath {
                 changes.gone.push(guard.interface);
             }
         }
-        let wanted = plan.ports.iter().filter(|(index, _)| !self.guards.contains_key(index));
+        let is_wanted = |index: &u32, port: &layout::PortEntry| {
+            port.kind != layout::PortKind::Uplink as u8 && !self.guards.contains_key(index)
+        };
+        let wanted = plan.ports.iter().filter(|(index, port)| is_wanted(index, port));
         let wanted: Vec<_> = wanted.map(|(index, port)| (*index, *port)).collect();
         let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, &wanted);
         changes.guarded = guards.values().map(|guard| guard.interface.clone()).collect();
@@ -121,7 +124,7 @@ impl Datapath {
             let Some(reason) = refused.get(&index) else { continue };
             changes.failed.push(Failed {
                 interface: layout::read_name(&port.name).to_owned(),
-                is_bridge: port.is_bridge == 1,
+                is_bridge: port.kind == layout::PortKind::Bridge as u8,
                 reason: reason.to_string(),
             });
         }

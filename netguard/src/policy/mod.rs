@@ -1,62 +1,79 @@
-//! The meaning of a configuration: slots, their addresses, and what lies where. Pure: no I/O, no
-//! kernel, no file formats.
+//! The meaning of a configuration: slots, their addresses, and what may open a connection to what. Pure:
+//! no I/O, no kernel, no file formats.
 //!
 //! `config` builds a [`Policy`] and has checked everything in it; [`Plan`] turns it into the bytes
 //! of the maps.
 
 mod places;
 mod plan;
+mod rules;
+mod slot;
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use netguard_common::SlotId;
 
-pub use plan::{Facts, InterfaceFact, Plan, Prefix};
+pub use plan::{Facts, InterfaceFact, Plan, Prefix, TrieKey};
+pub use rules::{Protocol, Rule, Service};
+pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet};
 
 use crate::dns::Allowlist;
 
 /// Everything the operator asked for, checked.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// In the order of the file; names, ids, bridges and ports are each unique, subnets disjoint.
+    /// In the order of the file; names and ids are each unique, subnets disjoint.
     pub slots: Vec<Slot>,
-    /// Networks whose peers may open connections to slots.
-    pub management: Vec<IpNet>,
+    /// The families that slots belong to; [`Slot::runtime`] is an index into this.
+    pub runtimes: Vec<Runtime>,
+    /// How one runtime may reach another; none means not at all.
+    pub gate: Option<Gate>,
+    /// The host beyond its slots.
+    pub host: Host,
+    /// How many flows are tracked at once; every slot has an equal share of its own.
+    pub flows_max: u32,
     /// What the resolver may answer, and from whom.
     pub dns: DnsPolicy,
 }
 
-/// One workload's network identity.
+/// A family of slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Unique, at most [`netguard_common::maps::SLOT_NAME_LENGTH`] bytes.
+pub struct Runtime {
+    /// Unique.
     pub name: String,
-    /// Unique, 1 to [`netguard_common::MAX_SLOT_ID`].
-    pub id: SlotId,
-    /// The bridge's interface name.
-    pub bridge: String,
-    /// The TAP's or veth's interface name.
-    pub port: String,
-    /// At most one per address family, at least one.
-    pub subnets: Vec<Subnet>,
+    /// True if its workloads may not reach each other either.
+    pub isolate: bool,
 }
 
-impl Slot {
-    /// The slot's gateway of one family.
-    #[must_use]
-    pub fn gateway(&self, v4: bool) -> Option<IpAddr> {
-        self.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| gateway.is_ipv4() == v4)
-    }
+/// The only addresses and ports through which one runtime may reach another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// At most one per address family, at least one; the host's own or in a slot's subnet.
+    pub addresses: Vec<IpAddr>,
+    /// What every slot may open there. What the gate opens to slots is not limited.
+    pub services: Vec<Service>,
 }
 
-/// A subnet of a slot and the host's address in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet {
-    /// Without host bits.
-    pub prefix: IpNet,
-    /// In `prefix`, on the slot's bridge; the resolver listens there.
-    pub gateway: IpAddr,
+/// The host's own side of the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Networks whose peers may open connections to slots.
+    pub management: Vec<IpNet>,
+    /// Interfaces towards the internet.
+    pub uplinks: Vec<String>,
+    /// True if what leaves slots by an uplink takes the host's address there.
+    pub masquerade: bool,
+    /// What may enter the host by an uplink; none if that is not netguard's business.
+    pub protection: Option<Protection>,
+}
+
+/// What may enter the host by its uplinks, besides the replies to what it opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// What anybody may open.
+    pub allow_in: Vec<Service>,
+    /// True if the rest is only counted.
+    pub dry_run: bool,
 }
 
 /// The resolver's part of the policy.

@@ -6,7 +6,8 @@ use netguard_common::maps::Place;
 /// prefix covers (most of IPv6's unassigned space) is dropped as an unknown destination.
 ///
 /// Sources: the IANA special-purpose address registries (RFC 6890), with the documentation ranges
-/// left out: nothing routes them and tests use them as the internet.
+/// left out: nothing routes them and tests use them as the internet. Whoever runs another DNS-over-HTTPS
+/// resolver than those listed is kept out by `egress = "pinned"` or `"listed"`, not by this table.
 pub(super) const SPECIAL: &[(&str, Place)] = &[
     ("0.0.0.0/0", Place::Internet),
     ("0.0.0.0/8", Place::Private),        // this network, RFC 791
@@ -31,6 +32,47 @@ pub(super) const SPECIAL: &[(&str, Place)] = &[
     ("fc00::/7", Place::Private),       // unique local, RFC 4193
     ("fe80::/10", Place::LinkLocal),    // RFC 4291
     ("ff00::/8", Place::Multicast),     // RFC 4291
+    // Public resolvers that speak DNS over HTTPS, as their operators publish them.
+    ("1.1.1.1/32", Place::Resolver), // Cloudflare, with its filtering variants
+    ("1.0.0.1/32", Place::Resolver),
+    ("1.1.1.2/32", Place::Resolver),
+    ("1.0.0.2/32", Place::Resolver),
+    ("1.1.1.3/32", Place::Resolver),
+    ("1.0.0.3/32", Place::Resolver),
+    ("104.16.248.249/32", Place::Resolver),
+    ("104.16.249.249/32", Place::Resolver),
+    ("162.159.36.1/32", Place::Resolver),
+    ("162.159.46.1/32", Place::Resolver),
+    ("2606:4700:4700::/112", Place::Resolver),
+    ("8.8.8.8/32", Place::Resolver), // Google
+    ("8.8.4.4/32", Place::Resolver),
+    ("2001:4860:4860::8888/128", Place::Resolver),
+    ("2001:4860:4860::8844/128", Place::Resolver),
+    ("9.9.9.0/24", Place::Resolver), // Quad9
+    ("149.112.112.0/24", Place::Resolver),
+    ("2620:fe::/48", Place::Resolver),
+    ("208.67.220.0/24", Place::Resolver), // OpenDNS
+    ("208.67.222.0/24", Place::Resolver),
+    ("146.112.41.0/24", Place::Resolver),
+    ("2620:119:35::/48", Place::Resolver),
+    ("2620:119:53::/48", Place::Resolver),
+    ("94.140.14.0/24", Place::Resolver), // AdGuard
+    ("94.140.15.0/24", Place::Resolver),
+    ("2a10:50c0::/32", Place::Resolver),
+    ("185.228.168.0/24", Place::Resolver), // CleanBrowsing
+    ("185.228.169.0/24", Place::Resolver),
+    ("76.76.2.0/24", Place::Resolver), // Control D
+    ("76.76.10.0/24", Place::Resolver),
+    ("194.242.2.0/24", Place::Resolver), // Mullvad
+    ("2a07:e340::/48", Place::Resolver),
+    ("45.90.28.0/22", Place::Resolver), // NextDNS
+    ("2a07:a8c0::/29", Place::Resolver),
+    ("185.222.222.222/32", Place::Resolver), // DNS.SB
+    ("45.11.45.11/32", Place::Resolver),
+    ("223.5.5.5/32", Place::Resolver), // AliDNS
+    ("223.6.6.6/32", Place::Resolver),
+    ("120.53.53.53/32", Place::Resolver), // DNSPod
+    ("1.12.12.12/32", Place::Resolver),
     // Metadata services, by cloud.
     ("169.254.169.254/32", Place::Metadata), // AWS, Google, Azure, Oracle, DigitalOcean, Hetzner
     ("169.254.170.2/32", Place::Metadata),   // AWS ECS task credentials

@@ -4,15 +4,23 @@
 //! Compiling is pure and whole: whenever the host changes, the plan is compiled again and compared
 //! with the one in force.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hasher as _},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netguard_common::{
     Address, NO_SLOT, SlotId,
-    maps::{Place, PlaceEntry, PortEntry, SlotEntry, write_name},
+    flow::{WAYS, flow_entries},
+    maps::{
+        Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, RULE_SLOT_BITS, RuleKey, ServiceEntry,
+        ServiceKey, SlotEntry, rule_key, slot_flags, write_name,
+    },
 };
 
-use super::{Policy, Slot, places::SPECIAL};
+use super::{HostServices, Policy, Ports, Slot, places::SPECIAL, rules::ServiceSets};
 
 /// What the host has: the only input of a plan besides the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +44,8 @@ pub struct InterfaceFact {
     pub controller: Option<u32>,
     /// True for a bridge.
     pub is_bridge: bool,
+    /// True for a port that its bridge lets talk to no other such port.
+    pub isolated: bool,
 }
 
 impl Facts {
@@ -62,6 +72,9 @@ impl From<IpNet> for Prefix {
     }
 }
 
+/// A key of a longest-prefix map: its data, and how many bits of it count.
+pub type TrieKey<K> = (K, u32);
+
 /// The contents of every policy map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -69,64 +82,193 @@ pub struct Plan {
     pub slots: BTreeMap<SlotId, SlotEntry>,
     /// `PLACES`.
     pub places: BTreeMap<Prefix, PlaceEntry>,
+    /// `RULES`.
+    pub rules: BTreeMap<TrieKey<RuleKey>, u32>,
+    /// `SERVICES`.
+    pub services: BTreeMap<TrieKey<ServiceKey>, ServiceEntry>,
     /// `PORTS`, by interface number: the configured interfaces that exist.
     pub ports: BTreeMap<u32, PortEntry>,
+    /// Ports, by interface number, that their bridge must keep from each other.
+    pub isolated: Vec<u32>,
+    /// How many entries `FLOWS` must have.
+    pub flow_entries: u32,
 }
 
 impl Plan {
     /// Compiles the policy for the host as it is.
     #[must_use]
     pub fn compile(policy: &Policy, facts: &Facts) -> Self {
-        let slots = policy
-            .slots
-            .iter()
-            .map(|slot| (slot.id, slot_entry(slot, policy.dns.port, facts)))
-            .collect();
-        Self { slots, places: places(policy, facts), ports: ports(policy, facts) }
+        let mut sets = ServiceSets::default();
+        let mut rules = BTreeMap::new();
+        for slot in &policy.slots {
+            for (prefix, set) in sets.rules(&slot.egress.allow, &slot.egress.deny) {
+                let Prefix { address, length } = prefix.into();
+                rules.insert((rule_key(slot.id, address), RULE_SLOT_BITS + length), set);
+            }
+        }
+        let gate = policy.gate.as_ref().map_or(0, |gate| sets.allow(&gate.services));
+        let places = places(policy, facts, gate);
+        let shares = Shares::of(policy);
+        let entry = |slot: &Slot, sets: &mut ServiceSets| {
+            let host_services = match &slot.host_services {
+                HostServices::Listed(services) => sets.allow(services),
+                HostServices::All => 0,
+            };
+            slot_entry(slot, policy, facts, &shares, host_services)
+        };
+        let mut slots: BTreeMap<_, _> =
+            policy.slots.iter().map(|slot| (slot.id, entry(slot, &mut sets))).collect();
+        let services: BTreeMap<_, _> = sets.entries().collect();
+        let generation = generation(&(&slots, &places, &rules, &services));
+        for slot in slots.values_mut() {
+            slot.generation = generation;
+        }
+        let (ports, isolated) = ports(policy, facts);
+        let flow_entries = shares.entries;
+        Self { slots, places, rules, services, ports, isolated, flow_entries }
     }
 }
 
-fn slot_entry(slot: &Slot, resolver_port: u16, facts: &Facts) -> SlotEntry {
+/// A number for everything that verdicts depend on: flows that were allowed under another are asked again.
+fn generation(rules: &impl std::hash::Hash) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    rules.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+/// How the table of flows is divided: by slot numbers, so that a slot that is added moves nobody's share
+/// until they reach the next power of two.
+struct Shares {
+    entries: u32,
+    buckets_each: u32,
+}
+
+impl Shares {
+    /// The least share: two buckets for each of 32 flows.
+    const LEAST: u32 = 64;
+
+    fn of(policy: &Policy) -> Self {
+        let highest = policy.slots.iter().map(|slot| slot.id).max().unwrap_or_default();
+        let shares = (u32::from(highest) + 1).next_power_of_two();
+        let entries = flow_entries(policy.flows_max).max(shares * Self::LEAST);
+        Self { entries, buckets_each: entries / shares / WAYS }
+    }
+}
+
+fn slot_entry(
+    slot: &Slot,
+    policy: &Policy,
+    facts: &Facts,
+    shares: &Shares,
+    host_services: u32,
+) -> SlotEntry {
     let bridge = facts.interface(&slot.bridge);
     let gateway = |v4| slot.gateway(v4).map_or(Address::UNSPECIFIED, Address::from);
+    let (subnet4, mask4) = subnet(slot, true);
+    let (subnet6, mask6) = subnet(slot, false);
     SlotEntry {
+        limits: limits(slot),
         gateway4: gateway(true),
         gateway6: gateway(false),
+        subnet4,
+        mask4,
+        subnet6,
+        mask6,
         bridge_mac: bridge.map_or([0; 6], |bridge| bridge.mac),
+        mac: slot.mac.unwrap_or_default(),
         bridge_ifindex: bridge.map_or(0, |bridge| bridge.index),
-        _reserved: 0,
-        resolver_port_be: resolver_port.to_be(),
+        generation: 0,
+        flows_first: u32::from(slot.id) * shares.buckets_each * WAYS,
+        flows_mask: shares.buckets_each - 1,
+        host_services,
+        resolver_port_be: policy.dns.port.to_be(),
+        runtime: slot.runtime as u16,
+        flags: flags(slot, policy),
+        icmp_max_bytes: slot.limits.icmp_max_bytes,
         name: write_name(&slot.name),
     }
 }
 
-/// Later entries replace earlier ones of the same prefix: what the policy says beats what the
-/// registries say, and a gateway beats the host address that it also is.
-fn places(policy: &Policy, facts: &Facts) -> BTreeMap<Prefix, PlaceEntry> {
-    let nowhere = |place| PlaceEntry { place: place as u16, slot_id: NO_SLOT };
+/// The network address and its mask in the form of the map, IPv4 with the mapped prefix in both.
+fn subnet(slot: &Slot, v4: bool) -> (Address, Address) {
+    let Some(subnet) = slot.subnet(v4) else {
+        return (Address::UNSPECIFIED, Address::UNSPECIFIED);
+    };
+    let Prefix { address, length } = subnet.prefix.into();
+    let mask = u128::MAX.checked_shl(128 - length).unwrap_or_default();
+    (address, Address(mask.to_be_bytes()))
+}
+
+fn limits(slot: &Slot) -> [Limit; 4] {
+    let limits = &slot.limits;
+    let mut entries = [Limit::default(); 4];
+    for (counted, units) in [
+        (Counted::Packets, limits.packets_per_second.map(u64::from)),
+        (Counted::Bytes, limits.bytes_per_second),
+        (Counted::Flows, limits.flows_per_second.map(u64::from)),
+        (Counted::Icmp, limits.icmp_per_second.map(u64::from)),
+    ] {
+        entries[counted as usize] = Limit::per_second(units.unwrap_or_default());
+    }
+    entries
+}
+
+fn flags(slot: &Slot, policy: &Policy) -> u16 {
+    let isolates = policy.runtimes.get(slot.runtime).is_none_or(|runtime| runtime.isolate);
+    let has_rules = !slot.egress.allow.is_empty() || !slot.egress.deny.is_empty();
+    let has_limits = limits(slot) != [Limit::default(); 4];
+    [
+        (slot.lockdown, slot_flags::LOCKDOWN),
+        (isolates, slot_flags::ISOLATE),
+        (slot.egress.open, slot_flags::OPEN),
+        (slot.metadata, slot_flags::METADATA),
+        (slot.host_services == HostServices::All, slot_flags::HOST),
+        (slot.mac.is_some(), slot_flags::MAC),
+        (has_rules, slot_flags::RULES),
+        (has_limits, slot_flags::LIMITS),
+    ]
+    .iter()
+    .filter(|(is_set, _)| *is_set)
+    .fold(0, |flags, (_, flag)| flags | flag)
+}
+
+/// Later entries replace earlier ones of the same prefix: what the policy says beats what the registries
+/// say, a gateway beats the host address that it also is, and the gate beats everything.
+fn places(policy: &Policy, facts: &Facts, gate_services: u32) -> BTreeMap<Prefix, PlaceEntry> {
+    let at = |net: IpNet, place, slot: Option<&Slot>| {
+        let prefix = Prefix::from(net);
+        let entry = PlaceEntry {
+            place: place as u8,
+            prefix_length: prefix.length as u8,
+            slot_id: slot.map_or(NO_SLOT, |slot| slot.id),
+            runtime: slot.map_or(0, |slot| slot.runtime as u16),
+            _reserved: 0,
+            services: if place == Place::Gate { gate_services } else { 0 },
+        };
+        (prefix, entry)
+    };
     let special = SPECIAL.iter().map(|(prefix, place)| {
-        let net: IpNet = prefix.parse().expect("the table's prefixes are constants under test");
-        (net.into(), nowhere(*place))
+        let net = prefix.parse().expect("the table's prefixes are constants under test");
+        at(net, *place, None)
     });
-    let management =
-        policy.management.iter().map(|net| ((*net).into(), nowhere(Place::Management)));
+    let management = policy.host.management.iter().map(|net| at(*net, Place::Management, None));
     let host = facts
         .addresses
         .iter()
         .filter(|(_, address)| !is_link_local(address) && !address.is_loopback())
-        .map(|(_, address)| (IpNet::from(*address).into(), nowhere(Place::Host)));
-    let subnets = policy.slots.iter().flat_map(|slot| {
-        slot.subnets.iter().map(|subnet| {
-            (subnet.prefix.into(), PlaceEntry { place: Place::Slot as u16, slot_id: slot.id })
-        })
+        .map(|(_, address)| at(IpNet::from(*address), Place::Host, None));
+    let subnets = || {
+        let slots = policy.slots.iter();
+        slots.flat_map(|slot| slot.subnets.iter().map(move |subnet| (slot, subnet)))
+    };
+    let slots = subnets().map(|(slot, subnet)| at(subnet.prefix, Place::Slot, Some(slot)));
+    let gateways =
+        subnets().map(|(slot, subnet)| at(IpNet::from(subnet.gateway), Place::Gateway, Some(slot)));
+    let gate = policy.gate.iter().flat_map(|gate| &gate.addresses).map(|address| {
+        let owner = subnets().find(|(_, subnet)| subnet.prefix.contains(address));
+        at(IpNet::from(*address), Place::Gate, owner.map(|(slot, _)| slot))
     });
-    let gateways = policy.slots.iter().flat_map(|slot| {
-        slot.subnets.iter().map(|subnet| {
-            let net = IpNet::from(subnet.gateway);
-            (net.into(), PlaceEntry { place: Place::Gateway as u16, slot_id: slot.id })
-        })
-    });
-    special.chain(management).chain(host).chain(subnets).chain(gateways).collect()
+    special.chain(management).chain(host).chain(slots).chain(gateways).chain(gate).collect()
 }
 
 /// Every interface has its own link-local address, and neighbour discovery must reach it: the
@@ -138,18 +280,37 @@ fn is_link_local(address: &IpAddr) -> bool {
     }
 }
 
-/// The slots' bridges and the ports that are on them. A port that is not on its bridge yet has nowhere
-/// to send to, and one that is something else must not be touched.
-fn ports(policy: &Policy, facts: &Facts) -> BTreeMap<u32, PortEntry> {
-    let entry = |slot: &Slot, interface: &InterfaceFact, is_bridge| {
+/// The slots' bridges, the ports that are on them, and the uplinks. A port that is not on its bridge yet has
+/// nowhere to send to, and one that is something else must not be touched. With them, the ports that their
+/// bridge must keep apart: those of isolating runtimes, and those of bridges that several slots share.
+fn ports(policy: &Policy, facts: &Facts) -> (BTreeMap<u32, PortEntry>, Vec<u32>) {
+    let entry = |slot_id, kind, interface: &InterfaceFact| {
         let name = write_name(&interface.name);
-        (interface.index, PortEntry { slot_id: slot.id, is_bridge, _reserved: 0, name })
+        (interface.index, PortEntry { slot_id, kind: kind as u8, _reserved: 0, name })
     };
-    let of_slot = |slot: &Slot| {
-        let bridge = facts.interface(&slot.bridge)?;
-        let port = facts.interface(&slot.port);
-        let port = port.filter(|port| port.controller == Some(bridge.index));
-        Some([Some(entry(slot, bridge, 1)), port.map(|port| entry(slot, port, 0))])
-    };
-    policy.slots.iter().filter_map(of_slot).flatten().flatten().collect()
+    let mut ports = BTreeMap::new();
+    let mut isolated = Vec::new();
+    let uplinks = policy.host.uplinks.iter().filter_map(|name| facts.interface(name));
+    ports.extend(uplinks.map(|uplink| entry(NO_SLOT, PortKind::Uplink, uplink)));
+    for slot in &policy.slots {
+        let Some(bridge) = facts.interface(&slot.bridge) else { continue };
+        // Of several slots on one bridge it is filed under the first.
+        ports.entry(bridge.index).or_insert(entry(slot.id, PortKind::Bridge, bridge).1);
+        let isolates = policy.runtimes.get(slot.runtime).is_none_or(|runtime| runtime.isolate);
+        let on_bridge = facts.interfaces.iter().filter(|it| it.controller == Some(bridge.index));
+        for port in on_bridge.filter(|it| is_port_of(slot, it)) {
+            ports.extend([entry(slot.id, PortKind::Port, port)]);
+            if isolates {
+                isolated.push(port.index);
+            }
+        }
+    }
+    (ports, isolated)
+}
+
+fn is_port_of(slot: &Slot, interface: &InterfaceFact) -> bool {
+    match &slot.ports {
+        Ports::One(name) => interface.name == *name,
+        Ports::Shared => true,
+    }
 }

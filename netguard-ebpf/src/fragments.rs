@@ -1,0 +1,71 @@
+//! Packets in fragments: the later ones follow the verdict of the first.
+//!
+//! Only the first fragment tells ports. A later one passes if it continues a packet whose first fragment
+//! passed, exactly where the last fragment ended: what overlaps (RFC 1858, RFC 5722), leaves gaps or comes
+//! out of order is dropped. Senders emit fragments in order, and a host with connection tracking puts
+//! those that come from elsewhere back in order.
+
+use netguard_common::{
+    Direction, DropReason, SlotId,
+    flow::FRAGMENTS_PER_SLOT,
+};
+
+use crate::{clock::SECOND_NS, maps::FRAGMENTS, packet::Packet, scratch::Scratch};
+
+/// Linux gives up on a packet after this time too (net.ipv4.ipfrag_time).
+const LIFE_NS: u64 = 30 * SECOND_NS;
+
+/// Remembers a first fragment that passes.
+#[inline(always)]
+pub fn begin(scratch: &Scratch, slot_id: SlotId, way: Direction) {
+    let packet = &scratch.packet;
+    let Some(entry) = FRAGMENTS.get_ptr_mut(place(packet, slot_id, way)) else { return };
+    // SAFETY: the entry stays writable for the whole program; two CPUs that write it at once are two
+    // packets of one slot, and what they mix up fails the comparison in `follow`.
+    unsafe {
+        (*entry).seen_ns = 0;
+        (*entry).src = packet.src;
+        (*entry).dst = packet.dst;
+        (*entry).identification = packet.identification;
+        (*entry).slot_id = slot_id;
+        (*entry).protocol = packet.protocol;
+        (*entry).direction = way as u8;
+        (*entry).next_offset = packet.payload;
+        (*entry).seen_ns = scratch.now_ns;
+    }
+}
+
+/// Lets a later fragment pass if it is the next one of a packet that passed so far.
+#[inline(always)]
+pub fn follow(scratch: &Scratch, slot_id: SlotId, way: Direction) -> Result<(), DropReason> {
+    let packet = &scratch.packet;
+    let entry = FRAGMENTS.get_ptr_mut(place(packet, slot_id, way)).ok_or(DropReason::Fragment)?;
+    // SAFETY: as in `begin`.
+    unsafe {
+        let continues = (*entry).seen_ns != 0
+            && scratch.now_ns.saturating_sub((*entry).seen_ns) < LIFE_NS
+            && (*entry).identification == packet.identification
+            && (*entry).next_offset == packet.fragment_offset
+            && (*entry).slot_id == slot_id
+            && (*entry).protocol == packet.protocol
+            && (*entry).direction == way as u8
+            && (*entry).src == packet.src
+            && (*entry).dst == packet.dst;
+        if !continues {
+            return Err(DropReason::Fragment);
+        }
+        if packet.more_fragments {
+            (*entry).next_offset = packet.fragment_offset + packet.payload;
+        } else {
+            (*entry).seen_ns = 0;
+        }
+    }
+    Ok(())
+}
+
+/// Each slot has a few entries for each way; a new packet takes the place of an old one of the same slot.
+#[inline(always)]
+fn place(packet: &Packet, slot_id: SlotId, way: Direction) -> u32 {
+    let mixed = packet.identification.wrapping_mul(0x9e37_79b1) >> 24;
+    (u32::from(slot_id) * 2 + way as u32) * FRAGMENTS_PER_SLOT + (mixed & (FRAGMENTS_PER_SLOT - 1))
+}

@@ -1,0 +1,112 @@
+//! Stage 3: a slot speaks for itself only. Its MAC, its addresses, and no server's or router's voice.
+
+use netguard_common::{
+    Address, DropReason,
+    maps::{SlotEntry, slot_flags},
+};
+
+use crate::{
+    icmp,
+    packet::{ICMPV6, Packet, UDP},
+    policy,
+};
+
+const DHCP_SERVER: u16 = 67_u16.to_be();
+const DHCP_CLIENT: u16 = 68_u16.to_be();
+const DHCPV6_SERVER: u16 = 547_u16.to_be();
+
+/// The Ethernet source is one machine's, and the slot's own where the policy knows it.
+#[inline(always)]
+pub fn check_mac(packet: &Packet, slot: &SlotEntry) -> Result<(), DropReason> {
+    let is_group = packet.eth_src[0] & 1 != 0; // IEEE 802.3 section 3.2.3
+    let is_other = slot.flags & slot_flags::MAC != 0 && packet.eth_src != slot.mac;
+    if is_group || is_other { Err(DropReason::SpoofedMac) } else { Ok(()) }
+}
+
+/// RFC 826: Ethernet and IPv4 only, the sender's MAC as in the frame, the sender's address the
+/// slot's own or 0.0.0.0 (a probe, RFC 5227 section 1.1).
+#[inline(always)]
+pub fn check_arp(packet: &Packet, slot: &SlotEntry) -> Result<(), DropReason> {
+    let arp = &packet.arp;
+    let sane = arp.htype == [0, 1] && arp.ptype == [8, 0] && arp.hlen == 6 && arp.plen == 4;
+    if !sane {
+        return Err(DropReason::BadHeader);
+    }
+    let sender = Address::v4(arp.spa);
+    if arp.sha != packet.eth_src || !(sender.is_unspecified() || is_guest(sender, slot)) {
+        return Err(DropReason::ArpSpoof);
+    }
+    Ok(())
+}
+
+/// The source is the slot's own, or one that autoconfiguration needs: link-local, `::` for the questions
+/// of duplicate address detection (RFC 4862 section 5.4.2, RFC 3810 section 5.2.13), 0.0.0.0 for DHCP
+/// where the slot may use it. So is the address that a neighbour advertisement or such a question claims.
+#[inline(always)]
+pub fn check_source(packet: &Packet, slot: &SlotEntry) -> Result<(), DropReason> {
+    let from_nowhere = packet.src == Address::UNSPECIFIED && icmp::is_link_upkeep(packet);
+    let good_source = is_guest(packet.src, slot)
+        || packet.src.is_v6_link_local()
+        || from_nowhere
+        || asks_for_address(packet, slot);
+    if !good_source {
+        return Err(DropReason::SpoofedSource);
+    }
+    if packet.protocol == UDP && matches!(packet.src_port_be, DHCP_SERVER | DHCPV6_SERVER) {
+        return Err(DropReason::RogueDhcp);
+    }
+    let claims = match (packet.protocol, packet.icmp_type) {
+        (ICMPV6, icmp::ND_ADVERTISE) => true,
+        (ICMPV6, icmp::ND_SOLICIT) => from_nowhere,
+        _ => false, // nothing else speaks of an address as the sender's
+    };
+    let target = packet.nd_target;
+    if claims && !target.is_v6_link_local() && !is_guest(target, slot) {
+        return Err(DropReason::NdSpoof);
+    }
+    Ok(())
+}
+
+/// A DHCP client's broadcast (RFC 2131 section 4.1), where the host serves it to the slot.
+#[inline(always)]
+pub fn asks_for_address(packet: &Packet, slot: &SlotEntry) -> bool {
+    packet.protocol == UDP
+        && packet.src_port_be == DHCP_CLIENT
+        && packet.dst_port_be == DHCP_SERVER
+        && packet.src == Address::v4([0; 4])
+        && packet.dst == Address::v4([255; 4])
+        && !packet.is_fragment()
+        && (slot.flags & slot_flags::HOST != 0
+            || policy::is_service(slot.host_services, UDP, DHCP_SERVER))
+}
+
+/// True for an address that a workload of the slot can have: in its subnet, and neither the gateway's nor
+/// one that means them all (broadcast, and the anycast of RFC 4291 section 2.6.1).
+#[inline(always)]
+pub fn is_guest(address: Address, slot: &SlotEntry) -> bool {
+    if address.is_v4() {
+        let host = host_bits(address, &slot.subnet4, &slot.mask4);
+        let all = u32::from_be_bytes(slot.mask4.v4_octets()) ^ u32::MAX;
+        address != slot.gateway4 && host.is_some_and(|host| host != 0 && host != u128::from(all))
+    } else {
+        let host = host_bits(address, &slot.subnet6, &slot.mask6);
+        address != slot.gateway6 && host.is_some_and(|host| host != 0)
+    }
+}
+
+/// True for the broadcast address of the slot's own subnet.
+#[inline(always)]
+pub fn is_broadcast(address: Address, slot: &SlotEntry) -> bool {
+    let all = u32::from_be_bytes(slot.mask4.v4_octets()) ^ u32::MAX;
+    address == Address::v4([255; 4])
+        || address.is_v4()
+            && host_bits(address, &slot.subnet4, &slot.mask4) == Some(u128::from(all))
+}
+
+/// The bits of the address that its subnet leaves open; `None` for an address of another subnet. A slot
+/// without such a subnet has an unspecified one, in which no address is.
+#[inline(always)]
+fn host_bits(address: Address, subnet: &Address, mask: &Address) -> Option<u128> {
+    let [address, net, mask] = [address.0, subnet.0, mask.0].map(u128::from_be_bytes);
+    ((address ^ net) & mask == 0 && net != 0).then_some(address & !mask)
+}

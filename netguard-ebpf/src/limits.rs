@@ -1,0 +1,69 @@
+//! How much a slot may send: stage 10. Each limit is a generic cell rate algorithm (ITU-T I.371) in one
+//! word, the time at which the slot is even again.
+
+use netguard_common::{
+    DropReason, SlotId,
+    maps::{Counted, Limit, SlotEntry, slot_flags},
+};
+
+use crate::{atomic, icmp, maps::SPENT, scratch::Scratch};
+
+/// How often another CPU may be faster before the packet counts as one too many.
+const TRIES: u32 = 4;
+
+/// Takes a packet off the slot's limits on packets, bytes and ICMP.
+#[inline(always)]
+pub fn packet(scratch: &Scratch, slot_id: SlotId, slot: &SlotEntry, bytes: u32) -> Result<(), DropReason> {
+    if slot.flags & slot_flags::LIMITS == 0 {
+        return Ok(());
+    }
+    spend(scratch, slot_id, slot, Counted::Packets, 1).ok_or(DropReason::PacketRate)?;
+    spend(scratch, slot_id, slot, Counted::Bytes, bytes).ok_or(DropReason::ByteRate)?;
+    if scratch.packet.is_icmp() && !icmp::is_link_upkeep(&scratch.packet) {
+        spend(scratch, slot_id, slot, Counted::Icmp, 1).ok_or(DropReason::IcmpRate)?;
+    }
+    Ok(())
+}
+
+/// Takes a new flow off the slot's limit.
+#[inline(always)]
+pub fn flow(scratch: &Scratch, slot_id: SlotId, slot: &SlotEntry) -> Result<(), DropReason> {
+    if slot.flags & slot_flags::LIMITS == 0 {
+        return Ok(());
+    }
+    spend(scratch, slot_id, slot, Counted::Flows, 1).ok_or(DropReason::FlowRate)
+}
+
+#[inline(always)]
+fn spend(
+    scratch: &Scratch,
+    slot_id: SlotId,
+    slot: &SlotEntry,
+    counted: Counted,
+    units: u32,
+) -> Option<()> {
+    let limit = slot.limits[counted as usize];
+    if limit.cost == 0 {
+        return Some(());
+    }
+    let cost = limit.cost * u64::from(units) / Limit::FRACTIONS;
+    let spent = SPENT.get_ptr_mut(slot_id.into())?;
+    for _ in 0..TRIES {
+        // SAFETY: the entry stays valid for the whole program, and aligned words are read whole.
+        let (even, seen) = unsafe {
+            let even = &raw mut (*spent)[counted as usize];
+            (even, even.read_volatile())
+        };
+        let ahead = seen.saturating_sub(scratch.now_ns);
+        // A slot that is even may always send one packet, however large.
+        if ahead > 0 && ahead + cost > limit.burst_ns {
+            return None;
+        }
+        let next = scratch.now_ns + ahead + cost;
+        // SAFETY: as above.
+        if unsafe { atomic::replace(even, seen, next) } {
+            return Some(());
+        }
+    }
+    None
+}
