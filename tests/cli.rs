@@ -258,3 +258,20 @@ fn the_default_allowlist_has_its_categories_and_names() {
     let names: usize = names.and_then(|names| names.parse().ok()).expect("a number of names");
     assert!(names >= 177, "{names}");
 }
+
+#[test]
+fn a_kernel_is_checked_alone_or_with_a_file_by_whoever_may_load_programs() {
+    if !can_use_kernel() {
+        return;
+    }
+    let file = shipped("netguard.toml").to_string_lossy().into_owned();
+    let both = Ended::of(&mut netguard(&["check", "--kernel", &file]));
+    for words in ["good: 2 slots", "good: takes every program", "ng_xdp ", "ng_port_ingress "] {
+        assert!(both.success().contains(words), "{words}: {both:?}");
+    }
+    let mut weak = Command::new("setpriv");
+    weak.args(["--bounding-set=-all", "--inh-caps=-all", "--"]);
+    let ended = Ended::of(weak.arg(binary::path()).args(["check", "--kernel"]));
+    assert_eq!(ended.code, 4, "{ended:?}");
+    assert!(ended.stderr.contains("not permitted to"), "{ended:?}");
+}

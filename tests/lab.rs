@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use netguard_tests::{can_use_kernel, lab::Lab, until};
+use netguard_tests::{can_use_kernel, lab::Lab};
 use serde_json::Value;
 
 const SLOTS: std::ops::RangeInclusive<u8> = 1..=5;
@@ -239,7 +239,7 @@ fn what_is_allowed_works_and_what_is_not_does_not_arrive() {
             let _ = lab.exec(host, "ping -c 1 -W 5 10.1.0.2").success();
         }
         let mut server = lab.start("slot1", "exec nc -l -k -p 8022");
-        listening(lab, "slot1", 8022);
+        lab.listening("slot1", 8022);
         for host in ["hv", "mgmt"] {
             let _ = lab.exec(host, "nc -z -w 5 10.1.0.2 8022").success();
         }
@@ -263,13 +263,6 @@ fn what_is_allowed_works_and_what_is_not_does_not_arrive() {
     });
 }
 
-/// Waits until something listens on a TCP port of a host.
-fn listening(lab: &Lab, host: &str, port: u16) {
-    until(&format!("something listens on {port} of {host}"), || {
-        !lab.exec(host, &format!("ss -Hltn sport = {port}")).success().is_empty()
-    });
-}
-
 #[test]
 fn bulk_traffic_with_offloads_crosses_unharmed() {
     on_both_port_kinds(|lab| {
@@ -285,7 +278,7 @@ fn bulk_traffic_with_offloads_crosses_unharmed() {
         {
             let script = format!("exec nc -l -N -p 9000 >{}", received.display());
             let mut listener = lab.start(server, &script);
-            listening(lab, server, 9000);
+            lab.listening(server, 9000);
             let script = format!("exec nc -N -w 20 {address} 9000 <{}", sent.display());
             let _ = lab.shell(client, &script).success();
             let _ = listener.child().wait();

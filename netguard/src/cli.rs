@@ -33,10 +33,14 @@ pub struct Cli {
 enum Command {
     /// Guard the slots of a configuration; without one, build the lab and guard that
     Run(RunArgs),
-    /// Check a configuration without touching the kernel
+    /// Check a configuration, this kernel or both; nothing is attached
     Check {
         /// The file
-        file: PathBuf,
+        #[arg(required_unless_present = "kernel")]
+        file: Option<PathBuf>,
+        /// Load every program to see whether this kernel's verifier takes it
+        #[arg(long)]
+        kernel: bool,
     },
     /// Show slots, programs and counters as the kernel has them
     Status {
@@ -121,7 +125,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => run(&args),
-            Command::Check { file } => check(&file),
+            Command::Check { file, kernel } => check(file.as_deref(), kernel),
             Command::Status { json, instance } => status(json, instance),
             Command::Unload { instance } => unload(&instance),
             Command::Lab(args) => lab(&args),
@@ -193,7 +197,28 @@ fn guard(config: &Config, instance: &Instance, format: Format) -> anyhow::Result
     Ok(())
 }
 
-fn check(file: &Path) -> anyhow::Result<ExitCode> {
+fn check(file: Option<&Path>, kernel: bool) -> anyhow::Result<ExitCode> {
+    if let Some(file) = file {
+        check_file(file)?;
+    }
+    if kernel {
+        check_kernel()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_kernel() -> anyhow::Result<()> {
+    let programs = datapath::verify()?;
+    print(&format!("kernel {}: good: takes every program", datapath::kernel_release()))?;
+    print(&format!("{:<16} {:<16} {:>9}", "program", "tag", "verified"))?;
+    for program in programs {
+        let verified = program.verified_instructions.map_or("-".to_owned(), |it| it.to_string());
+        print(&format!("{:<16} {:<16} {verified:>9}", program.name, program.tag))?;
+    }
+    Ok(())
+}
+
+fn check_file(file: &Path) -> anyhow::Result<()> {
     let policy = Config::read(file)?.policy;
     print(&format!(
         "{}: good: {} slots, {} upstreams, {} names allowed",
@@ -201,8 +226,7 @@ fn check(file: &Path) -> anyhow::Result<ExitCode> {
         policy.slots.len(),
         policy.dns.upstreams.len(),
         policy.dns.allowlist.len(),
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    ))
 }
 
 fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {

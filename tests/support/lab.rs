@@ -90,8 +90,17 @@ impl Lab {
         Background(child)
     }
 
-    fn command(&self, host: &str, words: &[&str]) -> Command {
+    /// A command on a host of the lab, not yet started; its process becomes the command.
+    #[must_use]
+    pub fn command(&self, host: &str, words: &[&str]) -> Command {
         netguard(&[&["lab", "--name", &self.name, "exec", host, "--"], words].concat())
+    }
+
+    /// Waits until something listens on a TCP port of a host.
+    pub fn listening(&self, host: &str, port: u16) {
+        until(&format!("something listens on {port} of {host}"), || {
+            !self.exec(host, &format!("ss -Hltn sport = {port}")).success().is_empty()
+        });
     }
 
     /// `netguard status --json` of the lab.

@@ -1,24 +1,29 @@
 //! What the tests share: packets built field by field, the loaded programs without a wire, and a lab
-//! of their own for each test that needs one.
+//! of their own for each test that needs one, and a virtual machine.
 
 pub mod binary;
+pub mod guest;
 pub mod kernel;
 pub mod lab;
 pub mod packet;
 
 use std::time::{Duration, Instant};
 
-/// True if the test may use the kernel. Without root it prints why it is skipped, and fails where a
-/// skip is not allowed (CI sets `NETGUARD_NO_SKIP=1`).
+/// True if the test may use the kernel; it is skipped without root.
 #[must_use]
 pub fn can_use_kernel() -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;
     }
-    let why = "this test needs root: run it with `cargo xtask test`";
+    skip("this test needs root: run it with `cargo xtask test`");
+    false
+}
+
+/// Prints why a test is skipped, and fails where a skip is not allowed (CI sets
+/// `NETGUARD_NO_SKIP=1`).
+fn skip(why: &str) {
     assert!(std::env::var_os("NETGUARD_NO_SKIP").is_none(), "{why}");
     eprintln!("skipped: {why}");
-    false
 }
 
 /// Waits until something is so; the test fails if it is not so within a minute. The bound is for

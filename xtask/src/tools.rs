@@ -146,7 +146,7 @@ pub fn ensure(tools: &[Tool]) -> Result<()> {
 }
 
 /// Also looks where root's programs are, which a user's path may lack.
-fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let inherited = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let directories = env::split_paths(&inherited).chain(sbin);

@@ -12,10 +12,15 @@ const KERNEL_MIN: (u32, u32) = (6, 6);
 ///
 /// It is too old.
 pub fn check_kernel() -> Result<(), Error> {
-    let found = nix::sys::utsname::uname()
+    check_release(&release())
+}
+
+/// The running kernel's release, as `uname -r` prints it.
+#[must_use]
+pub fn release() -> String {
+    nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
-        .unwrap_or_default();
-    check_release(&found)
+        .unwrap_or_default()
 }
 
 fn check_release(release: &str) -> Result<(), Error> {

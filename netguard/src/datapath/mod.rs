@@ -12,24 +12,24 @@ mod kernel;
 mod maps;
 mod pins;
 mod probe;
+mod verify;
 mod view;
 
 use std::collections::BTreeMap;
 
-use aya::{Ebpf, EbpfLoader, maps::RingBuf, programs::Program};
-use netguard_common::{Hook, maps as layout, record::DropRecord};
+use aya::{Ebpf, EbpfLoader, maps::RingBuf};
+use netguard_common::{maps as layout, record::DropRecord};
 
 pub use attach::Guard;
 pub use error::Error;
-pub use kernel::check_kernel;
+pub use kernel::{check_kernel, release as kernel_release};
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::Probed;
+pub use verify::verify;
 pub use view::{CounterRow, LinkRow, ProgramRow, View};
 
 use crate::policy::Plan;
 use maps::PolicyMaps;
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netguard-datapath"));
 
 /// The loaded programs of one instance, and the plan that is in force.
 pub struct Datapath {
@@ -82,15 +82,7 @@ impl Datapath {
         for name in layout::STATE_MAPS {
             loader.map_pin_path(name, pins.map(name));
         }
-        let mut ebpf = loader.load(OBJECT).map_err(Error::load)?;
-        for hook in Hook::ALL {
-            match ebpf.program_mut(hook.program()).ok_or(Error::Object(hook.program()))? {
-                Program::Xdp(program) => program.load(),
-                Program::SchedClassifier(program) => program.load(),
-                _ => return Err(Error::Object(hook.program())),
-            }
-            .map_err(|source| Error::program(hook.program(), source))?;
-        }
+        let mut ebpf = verify::load(&mut loader)?;
         let maps = PolicyMaps::take(&mut ebpf)?;
         Ok(Self { ebpf, pins, maps, plan: Plan::default(), guards: BTreeMap::new() })
     }

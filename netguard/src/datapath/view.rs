@@ -66,6 +66,17 @@ pub struct ProgramRow {
     pub verified_instructions: Option<u32>,
 }
 
+impl ProgramRow {
+    pub(super) fn new(hook: Hook, info: &ProgramInfo) -> Self {
+        Self {
+            name: hook.program().to_owned(),
+            id: info.id(),
+            tag: format!("{:016x}", info.tag().to_be()),
+            verified_instructions: info.verified_instruction_count(),
+        }
+    }
+}
+
 impl View {
     /// Reads an instance's pins.
     ///
@@ -148,12 +159,7 @@ fn programs(pins: &PinDirectory) -> Vec<ProgramRow> {
         .iter()
         .filter_map(|hook| {
             let info = ProgramInfo::from_pin(pins.program(*hook)).ok()?;
-            Some(ProgramRow {
-                name: hook.program().to_owned(),
-                id: info.id(),
-                tag: format!("{:016x}", info.tag().to_be()),
-                verified_instructions: info.verified_instruction_count(),
-            })
+            Some(ProgramRow::new(*hook, &info))
         })
         .collect()
 }

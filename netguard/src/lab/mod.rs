@@ -44,6 +44,8 @@ pub enum PortKind {
     Veth,
     /// A TAP device with offloads, as virtual machines have it.
     Tap,
+    /// The same, left to virtual machines of your own: QEMU's -netdev tap,ifname=vm-slot1
+    Qemu,
 }
 
 impl PortKind {
@@ -51,6 +53,7 @@ impl PortKind {
         match self {
             Self::Veth => "veth",
             Self::Tap => "tap",
+            Self::Qemu => "qemu",
         }
     }
 }
@@ -338,6 +341,7 @@ impl Lab {
     fn built_ports(&self) -> PortKind {
         match fs::read_to_string(self.directory().join("ports")).as_deref() {
             Ok("tap") => PortKind::Tap,
+            Ok("qemu") => PortKind::Qemu,
             _ => PortKind::Veth,
         }
     }

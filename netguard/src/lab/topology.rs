@@ -120,7 +120,9 @@ fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> 
                 mac(slot, 2),
                 of(&slot.name)
             ),
-            PortKind::Tap => writeln!(batch, "tuntap add dev {port} mode tap vnet_hdr"),
+            PortKind::Tap | PortKind::Qemu => {
+                writeln!(batch, "tuntap add dev {port} mode tap vnet_hdr")
+            }
         };
         let _ = writeln!(batch, "link set {port} master {bridge} up\nlink set {bridge} up");
     }
@@ -129,6 +131,9 @@ fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> 
 
 fn guest(slot: &Slot, ports: PortKind) -> String {
     let mut batch = String::from("link set lo up\n");
+    if ports == PortKind::Qemu {
+        return batch; // the guest is a virtual machine; the host of its name stays empty
+    }
     if ports == PortKind::Tap {
         let _ = writeln!(
             batch,
