@@ -1,7 +1,8 @@
-//! What the tests share: packets built field by field, the loaded programs without a wire, and a lab
-//! of their own for each test that needs one.
+//! What the tests share: packets built field by field, the loaded programs without a wire, small
+//! networks made by hand, and a lab of their own for each test that needs one.
 
 pub mod binary;
+pub mod hosts;
 pub mod kernel;
 pub mod lab;
 pub mod packet;
