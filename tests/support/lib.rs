@@ -2,6 +2,7 @@
 //! networks made by hand, and a lab of their own for each test that needs one.
 
 pub mod binary;
+pub mod clients;
 pub mod hosts;
 pub mod kernel;
 pub mod lab;
