@@ -184,7 +184,10 @@ fn read_quote<F: Frame>(frame: &F, scratch: &mut Scratch) -> Option<()> {
         quoted(src, dst, protocol, field::<20, 6>(bytes))
     } else {
         let [src, dst] = [field::<8, 16>(bytes), field::<24, 16>(bytes)].map(Address);
-        let [protocol] = field::<6, 1>(bytes);
+        let [version, protocol] = [field::<0, 1>(bytes), field::<6, 1>(bytes)].map(|[byte]| byte);
+        if version >> 4 != 6 {
+            return None;
+        }
         quoted(src, dst, protocol, field::<40, 6>(bytes))
     };
     Some(())

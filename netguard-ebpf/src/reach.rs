@@ -242,8 +242,11 @@ pub fn check_sender(
     let other = policy::slot(sender).ok_or(DropReason::CrossRuntime)?;
     let isolates = slot.flags & slot_flags::ISOLATE != 0;
     let same_runtime = slot.runtime == other.runtime;
-    let is_gate = |address| policy::place_of(address).is_some_and(|it| it.place == Place::Gate as u8);
-    if (same_runtime && !isolates) || (is_ip && (is_gate(packet.src) || is_gate(packet.dst))) {
+    let gate_at = |address| policy::place_of(address).filter(|it| it.place == Place::Gate as u8);
+    let by_gate = is_ip
+        && (gate_at(packet.dst).is_some()
+            || gate_at(packet.src).is_some_and(|gate| gate.slot_id == sender));
+    if by_gate || (same_runtime && !isolates) {
         return Ok(());
     }
     Err(if same_runtime { DropReason::CrossSlot } else { DropReason::CrossRuntime })

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod dns;
 pub mod drops;
+pub mod firewall;
 pub mod instance;
 pub mod journal;
 pub mod lab;

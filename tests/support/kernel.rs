@@ -4,9 +4,7 @@
 //! Each fixture lives in a network namespace of its own, where `lo` plays the slot's port.
 
 use std::{
-    io::Write as _,
     path::Path,
-    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -20,9 +18,11 @@ use netguard_common::{
     maps::{OUTCOME_PASS, OUTCOME_REDIRECT},
     record::DropRecord,
 };
-use nix::sched::{CloneFlags, unshare};
 
-use crate::packet::BRIDGE_MAC;
+use crate::{
+    hosts::{enter_new_namespace, forward, ip},
+    packet::BRIDGE_MAC,
+};
 
 /// What became of a frame, by the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Kernel {
     pub fn with(toml: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own");
+        enter_new_namespace();
         ensure_bpffs().expect("bpffs");
         let config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
         let bridge = host();
@@ -100,6 +100,7 @@ impl Kernel {
             mac,
             controller,
             is_bridge: controller.is_none(),
+            isolated: false,
         };
         let facts = Facts {
             interfaces: vec![
@@ -216,16 +217,8 @@ fn host() -> u32 {
         route add default via 198.51.100.254
         route add default via 2001:db8:ffff::1
     ";
-    let mut ip = Command::new("ip")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("iproute2 is installed");
-    ip.stdin.take().expect("its input").write_all(batch.as_bytes()).expect("it reads");
-    assert!(ip.wait().expect("it ends").success(), "ip refuses the host");
-    for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-        std::fs::write(format!("/proc/sys/net/{key}"), "1").expect("the namespace's own setting");
-    }
+    ip(batch);
+    forward();
     nix::net::if_::if_nametoindex("br-slot1").expect("the bridge")
 }
 

@@ -1,11 +1,14 @@
-//! What the tests share: packets built field by field, the loaded programs without a wire, and a lab
-//! of their own for each test that needs one, and a virtual machine.
+//! What the tests share: packets built field by field, random ones, the loaded programs without a wire, small
+//! networks made by hand, a lab of their own for each test that needs one, and a virtual machine.
 
 pub mod binary;
+pub mod clients;
 pub mod guest;
+pub mod hosts;
 pub mod kernel;
 pub mod lab;
 pub mod packet;
+pub mod random;
 
 use std::time::{Duration, Instant};
 

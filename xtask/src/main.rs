@@ -70,7 +70,7 @@ fn build_release() -> Result<()> {
 
 fn run(arguments: &[OsString]) -> Result<()> {
     build_release()?;
-    tools::ensure(&[tools::IPROUTE2])?;
+    tools::ensure(&[tools::IPROUTE2, tools::NFTABLES])?;
     step("starting netguard");
     let mut command = command::elevated(root().join("target/release/netguard"));
     command.arg("run").args(arguments);

@@ -39,8 +39,12 @@ pub struct Tool {
 /// Builds the lab's namespaces.
 pub const IPROUTE2: Tool = Tool { program: "ip", package: "iproute2" };
 
+/// Replaces netguard's table in the host's own firewall.
+pub const NFTABLES: Tool = Tool { program: "nft", package: "nftables" };
+
 const TEST_TOOLS: &[Tool] = &[
     IPROUTE2,
+    NFTABLES,
     Tool { program: "dig", package: "bind9-dnsutils" },
     Tool { program: "kdig", package: "knot-dnsutils" },
     Tool { program: "ping", package: "iputils-ping" },

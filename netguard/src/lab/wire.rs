@@ -12,13 +12,13 @@ use std::{
 };
 
 use super::{Error, namespace};
+use crate::links;
 
 /// A GSO super-frame of 64 KiB behind its virtio-net header.
 const FRAME_MAX: usize = 65536 + 64;
 /// TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 (include/uapi/linux/if_tun.h).
 const OFFLOADS: libc::c_ulong = 0x01 | 0x02 | 0x04;
 
-nix::ioctl_write_int!(tun_set_iff, b'T', 202);
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 
 /// Connects two TAPs until the process ends.
@@ -51,20 +51,7 @@ fn copy(mut from: &File, mut to: &File) {
 
 fn open(device: &str) -> Result<File, Error> {
     let failed = |action: &str| Error::system(format!("{action} the TAP {device}"));
-    let file =
-        File::options().read(true).write(true).open("/dev/net/tun").map_err(failed("open"))?;
-    // SAFETY: an all-zero ifreq is a valid value of it.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes().take(libc::IFNAMSIZ - 1)) {
-        *to = from.cast_signed();
-    }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or_default();
-    let address = &raw const request as libc::c_ulong;
-    // SAFETY: TUNSETIFF reads an ifreq at the address, which lives until the call returns.
-    unsafe { tun_set_iff(file.as_raw_fd(), address) }
-        .map_err(io::Error::from)
-        .map_err(failed("attach to"))?;
+    let file = links::open_tap(device).map_err(failed("open"))?;
     // SAFETY: TUNSETOFFLOAD takes its flags by value.
     unsafe { tun_set_offload(file.as_raw_fd(), OFFLOADS) }
         .map_err(io::Error::from)

@@ -1,25 +1,33 @@
-//! The host's interfaces and addresses, asked over rtnetlink, and the news that they changed.
+//! The host's interfaces and addresses, over rtnetlink: what there is, the news that it changed, and
+//! the links that netguard makes itself.
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use rtnetlink::{
-    Handle, MulticastGroup, new_multicast_connection,
-    packet_route::{
-        address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
-    },
-};
+mod error;
+mod link;
+mod make;
+mod port;
+mod steps;
+mod tap;
+
+use futures_util::StreamExt as _;
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+
+pub use error::Error;
+pub use make::{Made, Wanted, make, remove_owned, remove_stale};
+pub use port::isolate;
+pub(crate) use tap::open as open_tap;
 
 use crate::policy::{Facts, InterfaceFact};
+use link::{Kind, Link};
 
-/// A failed conversation with the kernel about interfaces.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the host's interfaces (rtnetlink)")]
-pub struct Error(#[source] Box<dyn std::error::Error + Send + Sync>);
-
-impl Error {
-    fn new(source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self(Box::new(source))
-    }
+/// True if netguard may make an interface of that name: Linux's rule (dev_valid_name in
+/// net/core/dev.c), less `%`, which makes a name a pattern, and less what names all interfaces
+/// under `/proc/sys/net`.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let bad = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%' | '\0');
+    (1..libc::IFNAMSIZ).contains(&name.len())
+        && !name.contains(bad)
+        && !matches!(name, "." | ".." | "all" | "default")
 }
 
 /// A setting of this network namespace, by its name for `sysctl`: `net.ipv4.ip_forward`. `None` if the
@@ -45,7 +53,7 @@ impl Watcher {
     pub fn open() -> Result<Self, Error> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, handle, messages) =
-            new_multicast_connection(&groups).map_err(Error::new)?;
+            new_multicast_connection(&groups).map_err(Error::read)?;
         tokio::spawn(connection);
         Ok(Self { handle, news: Box::new(messages.map(|_| ())) })
     }
@@ -66,55 +74,21 @@ impl Watcher {
     ///
     /// The kernel does not answer.
     pub async fn facts(&self) -> Result<Facts, Error> {
-        let mut facts = Facts::default();
-        let mut links = self.handle.link().get().execute();
-        while let Some(link) = links.try_next().await.map_err(Error::new)? {
-            facts.interfaces.push(interface(&link));
-        }
-        let mut addresses = self.handle.address().get().execute();
-        while let Some(message) = addresses.try_next().await.map_err(Error::new)? {
-            // On a point-to-point link Address is the peer and Local is ours; else they agree.
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) => Some(*address),
-                _ => None, // labels, flags, cache information
-            });
-            let any = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None, // labels, flags, cache information
-            });
-            let index = message.header.index;
-            facts.addresses.extend(local.or(any).map(|address| (index, address)));
-        }
-        facts.interfaces.sort_by_key(|interface| interface.index);
-        facts.addresses.sort();
-        facts.addresses.dedup();
-        Ok(facts)
+        let links = Link::all(&self.handle).await?;
+        let addresses = link::addresses(&self.handle).await?;
+        Ok(Facts { interfaces: links.into_iter().map(InterfaceFact::from).collect(), addresses })
     }
 }
 
-fn interface(link: &LinkMessage) -> InterfaceFact {
-    let mut fact = InterfaceFact {
-        index: link.header.index,
-        name: String::new(),
-        mac: [0; 6],
-        controller: None,
-        is_bridge: false,
-    };
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => fact.name.clone_from(name),
-            LinkAttribute::Address(address) => {
-                if let Ok(mac) = <[u8; 6]>::try_from(address.as_slice()) {
-                    fact.mac = mac;
-                }
-            }
-            LinkAttribute::Controller(index) => fact.controller = Some(*index),
-            LinkAttribute::LinkInfo(infos) => {
-                fact.is_bridge =
-                    infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
-            }
-            _ => {} // statistics, queues, flags: nothing a plan depends on
+impl From<Link> for InterfaceFact {
+    fn from(link: Link) -> Self {
+        Self {
+            index: link.index,
+            name: link.name,
+            mac: link.mac,
+            controller: link.controller,
+            is_bridge: link.kind == Kind::Bridge,
+            isolated: link.isolated,
         }
     }
-    fact
 }

@@ -4,6 +4,8 @@
 //! `config` builds a [`Policy`] and has checked everything in it; [`Plan`] turns it into the bytes
 //! of the maps.
 
+mod evaluate;
+mod matrix;
 mod places;
 mod plan;
 mod rules;
@@ -13,6 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+pub use evaluate::{Evaluator, IsLocal, Openings, Traffic, Verdict};
+pub use matrix::{Cell, Matrix, Row};
 pub use plan::{Facts, InterfaceFact, Plan, Prefix, TrieKey};
 pub use rules::{Protocol, Rule, Service};
 pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet};

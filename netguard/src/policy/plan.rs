@@ -44,7 +44,7 @@ pub struct InterfaceFact {
     pub controller: Option<u32>,
     /// True for a bridge.
     pub is_bridge: bool,
-    /// True for a port that its bridge lets talk to no other such port.
+    /// True for a bridge's port that reaches no other such port.
     pub isolated: bool,
 }
 
@@ -265,7 +265,9 @@ fn places(policy: &Policy, facts: &Facts, gate_services: u32) -> BTreeMap<Prefix
     let gateways =
         subnets().map(|(slot, subnet)| at(IpNet::from(subnet.gateway), Place::Gateway, Some(slot)));
     let gate = policy.gate.iter().flat_map(|gate| &gate.addresses).map(|address| {
-        let owner = subnets().find(|(_, subnet)| subnet.prefix.contains(address));
+        // A guest's, unless the host itself has the address.
+        let is_host = facts.addresses.iter().any(|(_, it)| it == address);
+        let owner = subnets().find(|(_, subnet)| !is_host && subnet.prefix.contains(address));
         at(IpNet::from(*address), Place::Gate, owner.map(|(slot, _)| slot))
     });
     special.chain(management).chain(host).chain(slots).chain(gateways).chain(gate).collect()

@@ -1,0 +1,270 @@
+//! The links that netguard makes itself, each test in a network namespace of its own. `ip` and
+//! `bridge` are the witnesses.
+
+use netguard::links::{Made, Wanted, Watcher, isolate, make, remove_owned, remove_stale};
+use netguard_tests::{
+    can_use_kernel,
+    hosts::{enter_new_namespace, ip, shell},
+};
+use serde_json::Value;
+
+const OWNER: &str = "test";
+const ALIAS: &str = "netguard test";
+
+/// One bridge with two isolated TAPs.
+fn wanted() -> Wanted {
+    Wanted {
+        bridge: "br-one".to_owned(),
+        mac: [0x02, 0x6e, 0x67, 0, 1, 1],
+        addresses: ["10.1.0.1/24", "fd00:10:1::1/64"].map(|it| it.parse().unwrap()).to_vec(),
+        ports: vec!["vm-one".to_owned(), "vm-two".to_owned()],
+        isolated: true,
+    }
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    // One thread: all of it must be in the test's namespace.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(work)
+}
+
+fn json(command: &str) -> Value {
+    serde_json::from_str(shell(command).success()).expect("JSON")
+}
+
+fn link(name: &str) -> Value {
+    json(&format!("ip -d -j link show dev {name}"))[0].clone()
+}
+
+fn names() -> Vec<String> {
+    let links = json("ip -j link show");
+    let names = links.as_array().expect("links").iter();
+    names.map(|link| link["ifname"].as_str().expect("a name").to_owned()).collect()
+}
+
+fn is_up(link: &Value) -> bool {
+    link["flags"].as_array().expect("flags").contains(&"UP".into())
+}
+
+/// The addresses of an interface that it was given, as `10.1.0.1/24`.
+fn addresses(name: &str) -> Vec<String> {
+    let shown = json(&format!("ip -j addr show dev {name} scope global"));
+    let infos = shown[0]["addr_info"].as_array().expect("addresses").iter();
+    // What is of another scope is there too, as an empty object.
+    let given = infos.filter_map(|it| Some((it["local"].as_str()?, &it["prefixlen"])));
+    given.map(|(address, length)| format!("{address}/{length}")).collect()
+}
+
+/// What `bridge` says of the flag.
+fn is_isolated(port: &str) -> bool {
+    let shown = json(&format!("bridge -d -j link show dev {port}"));
+    let flag = shown[0]["isolated"].as_bool();
+    flag.unwrap_or_else(|| panic!("{port} is no port of a bridge: {shown}"))
+}
+
+fn index(name: &str) -> u32 {
+    nix::net::if_::if_nametoindex(name).expect("the interface")
+}
+
+#[test]
+fn what_is_missing_is_made_once_and_says_whose_it_is() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let made = run(make(&[wanted()], OWNER)).expect("made");
+    assert_eq!(made.created, ["br-one", "vm-one", "vm-two"]);
+    assert_eq!(made.completed, [""; 0]);
+
+    let bridge = link("br-one");
+    assert_eq!(bridge["linkinfo"]["info_kind"], "bridge");
+    assert_eq!(bridge["ifalias"], ALIAS);
+    assert_eq!(bridge["address"], "02:6e:67:00:01:01");
+    assert!(is_up(&bridge), "{bridge}");
+    assert_eq!(addresses("br-one"), ["10.1.0.1/24", "fd00:10:1::1/64"]);
+    let tentative = shell("ip -6 addr show dev br-one tentative scope global");
+    assert_eq!(tentative.success(), "", "a guest could make the kernel give the address up");
+    assert!(shell("ip route show").success().contains("10.1.0.0/24 dev br-one"));
+    for port in ["vm-one", "vm-two"] {
+        let shown = link(port);
+        assert_eq!(shown["ifalias"], ALIAS);
+        assert_eq!(shown["master"], "br-one");
+        let tun = &shown["linkinfo"]["info_data"];
+        assert_eq!(tun["type"], "tap", "{shown}");
+        assert_eq!(tun["pi"], false, "{shown}");
+        assert_eq!(tun["vnet_hdr"], true, "{shown}");
+        assert_eq!(tun["multi_queue"], false, "{shown}");
+        assert_eq!(tun["persist"], true, "{shown}");
+        assert!(is_up(&shown), "{shown}");
+        assert!(is_isolated(port));
+        let ipv6 = format!("cat /proc/sys/net/ipv6/conf/{port}/disable_ipv6");
+        assert_eq!(shell(&ipv6).success(), "1\n");
+        assert_eq!(shell(&format!("ip -6 addr show dev {port}")).success(), "");
+    }
+    let before = names();
+    assert_eq!(run(make(&[wanted()], OWNER)).expect("nothing to do"), Made::default());
+    assert_eq!(names(), before);
+}
+
+#[test]
+fn what_is_ours_and_has_changed_is_completed() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let _ = run(make(&[wanted()], OWNER)).expect("made");
+    ip("addr del 10.1.0.1/24 dev br-one
+        link set vm-one nomaster
+        link set vm-two down
+        link set vm-two type bridge_slave isolated off
+    ");
+    let made = run(make(&[wanted()], OWNER)).expect("completed");
+    let completed = ["br-one", "vm-one", "vm-two"].map(str::to_owned).to_vec();
+    assert_eq!(made, Made { created: Vec::new(), completed });
+    assert!(addresses("br-one").contains(&"10.1.0.1/24".to_owned()));
+    assert!(is_isolated("vm-one") && is_isolated("vm-two") && is_up(&link("vm-two")));
+}
+
+#[test]
+fn what_somebody_else_made_is_adopted_and_stays_theirs() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    ip("link add br-one address 02:00:00:00:00:99 type bridge
+        addr add 10.1.0.1/16 dev br-one
+        link add vm-one type veth peer name far-one
+        link add vm-two type veth peer name far-two
+        link set vm-two master br-one
+    ");
+    let made = run(make(&[wanted()], OWNER)).expect("adopted");
+    let completed = ["br-one", "vm-one"].map(str::to_owned).to_vec();
+    assert_eq!(made, Made { created: Vec::new(), completed });
+    let bridge = link("br-one");
+    assert_eq!(bridge["address"], "02:00:00:00:00:99");
+    assert!(!is_up(&bridge), "it was not asked to be up");
+    assert_eq!(addresses("br-one"), ["10.1.0.1/16", "fd00:10:1::1/64"]);
+    assert!(is_isolated("vm-one"), "it is new on the bridge");
+    assert!(!is_isolated("vm-two"), "it was there before");
+    for name in ["br-one", "vm-one", "vm-two"] {
+        assert_eq!(link(name)["ifalias"], Value::Null, "{name}");
+    }
+    assert_eq!(run(make(&[wanted()], OWNER)).expect("nothing to do"), Made::default());
+    let before = names();
+    assert_eq!(run(remove_owned(OWNER)).expect("nothing is ours"), [""; 0]);
+    assert_eq!(names(), before);
+}
+
+#[test]
+fn a_refusal_leaves_everything_as_it_was() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    ip("tuntap add dev vm-two mode tun
+        link add br-old type bridge
+        link add br-other type bridge
+    ");
+    let (before, bare) = (names(), addresses("br-old"));
+    let refused = |wanted: &[Wanted], words: &str| {
+        let error = run(make(wanted, OWNER)).expect_err("refused");
+        assert!(error.to_string().contains(words), "{words:?} in {error:#?}");
+        assert_eq!((names(), addresses("br-old")), (before.clone(), bare.clone()), "{words}");
+    };
+    // Known before the first change.
+    refused(&[wanted()], "vm-two exists and is no TAP or veth; remove it (ip link del vm-two)");
+    let on = |bridge: &str, ports: &[&str]| Wanted {
+        bridge: bridge.to_owned(),
+        ports: ports.iter().map(|&port| port.to_owned()).collect(),
+        ..wanted()
+    };
+    refused(&[on("br-one", &[]), on("vm-two", &[])], "vm-two exists and is no bridge");
+    refused(&[on("br-one", &["vm%d"])], "\"vm%d\" is no interface name");
+    // Known to the kernel only, after others were made and one that exists got its address.
+    let twice = [on("br-old", &["vm-one"]), on("br-one", &["vm-one"])];
+    refused(&twice, "cannot make the TAP vm-one");
+    refused(&[on("br-old", &["vm-one"]), on("vm-one", &[])], "cannot make the bridge vm-one");
+
+    ip("link add vm-one type veth peer name far-one\nlink set vm-one master br-other");
+    let error = run(make(&[on("br-old", &["vm-one"])], OWNER)).expect_err("refused");
+    assert!(error.to_string().contains("free it (ip link set vm-one nomaster)"), "{error}");
+    assert_eq!(link("vm-one")["master"], "br-other");
+}
+
+#[test]
+fn only_what_is_ours_is_removed() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let other = Wanted {
+        bridge: "br-other".to_owned(),
+        addresses: vec!["10.2.0.1/24".parse().unwrap()],
+        ports: vec!["vm-other".to_owned()],
+        ..wanted()
+    };
+    ip("link add foreign type bridge\nlink set foreign alias 'netguard test2'");
+    let _ = run(make(&[wanted()], OWNER)).expect("made");
+    let _ = run(make(&[other], "other")).expect("made");
+    // A foreign port on a bridge of ours goes back to being on none.
+    ip("link add far type veth peer name near\nlink set near master br-one");
+
+    let fewer = Wanted { ports: vec!["vm-one".to_owned()], ..wanted() };
+    assert_eq!(run(remove_stale(OWNER, &[wanted()])).expect("nothing"), [""; 0]);
+    assert_eq!(run(remove_stale(OWNER, &[fewer])).expect("one"), ["vm-two"]);
+    assert_eq!(run(remove_owned(OWNER)).expect("the rest"), ["vm-one", "br-one"]);
+    let left = names();
+    for name in ["foreign", "br-other", "vm-other", "near"] {
+        assert!(left.contains(&name.to_owned()), "{name} in {left:?}");
+    }
+    assert_eq!(left.len(), 6, "and lo and far: {left:?}");
+    assert_eq!(run(remove_owned(OWNER)).expect("nothing"), [""; 0]);
+}
+
+#[test]
+fn the_flag_isolated_is_set_read_back_and_reported() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let _ = run(make(&[Wanted { isolated: false, ..wanted() }], OWNER)).expect("made");
+    let facts = || {
+        run(async {
+            let facts = Watcher::open().expect("a watcher").facts().await.expect("facts");
+            let is_isolated = |name| facts.interface(name).expect("the port").isolated;
+            ["br-one", "vm-one", "vm-two"].map(is_isolated)
+        })
+    };
+    assert_eq!(facts(), [false, false, false]);
+    for isolated in [true, false, true] {
+        run(isolate(index("vm-one"), isolated)).expect("taken");
+        assert_eq!(is_isolated("vm-one"), isolated);
+        assert!(!is_isolated("vm-two"));
+        assert_eq!(facts(), [false, isolated, false]);
+    }
+    ip("link set vm-two nomaster");
+    let error = run(isolate(index("vm-two"), true)).expect_err("on no bridge");
+    assert_eq!(error.to_string(), "cannot isolate vm-two");
+    let error = run(isolate(4_000_000, true)).expect_err("no such interface");
+    assert_eq!(error.to_string(), "cannot isolate interface 4000000");
+}
+
+#[test]
+fn a_changed_flag_is_news() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let _ = run(make(&[wanted()], OWNER)).expect("made");
+    run(async {
+        let mut watcher = Watcher::open().expect("a watcher");
+        isolate(index("vm-one"), false).await.expect("taken");
+        loop {
+            watcher.changed().await.expect("news");
+            let facts = watcher.facts().await.expect("facts");
+            if !facts.interface("vm-one").expect("the port").isolated {
+                return;
+            }
+        }
+    });
+}
