@@ -57,7 +57,10 @@ const ROUTED: [&str; 13] = [
 ];
 
 /// Whether the fixture's host delivers to itself; none where that is not plain.
-fn is_local(dst: IpAddr) -> Option<bool> {
+fn is_local(src: IpAddr, dst: IpAddr) -> Option<bool> {
+    if matches!(src, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return None; // not forwarded, whatever the destination (RFC 4291 section 2.5.6)
+    }
     let dst = dst.to_string();
     if LOCAL.contains(&dst.as_str()) {
         Some(true)
@@ -83,7 +86,7 @@ fn own_slot(policy: &Policy) -> &Slot {
 fn ask(evaluator: &mut Evaluator<'_>, slot: &Slot, probe: &Probe, local: bool) -> Verdict {
     match probe {
         Probe::Egress(frame) => {
-            evaluator.egress(slot, frame, &|_, dst| is_local(dst).unwrap_or(local))
+            evaluator.egress(slot, frame, &|src, dst| is_local(src, dst).unwrap_or(local))
         }
         Probe::Ingress(frame, sender) => evaluator.ingress(slot, frame, *sender, false),
     }

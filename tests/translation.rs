@@ -9,7 +9,7 @@ use netguard_common::{
 };
 use netguard_tests::{
     can_use_kernel,
-    kernel::{GUARDED, Kernel, Outcome},
+    kernel::{FROM_HOST, Kernel, Outcome},
     packet::{BRIDGE_MAC, ip, with_byte},
 };
 
@@ -110,7 +110,7 @@ fn a_query_reaches_the_resolver_and_its_reply_comes_from_where_it_was_sent() {
             assert_eq!(frame[..6], BRIDGE_MAC, "the bridge must take the frame for its own");
 
             let reply = send(gateway, guest, 53, query.src_port);
-            let (outcome, probed) = kernel.probe(Hook::PortIngress, &reply, GUARDED);
+            let (outcome, probed) = kernel.probe(Hook::PortIngress, &reply, FROM_HOST);
             assert_eq!(outcome, Outcome::Pass, "{guest} asked {asked}, tcp {tcp}");
             let reply = read(&probed.frame);
             assert_eq!((reply.src, reply.src_port), (address(asked), 53));
@@ -136,7 +136,7 @@ fn one_socket_that_asks_four_resolvers_gets_four_right_replies() {
     assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 4, "the ports tell them apart");
     for (resolver, port) in resolvers.iter().zip(&ports) {
         let reply = ip("10.1.0.1", "10.1.0.2").udp(53, *port, b"answer");
-        let (_, probed) = kernel.probe(Hook::PortIngress, &reply, GUARDED);
+        let (_, probed) = kernel.probe(Hook::PortIngress, &reply, FROM_HOST);
         assert_eq!(read(&probed.frame).src, address(resolver));
     }
 }
@@ -243,7 +243,7 @@ fn a_slot_that_asks_without_end_fills_its_own_table_and_finished_queries_make_ro
     // Every open flow still gets its reply, and that makes room.
     for (port, translated) in &open {
         let reply = ip("10.1.0.1", "10.1.0.2").udp(53, *translated, b"");
-        let (outcome, probed) = kernel.probe(Hook::PortIngress, &reply, GUARDED);
+        let (outcome, probed) = kernel.probe(Hook::PortIngress, &reply, FROM_HOST);
         assert_eq!(outcome, Outcome::Pass);
         assert_eq!(read(&probed.frame).dst_port, *port);
     }

@@ -3,7 +3,7 @@
 use netguard_common::{DropReason, Hook};
 use netguard_tests::{
     can_use_kernel,
-    kernel::{GUARDED, Kernel, Outcome, SLOTS},
+    kernel::{FROM_HOST, FROM_SLOT1, Kernel, Outcome, SLOTS},
     packet::{BRIDGE_MAC, GUEST_MAC, arp, ip, tagged, with_byte, with_ip_options},
 };
 
@@ -345,14 +345,14 @@ fn a_bridge_takes_only_what_a_port_has_let_through() {
     let on_bridge = SLOTS.replace("\"br-slot1\"", "\"vm-other\"").replace("\"lo\"", "\"vm-slot1\"");
     let mut kernel = Kernel::with(&on_bridge.replace("\"vm-other\"", "\"lo\""));
     let frame = ip(GUEST, WEB).tcp_syn(40000, 443);
-    let (outcome, probed) = kernel.probe(Hook::BridgeEgress, &frame, GUARDED);
+    let (outcome, probed) = kernel.probe(Hook::BridgeEgress, &frame, FROM_SLOT1);
     assert_eq!((outcome, probed.mark), (Outcome::Continue, 0));
-    for stranger in [0, 1, GUARDED - 1, u32::MAX] {
+    for stranger in [0, 1, u32::MAX, u32::from_be_bytes(*b"ngrd")] {
         let (outcome, _) = kernel.probe(Hook::BridgeEgress, &frame, stranger);
         assert_eq!(outcome, dropped(DropReason::UnguardedPort), "mark {stranger:#x}");
     }
     let (outcome, probed) = kernel.probe(Hook::BridgeIngress, &frame, 0xdead_beef);
-    assert_eq!((outcome, probed.mark), (Outcome::Continue, GUARDED));
+    assert_eq!((outcome, probed.mark), (Outcome::Continue, FROM_HOST));
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn a_port_takes_only_what_the_bridge_or_a_sibling_vouches_for() {
     }
     let mut kernel = Kernel::new();
     let frame = ip("10.1.0.1", GUEST).ping(1);
-    let (outcome, probed) = kernel.probe(Hook::PortIngress, &frame, GUARDED);
+    let (outcome, probed) = kernel.probe(Hook::PortIngress, &frame, FROM_HOST);
     assert_eq!((outcome, probed.mark), (Outcome::Pass, 0));
     let (outcome, _) = kernel.probe(Hook::PortIngress, &frame, 0);
     assert_eq!(outcome, dropped(DropReason::UnguardedPort));
@@ -389,6 +389,6 @@ fn an_interface_without_a_slot_is_closed_both_ways() {
     let frame = ip(GUEST, WEB).tcp_syn(40000, 443);
     assert_eq!(kernel.egress(&frame), dropped(DropReason::UnknownPort));
     assert_eq!(kernel.ingress(&frame), dropped(DropReason::UnknownPort));
-    let (outcome, _) = kernel.probe(Hook::BridgeEgress, &frame, GUARDED);
+    let (outcome, _) = kernel.probe(Hook::BridgeEgress, &frame, FROM_SLOT1);
     assert_eq!(outcome, dropped(DropReason::UnknownPort));
 }

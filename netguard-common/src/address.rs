@@ -1,9 +1,10 @@
 //! One form for IPv4 and IPv6 addresses: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`
 //! (RFC 4291 section 2.5.5.2), so that everything behind the parser has one path for both.
 
-/// An IPv4 or IPv6 address, IPv4 in its IPv4-mapped form.
+/// An IPv4 or IPv6 address, IPv4 in its IPv4-mapped form. Aligned, so that the programs compare it in two
+/// words and not byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[repr(transparent)]
+#[repr(C, align(8))]
 pub struct Address(pub [u8; 16]);
 
 impl Address {

@@ -55,7 +55,7 @@ unsafe impl Layout for u16 {}
 unsafe impl Layout for u32 {}
 // SAFETY: integers are plain old data.
 unsafe impl Layout for u64 {}
-// SAFETY: a transparent wrapper of a byte array.
+// SAFETY: a byte array whose length is a multiple of its alignment.
 unsafe impl Layout for Address {}
 
 /// The longest interface name in bytes (IFNAMSIZ less its final zero).

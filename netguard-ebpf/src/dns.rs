@@ -11,7 +11,6 @@ use aya_ebpf::{
     helpers::bpf_csum_diff,
     programs::TcContext,
 };
-use aya_log_ebpf::warn;
 use netguard_common::{Address, DropReason, SlotId, maps::SlotEntry};
 
 use crate::{
@@ -29,6 +28,46 @@ const DNS_PORT_BE: u16 = 53_u16.to_be();
 /// Sends a query to the slot's resolver.
 #[inline(always)]
 pub fn redirect(
+    ctx: &TcContext,
+    slot_id: SlotId,
+    slot: &SlotEntry,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    decode(redirect_apart(ctx, slot_id.into(), slot, scratch))
+}
+
+/// Gives a reply of the resolver the address and ports that the guest expects.
+#[inline(always)]
+pub fn restore(
+    ctx: &TcContext,
+    slot_id: SlotId,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    decode(restore_apart(ctx, slot_id.into(), scratch))
+}
+
+/// Functions of their own in BPF too, because a program has 512 bytes of stack in all. Those return one
+/// register: 0, or the number of a drop reason.
+#[inline(never)]
+fn redirect_apart(ctx: &TcContext, slot_id: u32, slot: &SlotEntry, scratch: &mut Scratch) -> u32 {
+    to_resolver(ctx, slot_id as SlotId, slot, scratch).map_or_else(|reason| reason as u32, |()| 0)
+}
+
+#[inline(never)]
+fn restore_apart(ctx: &TcContext, slot_id: u32, scratch: &mut Scratch) -> u32 {
+    from_resolver(ctx, slot_id as SlotId, scratch).map_or_else(|reason| reason as u32, |()| 0)
+}
+
+#[inline(always)]
+fn decode(code: u32) -> Result<(), DropReason> {
+    match code {
+        0 => Ok(()),
+        reason => Err(DropReason::from_raw(reason as u8).unwrap_or(DropReason::Internal)),
+    }
+}
+
+#[inline(always)]
+fn to_resolver(
     ctx: &TcContext,
     slot_id: SlotId,
     slot: &SlotEntry,
@@ -54,11 +93,15 @@ pub fn is_reply(packet: &Packet, slot: &SlotEntry) -> bool {
         && !packet.is_later_fragment()
         && packet.src_port_be == slot.resolver_port_be
         && packet.src == resolver_for(slot, packet.src)
+        && packet.src != Address::UNSPECIFIED // a slot without such a resolver
 }
 
-/// Gives a reply of the resolver the address and ports that the guest expects.
 #[inline(always)]
-pub fn restore(ctx: &TcContext, slot_id: SlotId, scratch: &Scratch) -> Result<(), DropReason> {
+fn from_resolver(
+    ctx: &TcContext,
+    slot_id: SlotId,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
     let reply = &scratch.packet;
     if reply.is_fragment() {
         return Err(DropReason::DnsUnsolicited); // the resolver's answers fit, and later parts have no port
@@ -102,7 +145,7 @@ fn translate(ctx: &TcContext, packet: &Packet, side: Side, to: &Ends) -> Result<
         bpf_csum_diff(from_words.0.as_mut_ptr().cast(), 16, to_words.0.as_mut_ptr().cast(), 16, 0)
     };
     if difference < 0 {
-        return fail(ctx, "bpf_csum_diff", difference);
+        return Err(DropReason::Internal);
     }
     let difference = difference as u64;
 
@@ -120,14 +163,11 @@ fn translate(ctx: &TcContext, packet: &Packet, side: Side, to: &Ends) -> Result<
         .l4_csum_replace(checksum, 0, difference, pseudo_header)
         .and_then(|()| patch(packet.src_port_be, to.src_port_be))
         .and_then(|()| patch(packet.dst_port_be, to.dst_port_be));
-    if let Err(error) = patched {
-        return fail(ctx, "bpf_l4_csum_replace", error);
-    }
+    patched.map_err(|_| DropReason::Internal)?;
 
     if to.address.is_v4() {
-        if let Err(error) = ctx.l3_csum_replace(IPV4_CHECKSUM_OFFSET, 0, difference, 0) {
-            return fail(ctx, "bpf_l3_csum_replace", error);
-        }
+        ctx.l3_csum_replace(IPV4_CHECKSUM_OFFSET, 0, difference, 0)
+            .map_err(|_| DropReason::Internal)?;
         let offset = IPV4_SRC_OFFSET + if side == Side::Destination { 4 } else { 0 };
         store(ctx, offset, &to.address.v4_octets())?;
     } else {
@@ -137,17 +177,8 @@ fn translate(ctx: &TcContext, packet: &Packet, side: Side, to: &Ends) -> Result<
     store(ctx, transport, &[to.src_port_be, to.dst_port_be])
 }
 
+/// None of these helpers can fail on a frame that was parsed; if one does, the packet is dropped.
 #[inline(always)]
 fn store<T>(ctx: &TcContext, offset: usize, bytes: &T) -> Result<(), DropReason> {
-    match ctx.store(offset, bytes, 0) {
-        Ok(()) => Ok(()),
-        Err(error) => fail(ctx, "bpf_skb_store_bytes", error),
-    }
-}
-
-/// A helper that cannot fail has failed: drop the packet and tell the daemon's log which one.
-#[inline(always)]
-fn fail<T>(ctx: &TcContext, helper: &'static str, error: i64) -> Result<T, DropReason> {
-    warn!(ctx, "{} returned {}", helper, error);
-    Err(DropReason::Internal)
+    ctx.store(offset, bytes, 0).map_err(|_| DropReason::Internal)
 }

@@ -37,14 +37,16 @@ pub fn acquire(
     let now = now_ns();
     let idle_ns = if query.protocol == TCP { TCP_IDLE_NS } else { UDP_IDLE_NS };
     let home = hash(query);
-    let (mut free, mut free_since) = (None, u64::MAX);
+    // 0 is no port of ours. An `Option` would be copied before it is known to hold one, and the verifier refuses
+    // to copy a register that nobody has written (Linux 6.1 to 6.18).
+    let (mut free, mut free_since) = (0, u64::MAX);
     for probe in 0..PROBES {
         let index = home.wrapping_add(probe) & (DNS_FLOWS_PER_SLOT - 1);
         let port = DNS_FLOW_FIRST_PORT + index;
         let key = flow_key(slot_id, query.protocol, port);
         let Some(flow) = DNS_FLOWS.get_ptr_mut(key) else {
             if free_since > 0 {
-                (free, free_since) = (Some(port), 0); // never used
+                (free, free_since) = (port, 0); // never used
             }
             continue;
         };
@@ -62,11 +64,14 @@ pub fn acquire(
             }
             let idle = now.saturating_sub((*flow).seen_ns) > idle_ns;
             if ((*flow).outstanding == 0 || idle) && (*flow).seen_ns < free_since {
-                (free, free_since) = (Some(port), (*flow).seen_ns);
+                (free, free_since) = (port, (*flow).seen_ns);
             }
         }
     }
-    let port = free.ok_or(DropReason::DnsFlowsFull)?;
+    if free == 0 {
+        return Err(DropReason::DnsFlowsFull);
+    }
+    let port = free;
     let key = flow_key(slot_id, query.protocol, port);
     *memory = DnsFlow {
         client: query.src,

@@ -108,6 +108,14 @@ fn judge<F: Frame>(
     slot_id: SlotId,
     slot: &SlotEntry,
 ) -> Result<Permit, DropReason> {
+    decode(judge_apart(frame, scratch, slot_id.into(), slot))
+}
+
+/// Where the results of functions of their own hold a drop reason.
+const DROP_SHIFT: u32 = 8;
+
+#[inline(always)]
+fn decode(code: u32) -> Result<Permit, DropReason> {
     const PERMITS: [Permit; 6] = [
         Permit::Pass,
         Permit::Follow,
@@ -116,17 +124,13 @@ fn judge<F: Frame>(
         Permit::Continue,
         Permit::Redirect,
     ];
-    let judged = judge_apart(frame, scratch, slot_id.into(), slot);
     for permit in PERMITS {
-        if judged == permit as u32 {
+        if code == permit as u32 {
             return Ok(permit);
         }
     }
-    Err(DropReason::from_raw((judged >> DROP_SHIFT) as u8).unwrap_or(DropReason::Internal))
+    Err(DropReason::from_raw((code >> DROP_SHIFT) as u8).unwrap_or(DropReason::Internal))
 }
-
-/// Where [`judge_apart`]'s result holds a drop reason.
-const DROP_SHIFT: u32 = 8;
 
 /// [`stages`] as a function of its own in BPF too, because one program's 512 bytes of stack do not hold
 /// the reading of a packet and its rewriting. BPF functions return one register.
@@ -148,40 +152,10 @@ fn stages<F: Frame>(
 ) -> Result<Permit, DropReason> {
     // Stage 1, frame, and stage 4, header sanity.
     let is_ip = scratch.parse(frame)?;
-    // Stage 2, lockdown.
-    if slot.flags & slot_flags::LOCKDOWN != 0 {
-        return Err(DropReason::Lockdown);
+    // Stages 2, 3, 5 and 6.
+    if let Some(permit) = by_headers(&scratch.packet, is_ip, own, slot)? {
+        return Ok(permit);
     }
-    // Stage 3, identity.
-    let packet = &scratch.packet;
-    identity::check_mac(packet, slot)?;
-    if !is_ip {
-        identity::check_arp(packet, slot)?;
-        return Ok(Permit::Pass);
-    }
-    identity::check_source(packet, slot)?;
-    icmp::check_type(packet, WAY)?;
-    // The rest of stage 4: what has no ports follows what had them.
-    if packet.is_later_fragment() {
-        return Ok(Permit::Continue);
-    }
-    // Stage 5, DNS to any address whatsoever, and stage 6, encrypted DNS.
-    if matches!(packet.protocol, TCP | UDP) {
-        match packet.dst_port_be {
-            DNS if packet.more_fragments => return Err(DropReason::Fragment),
-            DNS => return Ok(Permit::Redirect),
-            ENCRYPTED_DNS if packet.protocol == TCP => return Err(DropReason::DnsOverTls),
-            ENCRYPTED_DNS => return Err(DropReason::DnsOverQuic),
-            _ => {} // every other port has a place
-        }
-    }
-    if icmp::is_link_upkeep(packet) && packet.more_fragments {
-        return Err(DropReason::Fragment);
-    }
-    if is_upkeep(packet, own, slot) {
-        return Ok(Permit::Pass);
-    }
-    icmp::check_size(packet, slot)?;
     // Stage 8, state.
     match flows::find(scratch, own, slot, WAY) {
         Found::Follows => return allow_again(scratch, own, slot).map(|()| Permit::Follow),
@@ -201,6 +175,69 @@ fn stages<F: Frame>(
         Leave::Straight => Permit::Open,
         Leave::ByRouting => Permit::Route,
     })
+}
+
+/// What the headers alone decide: stages 2 to 6.
+#[inline(always)]
+fn by_headers(
+    packet: &Packet,
+    is_ip: bool,
+    own: SlotId,
+    slot: &SlotEntry,
+) -> Result<Option<Permit>, DropReason> {
+    let code = by_headers_apart(packet, is_ip.into(), own.into(), slot);
+    if code == UNDECIDED { Ok(None) } else { decode(code).map(Some) }
+}
+
+/// Beside the numbers of permits, and of reasons, in what functions of their own return.
+const UNDECIDED: u32 = 255;
+
+#[inline(never)]
+fn by_headers_apart(packet: &Packet, is_ip: u32, own: u32, slot: &SlotEntry) -> u32 {
+    match read_headers(packet, is_ip == 1, own as SlotId, slot) {
+        Ok(Some(permit)) => permit as u32,
+        Ok(None) => UNDECIDED,
+        Err(reason) => (reason as u32) << DROP_SHIFT,
+    }
+}
+
+#[inline(always)]
+fn read_headers(
+    packet: &Packet,
+    is_ip: bool,
+    own: SlotId,
+    slot: &SlotEntry,
+) -> Result<Option<Permit>, DropReason> {
+    // Stage 2, lockdown.
+    if slot.flags & slot_flags::LOCKDOWN != 0 {
+        return Err(DropReason::Lockdown);
+    }
+    // Stage 3, identity.
+    identity::check_mac(packet, slot)?;
+    if !is_ip {
+        return identity::check_arp(packet, slot).map(|()| Some(Permit::Pass));
+    }
+    identity::check_source(packet, slot)?;
+    icmp::check_type(packet, WAY)?;
+    // The rest of stage 4: what has no ports follows what had them.
+    if packet.is_later_fragment() {
+        return Ok(Some(Permit::Continue));
+    }
+    // Stage 5, DNS to any address whatsoever, and stage 6, encrypted DNS.
+    if matches!(packet.protocol, TCP | UDP) {
+        match packet.dst_port_be {
+            DNS if packet.more_fragments => return Err(DropReason::Fragment),
+            DNS => return Ok(Some(Permit::Redirect)),
+            ENCRYPTED_DNS if packet.protocol == TCP => return Err(DropReason::DnsOverTls),
+            ENCRYPTED_DNS => return Err(DropReason::DnsOverQuic),
+            _ => {} // every other port has a place
+        }
+    }
+    if is_upkeep(packet, own, slot) {
+        let whole = !packet.more_fragments;
+        return if whole { Ok(Some(Permit::Pass)) } else { Err(DropReason::Fragment) };
+    }
+    icmp::check_size(packet, slot).map(|()| None)
 }
 
 /// What keeps the link working passes if it stays on the link.

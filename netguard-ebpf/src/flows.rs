@@ -30,6 +30,7 @@ const ANSWERED: u64 = FlowState::Answered as u64;
 
 /// What the table says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Found {
     /// No flow: it may open one, if the policy lets it.
     Nothing,
@@ -42,6 +43,25 @@ pub enum Found {
 /// Looks for the packet's flow.
 #[inline(always)]
 pub fn find(scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry, way: Direction) -> Found {
+    const FOLLOWS: u32 = Found::Follows as u32;
+    const CONTRADICTS: u32 = Found::Contradicts as u32;
+    match find_apart(scratch, slot_id.into(), slot, way as u32) {
+        FOLLOWS => Found::Follows,
+        CONTRADICTS => Found::Contradicts,
+        _ => Found::Nothing, // the only other number
+    }
+}
+
+/// A function of its own in BPF too, because a program has 512 bytes of stack in all. Those return one
+/// register.
+#[inline(never)]
+fn find_apart(scratch: &mut Scratch, slot_id: u32, slot: &SlotEntry, way: u32) -> u32 {
+    let way = if way == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress };
+    look(scratch, slot_id as SlotId, slot, way) as u32
+}
+
+#[inline(always)]
+fn look(scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry, way: Direction) -> Found {
     let packet = &scratch.packet;
     if packet.is_icmp() && !matches!(icmp::kind(packet), Kind::Request | Kind::Reply) {
         return Found::Nothing;
@@ -62,22 +82,28 @@ pub fn find(scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry, way: Direc
 
 /// Looks for the flow of the packet in [`Scratch::quoted`], which went that way.
 #[inline(always)]
-pub fn find_quoted(scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry, way: Direction) -> bool {
+pub fn find_quoted(
+    scratch: &mut Scratch,
+    slot_id: SlotId,
+    slot: &SlotEntry,
+    way: Direction,
+) -> bool {
+    find_quoted_apart(scratch, slot_id.into(), slot, way as u32) == 1
+}
+
+#[inline(never)]
+fn find_quoted_apart(scratch: &mut Scratch, slot_id: u32, slot: &SlotEntry, way: u32) -> u32 {
+    let way = if way == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress };
     let quoted = &scratch.quoted;
-    let is_request = match (quoted.protocol, quoted.icmp_type) {
-        (TCP | UDP, _) | (ICMP, 0) | (ICMPV6, 129) => false,
-        (ICMP, 8) | (ICMPV6, 128) => true,
-        _ => return false, // nothing that flows are made of
-    };
     scratch.flow_key = key(
         (quoted.src, quoted.src_port_be),
         (quoted.dst, quoted.dst_port_be),
         quoted.protocol,
-        is_request,
-        slot_id,
+        quoted.is_request,
+        slot_id as SlotId,
         way,
     );
-    search(scratch, slot)
+    search(scratch, slot).into()
 }
 
 /// The flow at an index of the table.
@@ -94,7 +120,7 @@ pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
     // SAFETY: the entry stays writable for the whole program. Two CPUs that advance one flow at once are
     // two packets of one connection; each field is an aligned word or byte, and either value will do.
     unsafe {
-        if (*flow).key != scratch.flow_key {
+        if !is_same(&(*flow).key, &scratch.flow_key) {
             return; // replaced since it was found: the next packet of this flow opens it anew
         }
         let Step::To(state, fins) = step(&*flow, &scratch.packet, way) else { return };
@@ -126,7 +152,7 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
         let Some(flow) = at(index) else { break };
         // SAFETY: as in `advance`.
         let (state, seen_ns, same, is_slots) = unsafe {
-            ((*flow).state, (*flow).seen_ns, (*flow).key == scratch.flow_key, (*flow).is_slots())
+            ((*flow).state, (*flow).seen_ns, is_same(&(*flow).key, &scratch.flow_key), (*flow).is_slots())
         };
         if state == CLAIMED {
             continue;
@@ -169,24 +195,19 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
 /// Finds the entry of [`Scratch::flow_key`] and leaves its index in the scratch memory.
 #[inline(always)]
 fn search(scratch: &mut Scratch, slot: &SlotEntry) -> bool {
-    search_apart(scratch, slot) == 1
-}
-
-#[inline(never)]
-fn search_apart(scratch: &mut Scratch, slot: &SlotEntry) -> u32 {
     let hash = hash(&scratch.flow_key);
     for probe in 0..2 * WAYS {
         let index = place(slot, hash, probe);
-        let Some(flow) = at(index) else { return 0 };
+        let Some(flow) = at(index) else { return false };
         // SAFETY: as in `find`.
         let (state, seen_ns, same) =
-            unsafe { ((*flow).state, (*flow).seen_ns, (*flow).key == scratch.flow_key) };
+            unsafe { ((*flow).state, (*flow).seen_ns, is_same(&(*flow).key, &scratch.flow_key)) };
         if same && !is_over(state, seen_ns, scratch.now_ns) {
             scratch.set_flow_index(index);
-            return 1;
+            return true;
         }
     }
-    0
+    false
 }
 
 /// True if nothing is left of the flow: it timed out, or there never was one.
@@ -213,6 +234,13 @@ fn hash(key: &FlowKey) -> u64 {
         hash ^= hash >> 29;
     }
     hash
+}
+
+/// Word by word: the compiler would call a function that compares bytes.
+#[inline(always)]
+fn is_same(one: &FlowKey, other: &FlowKey) -> bool {
+    let ([a, b, c, d, e], [f, g, h, i, j]) = (words(one), words(other));
+    (e ^ j) | (b ^ g) | (d ^ i) | (a ^ f) | (c ^ h) == 0
 }
 
 #[inline(always)]

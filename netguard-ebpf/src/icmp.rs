@@ -116,29 +116,6 @@ const QUOTE_LENGTH: usize = 48;
 const QUOTE_LENGTH_V4: usize = 28;
 pub type Quote = [u8; QUOTE_LENGTH];
 
-/// True if the error quotes a packet of a tracked flow of the slot (RFC 5508 section 4): a packet that the
-/// slot has received if the error leaves, one that it has sent if the error enters.
-#[inline(always)]
-pub fn quotes_tracked_flow<F: Frame>(
-    frame: &F,
-    scratch: &mut Scratch,
-    slot_id: SlotId,
-    slot: &SlotEntry,
-    direction: Direction,
-) -> bool {
-    read_quote(frame, scratch).is_some_and(|()| {
-        // Whoever is told of an error is who sent the packet: else an error could be sent to anybody.
-        if scratch.quoted.src != scratch.packet.dst {
-            return false;
-        }
-        let quoted_way = match direction {
-            Direction::Egress => Direction::Ingress,
-            Direction::Ingress => Direction::Egress,
-        };
-        flows::find_quoted(scratch, slot_id, slot, quoted_way)
-    })
-}
-
 /// What an error quotes, as far as it tells a flow.
 #[derive(Clone, Copy)]
 pub struct Quoted {
@@ -147,8 +124,34 @@ pub struct Quoted {
     pub src_port_be: u16,
     pub dst_port_be: u16,
     pub protocol: u8,
-    /// The quoted packet's own ICMP type.
-    pub icmp_type: u8,
+    /// True for an echo request.
+    pub is_request: bool,
+}
+
+/// True if the error quotes a packet of a tracked flow of the slot (RFC 5508 section 4): one that the slot
+/// has received if the error leaves, one that it has sent if the error enters. Whoever is told of the error
+/// must be who sent that packet, else an error could be sent to anybody.
+#[inline(always)]
+pub fn quotes_tracked_flow<F: Frame>(
+    frame: &F,
+    scratch: &mut Scratch,
+    slot_id: SlotId,
+    slot: &SlotEntry,
+    direction: Direction,
+) -> bool {
+    let quoted_way = match direction {
+        Direction::Egress => Direction::Ingress,
+        Direction::Ingress => Direction::Egress,
+    };
+    read_quote_apart(frame, scratch) == 1
+        && scratch.quoted.src == scratch.packet.dst
+        && flows::find_quoted(scratch, slot_id, slot, quoted_way)
+}
+
+/// A function of its own in BPF too, for its stack.
+#[inline(never)]
+fn read_quote_apart<F: Frame>(frame: &F, scratch: &mut Scratch) -> u32 {
+    read_quote(frame, scratch).map_or(0, |()| 1)
 }
 
 #[inline(always)]
@@ -160,36 +163,54 @@ fn read_quote<F: Frame>(frame: &F, scratch: &mut Scratch) -> Option<()> {
         return None;
     }
     let at = u32::from(scratch.packet.transport_offset) + ICMP_HEADER;
-    let bytes = &mut scratch.quote;
+    let bytes = scratch.quote.as_mut_ptr();
     // SAFETY: the quote's memory has room for either length.
     let read = unsafe {
         if is_v4 {
-            frame.copy(at, bytes.as_mut_ptr(), QUOTE_LENGTH_V4 as u32)
+            frame.copy(at, bytes, QUOTE_LENGTH_V4 as u32)
         } else {
-            frame.copy(at, bytes.as_mut_ptr(), QUOTE_LENGTH as u32)
+            frame.copy(at, bytes, QUOTE_LENGTH as u32)
         }
     };
     if !read {
         return None;
     }
-    scratch.quoted = if is_v4 {
-        let [version, fragment_high, fragment_low, protocol] =
-            [field::<0, 1>(bytes), field::<6, 1>(bytes), field::<7, 1>(bytes), field::<9, 1>(bytes)]
-                .map(|[byte]| byte);
+    let (quote, quoted) = (&scratch.quote, &mut scratch.quoted);
+    let [version] = field::<0, 1>(quote);
+    let head = if is_v4 {
+        let [fragment_high, fragment_low] = field::<6, 2>(quote);
         // Without options, and the first fragment: else the ports are not where they are read.
         if version != 0x45 || fragment_high & 0x1f != 0 || fragment_low != 0 {
             return None;
         }
-        let [src, dst] = [field::<12, 4>(bytes), field::<16, 4>(bytes)].map(Address::v4);
-        quoted(src, dst, protocol, field::<20, 6>(bytes))
+        quoted.src = Address::v4(field::<12, 4>(quote));
+        quoted.dst = Address::v4(field::<16, 4>(quote));
+        [quoted.protocol] = field::<9, 1>(quote);
+        field::<20, 6>(quote)
     } else {
-        let [src, dst] = [field::<8, 16>(bytes), field::<24, 16>(bytes)].map(Address);
-        let [version, protocol] = [field::<0, 1>(bytes), field::<6, 1>(bytes)].map(|[byte]| byte);
         if version >> 4 != 6 {
             return None;
         }
-        quoted(src, dst, protocol, field::<40, 6>(bytes))
+        quoted.src = Address(field::<8, 16>(quote));
+        quoted.dst = Address(field::<24, 16>(quote));
+        [quoted.protocol] = field::<6, 1>(quote);
+        field::<40, 6>(quote)
     };
+    // Ports, or type, code, checksum and identifier.
+    let [a, b, c, d, e, f] = head;
+    quoted.is_request = false;
+    match (quoted.protocol, a) {
+        (TCP | UDP, _) => {
+            quoted.src_port_be = u16::from_ne_bytes([a, b]);
+            quoted.dst_port_be = u16::from_ne_bytes([c, d]);
+        }
+        (ICMP, ECHO_REQUEST | ECHO_REPLY) | (ICMPV6, ECHO_REQUEST_V6 | ECHO_REPLY_V6) => {
+            quoted.src_port_be = u16::from_ne_bytes([e, f]);
+            quoted.dst_port_be = quoted.src_port_be;
+            quoted.is_request = matches!(a, ECHO_REQUEST | ECHO_REQUEST_V6);
+        }
+        _ => return None, // nothing that flows are made of
+    }
     Some(())
 }
 
@@ -199,15 +220,4 @@ fn field<const AT: usize, const LENGTH: usize>(quote: &Quote) -> [u8; LENGTH] {
     const { assert!(AT + LENGTH <= QUOTE_LENGTH) };
     // SAFETY: the bytes lie within the quote, as asserted, and bytes are valid whatever they are.
     unsafe { (&raw const *quote).byte_add(AT).cast::<[u8; LENGTH]>().read() }
-}
-
-/// From the first six bytes of a quoted transport header.
-#[inline(always)]
-fn quoted(src: Address, dst: Address, protocol: u8, head: [u8; 6]) -> Quoted {
-    let [p0, p1, p2, p3, i0, i1] = head;
-    let (src_port_be, dst_port_be, icmp_type) = match protocol {
-        TCP | UDP => (u16::from_ne_bytes([p0, p1]), u16::from_ne_bytes([p2, p3]), 0),
-        _ => (u16::from_ne_bytes([i0, i1]), u16::from_ne_bytes([i0, i1]), p0), // type, code, checksum, identifier
-    };
-    Quoted { src, dst, src_port_be, dst_port_be, protocol, icmp_type }
 }

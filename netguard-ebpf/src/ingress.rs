@@ -54,18 +54,13 @@ fn judge(
     }
     let packet = &scratch.packet;
     icmp::check_type(packet, WAY)?;
-    if icmp::is_link_upkeep_of_host(packet) {
-        if packet.is_fragment() {
-            return Err(DropReason::Fragment);
-        }
-        if is_from_link(packet, own) {
-            return Ok(());
-        }
-    }
     let to_all = packet.dst.is_multicast() || identity::is_broadcast(packet.dst, slot);
     let to_guest = identity::is_guest(packet.dst, slot) || packet.dst.is_v6_link_local();
     if !to_all && !to_guest {
         return Err(DropReason::UnknownAddress);
+    }
+    if icmp::is_link_upkeep_of_host(packet) && is_from_link(packet, own) {
+        return if packet.is_fragment() { Err(DropReason::Fragment) } else { Ok(()) };
     }
     if packet.is_later_fragment() {
         return fragments::follow(scratch, own, WAY);

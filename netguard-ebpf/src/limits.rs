@@ -13,10 +13,37 @@ const TRIES: u32 = 4;
 
 /// Takes a packet off the slot's limits on packets, bytes and ICMP.
 #[inline(always)]
-pub fn packet(scratch: &Scratch, slot_id: SlotId, slot: &SlotEntry, bytes: u32) -> Result<(), DropReason> {
+pub fn packet(
+    scratch: &Scratch,
+    slot_id: SlotId,
+    slot: &SlotEntry,
+    bytes: u32,
+) -> Result<(), DropReason> {
     if slot.flags & slot_flags::LIMITS == 0 {
         return Ok(());
     }
+    match packet_apart(scratch, slot_id.into(), slot, bytes) {
+        0 => Ok(()),
+        reason => Err(DropReason::from_raw(reason as u8).unwrap_or(DropReason::Internal)),
+    }
+}
+
+/// A function of its own in BPF too, for its stack.
+#[inline(never)]
+fn packet_apart(scratch: &Scratch, slot_id: u32, slot: &SlotEntry, bytes: u32) -> u32 {
+    match take(scratch, slot_id as SlotId, slot, bytes) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn take(
+    scratch: &Scratch,
+    slot_id: SlotId,
+    slot: &SlotEntry,
+    bytes: u32,
+) -> Result<(), DropReason> {
     spend(scratch, slot_id, slot, Counted::Packets, 1).ok_or(DropReason::PacketRate)?;
     spend(scratch, slot_id, slot, Counted::Bytes, bytes).ok_or(DropReason::ByteRate)?;
     if scratch.packet.is_icmp() && !icmp::is_link_upkeep(&scratch.packet) {

@@ -48,8 +48,14 @@ pub fn is_uplink(ifindex: u32) -> bool {
 
 /// What lies at an address: the longest prefix that the policy names.
 #[inline(always)]
-pub fn place_of(address: Address) -> Option<PlaceEntry> {
-    PLACES.get(&Key::new(128, address.0)).copied()
+pub fn place_of(address: Address) -> Option<&'static PlaceEntry> {
+    place_apart(&address)
+}
+
+/// A function of its own in BPF too, so that its key takes stack only once.
+#[inline(never)]
+fn place_apart(address: &Address) -> Option<&'static PlaceEntry> {
+    PLACES.get(&Key::new(128, address.0))
 }
 
 /// What the slot's rules say of a service at an address; `None` if none speaks of it.

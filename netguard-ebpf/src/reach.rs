@@ -102,7 +102,7 @@ fn outwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave, D
             let listed = attempt.is_echo || is_listed(slot.host_services, attempt);
             if listed || all_of_host { Ok(Leave::Straight) } else { Err(DropReason::Host) }
         }
-        Place::Gateway => Err(crossing(slot, &entry)),
+        Place::Gateway => Err(crossing(slot, entry)),
         Place::Host if all_of_host => Ok(Leave::Straight),
         Place::Host => Err(DropReason::Host),
         Place::Gate if entry.slot_id != own => match (is_listed(entry.services, attempt), entry.slot_id) {
@@ -110,19 +110,19 @@ fn outwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave, D
             (true, _) => Ok(Leave::ByRouting),
             (false, NO_SLOT) if all_of_host => Ok(Leave::Straight),
             (false, NO_SLOT) => Err(DropReason::Host),
-            (false, _) => to_slot(attempt, slot, &entry),
+            (false, _) => to_slot(attempt, slot, entry),
         },
         Place::Slot | Place::Gate if entry.slot_id == own => within(slot),
-        Place::Slot | Place::Gate => to_slot(attempt, slot, &entry),
+        Place::Slot | Place::Gate => to_slot(attempt, slot, entry),
         Place::Management => Err(DropReason::Management),
         Place::Metadata if slot.flags & slot_flags::METADATA != 0 => Ok(Leave::ByRouting),
         Place::Metadata => Err(DropReason::Metadata),
         Place::Internet => to_internet(attempt, own, slot),
         Place::Resolver if attempt.is_echo => to_internet(attempt, own, slot),
-        Place::Resolver => by_rule(attempt, own, slot, &entry, DropReason::DnsOverHttps),
-        Place::Private => by_rule(attempt, own, slot, &entry, DropReason::PrivateDestination),
-        Place::LinkLocal => by_rule(attempt, own, slot, &entry, DropReason::LinkLocal),
-        Place::Multicast => by_rule(attempt, own, slot, &entry, DropReason::Multicast),
+        Place::Resolver => by_rule(attempt, own, slot, entry, DropReason::DnsOverHttps),
+        Place::Private => by_rule(attempt, own, slot, entry, DropReason::PrivateDestination),
+        Place::LinkLocal => by_rule(attempt, own, slot, entry, DropReason::LinkLocal),
+        Place::Multicast => by_rule(attempt, own, slot, entry, DropReason::Multicast),
     }
 }
 
@@ -132,14 +132,14 @@ fn outwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave, D
 fn inwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<(), DropReason> {
     let entry = policy::place_of(attempt.peer).ok_or(DropReason::UnknownAddress)?;
     match Place::from_raw(entry.place).ok_or(DropReason::UnknownAddress)? {
-        Place::Gateway if entry.slot_id != own => Err(crossing(slot, &entry)),
+        Place::Gateway if entry.slot_id != own => Err(crossing(slot, entry)),
         Place::Slot | Place::Gate if entry.slot_id == own => within(slot).map(|_| ()),
         Place::Gateway | Place::Host | Place::Management | Place::Gate => Ok(()),
         Place::Slot => {
             let to_gate = policy::place_of(attempt.guest).is_some_and(|it| {
                 it.place == Place::Gate as u8 && is_listed(it.services, attempt)
             });
-            if to_gate || shares_runtime(slot, &entry) { Ok(()) } else { Err(crossing(slot, &entry)) }
+            if to_gate || shares_runtime(slot, entry) { Ok(()) } else { Err(crossing(slot, entry)) }
         }
         // The host's own: what another slot sends does not get here.
         Place::LinkLocal if !attempt.peer.is_v4() => Ok(()),

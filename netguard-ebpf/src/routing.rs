@@ -22,7 +22,7 @@ const AF_INET6: u8 = 10;
 /// the answer is the same: there is no way but to the host.
 #[inline(always)]
 pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> bool {
-    let packet = scratch.packet;
+    let packet = &scratch.packet;
     // SAFETY: an all-zero lookup is a valid one,
     // the unions that are written are plain integers, and the helper gets the structure's size.
     let answer = unsafe {

@@ -12,9 +12,11 @@ use netguard::{
     config::{Config, Problems},
     daemon,
     datapath::{self, PinDirectory},
+    firewall,
     instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
+    links,
     status::Status,
 };
 
@@ -265,7 +267,16 @@ fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
         anyhow::bail!("netguard runs as instance {instance} (pid {pid}); stop it first");
     }
     pins.remove()?;
+    match firewall::remove(&firewall::Table::name_of(instance)) {
+        Err(firewall::Error::Missing) | Ok(_) => {} // without nft there is no table of ours
+        Err(error) => return Err(error.into()),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let removed = runtime.block_on(links::remove_owned(instance.as_str()))?;
     print(&format!("unloaded {instance}: nothing is enforced"))?;
+    if !removed.is_empty() {
+        print(&format!("removed {}", removed.join(" ")))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -79,9 +79,6 @@ pub enum Error {
     /// The embedded object is not the one that this code was written for.
     #[error("the embedded kernel object lacks {0}: rebuild netguard")]
     Object(&'static str),
-    /// The log of the programs could not be opened.
-    #[error("cannot read the programs' diagnostics: {0}")]
-    Diagnostics(String),
 }
 
 /// Why a program is not on its interface.

@@ -125,7 +125,7 @@ fn place_key(prefix: Prefix) -> Key<[u8; 16]> {
     Key::new(prefix.length, prefix.address.0)
 }
 
-fn trie_key<K>((data, length): TrieKey<K>) -> Key<K> {
+fn trie_key<K: aya::Pod>((data, length): TrieKey<K>) -> Key<K> {
     Key::new(length, data)
 }
 

@@ -65,20 +65,25 @@ pub struct Failed {
 impl Datapath {
     /// Loads and verifies the programs. Nothing is attached and no packet is touched yet.
     ///
+    /// `flow_entries` is the plan's: a table of flows that an earlier daemon left is adopted if it has that
+    /// size, else its flows are forgotten, and what they carried must be opened anew.
+    ///
     /// # Errors
     ///
     /// No permission, no bpffs, or the verifier's refusal.
-    pub fn load(pins: PinDirectory) -> Result<Self, Error> {
-        let loaded = Self::load_into(pins.clone());
+    pub fn load(pins: PinDirectory, flow_entries: u32) -> Result<Self, Error> {
+        let loaded = Self::load_into(pins.clone(), flow_entries);
         if loaded.is_err() {
             pins.remove_if_idle();
         }
         loaded
     }
 
-    fn load_into(pins: PinDirectory) -> Result<Self, Error> {
+    fn load_into(pins: PinDirectory, flow_entries: u32) -> Result<Self, Error> {
         pins.create()?;
+        pins.keep_only_sized(layout::FLOWS, flow_entries)?;
         let mut loader = EbpfLoader::new();
+        loader.map_max_entries(layout::FLOWS, flow_entries);
         for name in layout::STATE_MAPS {
             loader.map_pin_path(name, pins.map(name));
         }
@@ -144,6 +149,12 @@ impl Datapath {
         }
     }
 
+    /// The ports, by interface number, that their bridge must keep from each other.
+    #[must_use]
+    pub fn isolated(&self) -> &[u32] {
+        &self.plan.isolated
+    }
+
     /// Undoes a start that failed halfway: detaches what this process attached freshly, and removes
     /// the pins of an instance that guards nothing.
     pub fn roll_back(&mut self) {
@@ -162,18 +173,6 @@ impl Datapath {
         let map = self.ebpf.take_map(layout::DROPS).ok_or(Error::Object(layout::DROPS))?;
         let ring = RingBuf::try_from(map).map_err(|source| Error::map(layout::DROPS, source))?;
         Ok(DropStream { ring })
-    }
-
-    /// The programs' own diagnostics (a helper that failed), for the process's logger. Can be
-    /// taken once.
-    ///
-    /// # Errors
-    ///
-    /// The object lacks the log map, or it was taken before.
-    pub fn take_diagnostics(&mut self) -> Result<Diagnostics, Error> {
-        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
-            .map_err(|source| Error::Diagnostics(source.to_string()))?;
-        Ok(Diagnostics { logger })
     }
 }
 
@@ -197,23 +196,5 @@ impl DropStream {
 impl std::os::fd::AsRawFd for DropStream {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.ring.as_raw_fd()
-    }
-}
-
-/// What the programs report about themselves.
-pub struct Diagnostics {
-    logger: aya_log::EbpfLogger<&'static dyn log::Log>,
-}
-
-impl Diagnostics {
-    /// Hands what has arrived to the process's logger.
-    pub fn flush(&mut self) {
-        self.logger.flush();
-    }
-}
-
-impl std::os::fd::AsRawFd for Diagnostics {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.logger.as_raw_fd()
     }
 }

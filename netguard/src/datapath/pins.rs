@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::Ebpf;
+use aya::{Ebpf, maps::MapInfo};
 use netguard_common::{Hook, maps::LAYOUT_VERSION};
 use nix::{
     mount::{MsFlags, mount},
@@ -120,6 +120,15 @@ impl PinDirectory {
                 .map_err(|error| Error::pin("create", &directory, error))?;
         }
         Ok(())
+    }
+
+    /// Removes the pin of a state map that has another number of entries than is wanted.
+    pub(super) fn keep_only_sized(&self, name: &str, entries: u32) -> Result<(), Error> {
+        let path = self.map(name);
+        match MapInfo::from_pin(&path) {
+            Ok(info) if info.max_entries() != entries => remove_pin(&path),
+            _ => Ok(()), // as wanted, or not there
+        }
     }
 
     /// Pins the policy maps and programs of this load in place of an earlier one's.

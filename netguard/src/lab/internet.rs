@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
 };
 
-use super::{Error, Lab, PortKind, namespace, wire};
+use super::{Error, Lab, PortKind, guests, namespace, wire};
 use crate::dns::DomainName;
 
 /// Public resolvers: a DNS server answers on each, over UDP, TCP and (for the attempt) port 853.
@@ -62,10 +62,10 @@ pub(super) fn addresses() -> impl Iterator<Item = String> {
 /// The lab is not there, or a socket cannot be bound.
 pub fn serve(lab: &Lab) -> Result<(), Error> {
     if lab.built_ports() == PortKind::Tap {
-        for slot in &lab.config().policy.slots {
+        for guest in guests::of(&lab.config().policy.slots) {
             wire::connect(
-                (&lab.namespace("hv"), &slot.port),
-                (&lab.namespace(&slot.name), "eth0"),
+                (&lab.namespace("hv"), &guest.port),
+                (&lab.namespace(&guest.host), "eth0"),
             )?;
         }
     }

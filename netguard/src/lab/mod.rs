@@ -4,6 +4,7 @@
 //! The lab is built from a configuration as any host would be: slots, bridges, ports and addresses
 //! come from the same file that the daemon reads.
 
+mod guests;
 mod internet;
 mod namespace;
 mod process;
@@ -31,7 +32,11 @@ pub use internet::serve;
 pub use namespace::enter;
 
 /// The embedded default configuration, and the lab's.
-pub const CONFIG: &str = include_str!("lab.toml");
+pub const CONFIG: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/examples/microvms.toml"));
+
+/// Where a lab that is up remembers its configuration's file, in its run directory.
+const CONFIG_PATH: &str = "config-path";
 
 /// The lab's name if the user gives none: the prefix of its namespaces.
 pub const DEFAULT_NAME: &str = "ng";
@@ -136,6 +141,8 @@ pub struct Lab {
     name: String,
     instance: Instance,
     config: Config,
+    /// Where the configuration was read, if it is not the default one.
+    file: Option<PathBuf>,
 }
 
 impl Lab {
@@ -146,8 +153,24 @@ impl Lab {
     /// The name would not do.
     pub fn new(name: &str) -> Result<Self, Error> {
         let instance = Instance::of_lab(name)?;
-        let config = Config::parse(CONFIG, Path::new("the lab's configuration"))?;
-        Ok(Self { name: name.to_owned(), instance, config })
+        // A lab that is up remembers which file it was built from.
+        let config = match fs::read_to_string(instance.run_directory().join(CONFIG_PATH)) {
+            Ok(path) => Config::read(Path::new(&path))?,
+            Err(_) => Config::parse(CONFIG, Path::new("the lab's configuration"))?,
+        };
+        Ok(Self { name: name.to_owned(), instance, config, file: None })
+    }
+
+    /// The lab of that name, to be built from another configuration than the default.
+    ///
+    /// # Errors
+    ///
+    /// The name would not do, or the file is wrong.
+    pub fn of_file(name: &str, file: &Path) -> Result<Self, Error> {
+        let instance = Instance::of_lab(name)?;
+        let config = Config::read(file)?;
+        let file = file.canonicalize().map_err(Error::system("find the configuration"))?;
+        Ok(Self { name: name.to_owned(), instance, config, file: Some(file) })
     }
 
     /// The instance that guards the lab.
@@ -187,11 +210,16 @@ impl Lab {
         let directory = self.directory();
         fs::create_dir_all(&directory)
             .map_err(Error::system(format!("create {}", directory.display())))?;
+        if let Some(file) = &self.file {
+            fs::write(directory.join(CONFIG_PATH), file.as_os_str().as_encoded_bytes())
+                .map_err(Error::system("remember the configuration"))?;
+        }
         topology::build(&self.name, &self.config.policy, ports)?;
-        for slot in &self.config.policy.slots {
-            let path = self.resolv_conf(&slot.name);
+        for guest in guests::of(&self.config.policy.slots) {
+            let path = self.resolv_conf(&guest.host);
+            let gateways = guest.slot.subnets.iter().map(|subnet| subnet.gateway);
             let lines: String =
-                slot.subnets.iter().map(|net| format!("nameserver {}\n", net.gateway)).collect();
+                gateways.map(|gateway| format!("nameserver {gateway}\n")).collect();
             fs::write(&path, lines).map_err(Error::system(format!("write {}", path.display())))?;
         }
         fs::write(directory.join("ports"), ports.name())
@@ -314,14 +342,14 @@ impl Lab {
     }
 
     /// The names of the lab's hosts.
-    fn hosts(&self) -> impl Iterator<Item = &str> {
-        let slots = self.config.policy.slots.iter().map(|slot| slot.name.as_str());
-        topology::HOSTS.into_iter().chain(slots)
+    fn hosts(&self) -> impl Iterator<Item = String> {
+        let guests = guests::of(&self.config.policy.slots).map(|guest| guest.host);
+        topology::HOSTS.into_iter().map(str::to_owned).chain(guests)
     }
 
     /// The lab's namespaces that exist.
     fn namespaces(&self) -> Vec<String> {
-        let all = self.hosts().map(|host| self.namespace(host));
+        let all = self.hosts().map(|host| self.namespace(&host));
         all.filter(|name| namespace::path(name).exists()).collect()
     }
 

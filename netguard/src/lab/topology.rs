@@ -4,12 +4,15 @@ use std::{
     fmt::Write as _,
     fs,
     io::Write as _,
-    net::IpAddr,
     process::{Command, Stdio},
 };
 
-use super::{Error, PortKind, internet, namespace};
-use crate::policy::{Policy, Slot, Subnet};
+use super::{
+    Error, PortKind,
+    guests::{self, Guest},
+    internet, namespace,
+};
+use crate::policy::{Policy, Slot};
 
 /// The hosts besides the guests: hypervisor, internet, management peer.
 pub(super) const HOSTS: [&str; 3] = ["hv", "net", "mgmt"];
@@ -19,28 +22,26 @@ const UPLINK: [&str; 2] = ["192.0.2.2", "192.0.2.1"];
 const UPLINK6: [&str; 2] = ["2001:db8:ffff::2", "2001:db8:ffff::1"];
 const MANAGEMENT: [&str; 2] = ["100.64.0.1", "100.64.0.2"];
 
-/// The guest of a subnet: the address behind the gateway.
-fn guest_address(subnet: &Subnet) -> Option<IpAddr> {
-    subnet.prefix.hosts().find(|host| *host > subnet.gateway)
-}
+/// The interface towards the lab's internet, if the policy does not name its own.
+const UPLINK_NAME: &str = "uplink0";
 
 /// Builds every namespace, interface, address and route.
 pub(super) fn build(name: &str, policy: &Policy, ports: PortKind) -> Result<(), Error> {
     let of = |host: &str| format!("{name}-{host}");
-    let slots = policy.slots.iter().map(|slot| slot.name.as_str());
-    let hosts = HOSTS.into_iter().chain(slots);
+    let guests = guests::of(&policy.slots).map(|guest| guest.host);
+    let hosts: Vec<_> = HOSTS.into_iter().map(str::to_owned).chain(guests).collect();
     let mut namespaces = String::new();
-    for host in hosts.clone() {
+    for host in &hosts {
         let _ = writeln!(namespaces, "netns add {}", of(host));
     }
     ip(None, &namespaces)?;
-    for host in hosts {
+    for host in &hosts {
         namespace::within(&of(host), move || set_sysctls(host == "hv" || host == "net"))?;
     }
     ip(Some(&of("hv")), &hypervisor(policy, ports, &of))?;
     namespace::within(&of("hv"), || silence_ports(policy))?;
-    for slot in &policy.slots {
-        ip(Some(&of(&slot.name)), &guest(slot, ports))?;
+    for guest in guests::of(&policy.slots) {
+        ip(Some(&of(&guest.host)), &guest_side(&guest, ports))?;
     }
     ip(Some(&of("net")), &internet(policy))?;
     ip(Some(&of("mgmt")), &management(policy))
@@ -48,8 +49,8 @@ pub(super) fn build(name: &str, policy: &Policy, ports: PortKind) -> Result<(), 
 
 /// A port is a wire, not a host: it has no IPv6 of its own to tell its guest about.
 fn silence_ports(policy: &Policy) -> Result<(), Error> {
-    for slot in &policy.slots {
-        write_sysctl(&format!("ipv6/conf/{}/disable_ipv6", slot.port), "1")?;
+    for Guest { port, .. } in guests::of(&policy.slots) {
+        write_sysctl(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
     }
     Ok(())
 }
@@ -88,16 +89,17 @@ fn write_sysctl(key: &str, value: &str) -> Result<(), Error> {
 fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> String {
     let mut batch = format!(
         "link set lo up
-         link add uplink0 type veth peer name eth0 netns {net}
-         addr add {uplink}/24 dev uplink0
-         addr add {uplink6}/64 dev uplink0
-         link set uplink0 up
+         link add {name} type veth peer name eth0 netns {net}
+         addr add {uplink}/24 dev {name}
+         addr add {uplink6}/64 dev {name}
+         link set {name} up
          link add tailscale0 type veth peer name eth0 netns {mgmt}
          addr add {management}/10 dev tailscale0
          link set tailscale0 up
          route add default via {gateway}
          route add default via {gateway6}
         ",
+        name = policy.host.uplinks.first().map_or(UPLINK_NAME, String::as_str),
         net = of("net"),
         mgmt = of("mgmt"),
         uplink = UPLINK[0],
@@ -106,19 +108,33 @@ fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> 
         gateway = UPLINK[1],
         gateway6 = UPLINK6[1],
     );
+    let subnets = || policy.slots.iter().flat_map(|slot| &slot.subnets);
+    for address in policy.gate.iter().flat_map(|gate| &gate.addresses) {
+        // In no slot: the host's own.
+        if !subnets().any(|subnet| subnet.prefix.contains(address)) {
+            let _ = writeln!(batch, "addr add {address} dev lo");
+        }
+    }
+    let mut bridges: Vec<&str> = Vec::new();
     for slot in &policy.slots {
-        let (bridge, port) = (&slot.bridge, &slot.port);
-        let _ = writeln!(batch, "link add {bridge} address {} type bridge", mac(slot, 1));
+        let bridge = slot.bridge.as_str();
+        if !bridges.contains(&bridge) {
+            bridges.push(bridge);
+            let _ = writeln!(batch, "link add {bridge} address {} type bridge", bridge_mac(slot));
+        }
         for subnet in &slot.subnets {
             let (gateway, length) = (subnet.gateway, subnet.prefix.prefix_len());
             let _ = writeln!(batch, "addr add {gateway}/{length} dev {bridge}");
         }
+    }
+    for guest in guests::of(&policy.slots) {
+        let (bridge, port) = (&guest.slot.bridge, &guest.port);
         let _ = match ports {
             PortKind::Veth => writeln!(
                 batch,
                 "link add {port} type veth peer name eth0 address {} netns {}",
-                mac(slot, 2),
-                of(&slot.name)
+                guest.mac(),
+                of(&guest.host)
             ),
             PortKind::Tap | PortKind::Qemu => {
                 writeln!(batch, "tuntap add dev {port} mode tap vnet_hdr")
@@ -129,7 +145,7 @@ fn hypervisor(policy: &Policy, ports: PortKind, of: &dyn Fn(&str) -> String) -> 
     batch
 }
 
-fn guest(slot: &Slot, ports: PortKind) -> String {
+fn guest_side(guest: &Guest<'_>, ports: PortKind) -> String {
     let mut batch = String::from("link set lo up\n");
     if ports == PortKind::Qemu {
         return batch; // the guest is a virtual machine; the host of its name stays empty
@@ -138,17 +154,17 @@ fn guest(slot: &Slot, ports: PortKind) -> String {
         let _ = writeln!(
             batch,
             "tuntap add dev eth0 mode tap vnet_hdr\nlink set eth0 address {}",
-            mac(slot, 2)
+            guest.mac()
         );
     }
     let _ = writeln!(batch, "link set eth0 up");
-    for subnet in &slot.subnets {
-        let Some(guest) = guest_address(subnet) else {
+    for subnet in &guest.slot.subnets {
+        let Some(address) = guest.address(subnet) else {
             continue;
         };
         let (gateway, length) = (subnet.gateway, subnet.prefix.prefix_len());
         let _ =
-            writeln!(batch, "addr add {guest}/{length} dev eth0\nroute add default via {gateway}");
+            writeln!(batch, "addr add {address}/{length} dev eth0\nroute add default via {gateway}");
     }
     batch
 }
@@ -181,9 +197,9 @@ fn management(policy: &Policy) -> String {
 }
 
 /// A locally administered address: the same in every lab, so that logs compare.
-fn mac(slot: &Slot, end: u8) -> String {
+fn bridge_mac(slot: &Slot) -> String {
     let [high, low] = slot.id.to_be_bytes();
-    format!("02:6e:67:{high:02x}:{low:02x}:{end:02x}")
+    format!("02:6e:67:{high:02x}:{low:02x}:01")
 }
 
 /// Runs a batch of `ip` commands, in a namespace or in none.

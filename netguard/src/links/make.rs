@@ -65,7 +65,7 @@ pub async fn make(wanted: &[Wanted], owner: &str) -> Result<Made, Error> {
         if let Err(error) = take(&handle, step, &alias).await {
             for step in steps[..done].iter().rev() {
                 // The first error is the one to tell.
-                let _ = take_back(&handle, step).await;
+                let _ = undo(&handle, step).await;
             }
             return Err(error);
         }
@@ -80,6 +80,20 @@ pub async fn make(wanted: &[Wanted], owner: &str) -> Result<Made, Error> {
         }
     }
     Ok(made)
+}
+
+/// Removes the links that [`make`] has just created, for a start that fails later. What it completed
+/// stays: a gateway's address opens nothing.
+///
+/// # Errors
+///
+/// The kernel refuses; links that were removed until then are gone.
+pub async fn take_back(made: &Made) -> Result<(), Error> {
+    let handle = link::open()?;
+    for name in made.created.iter().rev() {
+        remove(&handle, name).await?;
+    }
+    Ok(())
 }
 
 /// Removes every link that `owner` has made, and returns their names. Ports go first.
@@ -158,7 +172,7 @@ async fn take(handle: &Handle, step: &Step<'_>, alias: &str) -> Result<(), Error
     }
 }
 
-async fn take_back(handle: &Handle, step: &Step<'_>) -> Result<(), Error> {
+async fn undo(handle: &Handle, step: &Step<'_>) -> Result<(), Error> {
     match *step {
         Step::Bridge { bridge: new, .. } | Step::Tap { port: new } => remove(handle, new).await,
         Step::Address { bridge, address } => {

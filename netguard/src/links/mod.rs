@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 
 pub use error::Error;
-pub use make::{Made, Wanted, make, remove_owned, remove_stale};
+pub use make::{Made, Wanted, make, remove_owned, remove_stale, take_back};
 pub use port::isolate;
 pub(crate) use tap::open as open_tap;
 

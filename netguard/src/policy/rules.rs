@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use netguard_common::maps::{self, SERVICE_BITS, ServiceEntry, ServiceKey};
 
 /// A transport protocol that rules can name.
@@ -202,7 +202,14 @@ impl ServiceSets {
             spans
         };
         let all: Vec<_> = prefixes.into_iter().map(|prefix| (prefix, set_of(&prefix))).collect();
-        all.into_iter().map(|(prefix, spans)| (prefix, self.number(spans))).collect()
+        let mut sets: Vec<_> =
+            all.into_iter().map(|(prefix, spans)| (prefix, self.number(spans))).collect();
+        // In the map IPv4 lies within IPv6 (::ffff:0:0/96): what is said of `::/0` must end there.
+        let ipv4 = IpNet::from(Ipv4Net::default());
+        if !sets.is_empty() && sets.iter().all(|(prefix, _)| *prefix != ipv4) {
+            sets.push((ipv4, 0));
+        }
+        sets
     }
 
     /// Every entry of the map: key, length of its prefix in bits, value.
@@ -301,7 +308,7 @@ mod tests {
         let deny = [rule("10.0.0.0/8 tcp/22"), rule("10.1.0.0/16 tcp/85"), rule("192.0.2.1")];
         let found = sets.rules(&allow, &deny);
         let prefixes: Vec<_> = found.iter().map(|(prefix, _)| prefix.to_string()).collect();
-        assert_eq!(prefixes, ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1/32"]);
+        assert_eq!(prefixes, ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1/32", "0.0.0.0/0"]);
         let says = |set: u32, protocol, port| {
             let spans = &sets.sets[set as usize - 1];
             let fits = |span: &&Span| span.protocol == protocol && span.ports.contains(&port);

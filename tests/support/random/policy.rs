@@ -69,7 +69,7 @@ fn slot(random: &mut SmallRng, id: u16) -> String {
     let runtime = one(random, &["red", "red", "blue"]);
     let mut toml = format!(
         "\n[[slot]]\nname = \"slot{id}\"\nid = {id}\nbridge = \"br-slot{id}\"\nport = \"{port}\"\n\
-         runtime = \"{runtime}\"\nsubnet = \"10.{id}.0.0/24\"\nicmp_per_second = 4000000000\n"
+         runtime = \"{runtime}\"\nsubnet = \"10.{id}.0.0/24\"\nlimits = {{ icmp_per_second = 0 }}\n"
     );
     if id != SLOT || random.random_bool(0.9) {
         toml += &format!("subnet6 = \"fd00:10:{id}::/64\"\n");
@@ -83,7 +83,10 @@ fn slot(random: &mut SmallRng, id: u16) -> String {
     let egress = one(random, &["open", "open", "listed", "none"]);
     toml += &format!("egress = \"{egress}\"\n");
     if egress != "none" {
-        let allow = rules(random);
+        let mut allow = rules(random);
+        if egress == "listed" && allow.is_empty() {
+            allow.push("203.0.113.0/24".to_owned()); // a list without entries is refused
+        }
         toml += &format!("allow = {allow:?}\n");
     }
     if egress == "open" {

@@ -107,9 +107,6 @@ pub(super) enum Answer {
 /// Which packet a fragment is of.
 type FragmentKey = (SlotId, Direction, IpAddr, IpAddr, u8, u32);
 
-/// The longest packet that IP can reassemble.
-const PACKET_MAX: usize = 65535;
-
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     flows: HashMap<Key, Flow>,
@@ -184,7 +181,7 @@ impl Flows {
         let Some(Fragment { offset, more, identification }) = packet.fragment else { return false };
         let key = fragment_key(slot, direction, packet, identification);
         let end = offset + packet.payload;
-        if self.fragments.get(&key) != Some(&offset) || end > PACKET_MAX {
+        if self.fragments.get(&key) != Some(&offset) {
             return false;
         }
         if more {

@@ -158,13 +158,13 @@ impl<'a> Evaluator<'a> {
         if is_redirect(&packet) {
             return Err(DropReason::IcmpType);
         }
-        if self.is_upkeep_for(slot, &packet) {
-            let is_fragment = packet.fragment.is_some();
-            return if is_fragment { Err(DropReason::Fragment) } else { Ok(()) };
-        }
         let to_group = is_group(slot, packet.dst);
         if !to_group && !is_guest(slot, packet.dst) && !is_v6_link_local(packet.dst) {
             return Err(DropReason::UnknownAddress);
+        }
+        if self.is_upkeep_for(slot, &packet) {
+            let is_fragment = packet.fragment.is_some();
+            return if is_fragment { Err(DropReason::Fragment) } else { Ok(()) };
         }
         if packet.is_later_fragment() {
             return self.later_fragment(slot, Ingress, &packet);
@@ -245,9 +245,9 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    /// The link's upkeep into the slot: from neighbours, and IGMP from whatever address the host has.
+    /// The link's upkeep into the slot: from neighbours, and from whatever address the host has.
     fn is_upkeep_for(&self, slot: &Slot, packet: &Packet) -> bool {
-        let is_igmp = matches!(packet.transport, Transport::Igmp);
+        let is_igmp = matches!(packet.transport, Transport::Igmp) && packet.dst.is_multicast();
         if !is_igmp && !matches!(packet.icmpv6_kind(), Some(130..=136 | 143)) {
             return false;
         }
@@ -256,7 +256,7 @@ impl<'a> Evaluator<'a> {
             || is_v6_link_local(packet.src)
             || site.is_some_and(|site| match site.place {
                 Place::Slot | Place::Gateway | Place::Gate => site.owner == slot.id,
-                Place::Host => is_igmp,
+                Place::Host => true,
                 _ => false, // nobody's neighbour
             })
     }

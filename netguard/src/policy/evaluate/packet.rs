@@ -187,6 +187,9 @@ pub(super) fn number(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_be_bytes)
 }
 
+/// The longest packet that IP can reassemble.
+const PACKET_MAX: usize = 65535;
+
 /// The part of `bytes` from an offset on; empty if there is none.
 pub(super) fn from(bytes: &[u8], at: usize) -> &[u8] {
     bytes.get(at..).unwrap_or_default()
@@ -313,7 +316,7 @@ fn ipv6(body: &[u8]) -> Result<Packet, DropReason> {
 /// Adds what is behind the IP headers, unless it is a later fragment's.
 fn with_transport(packet: Packet, rest: &[u8]) -> Result<Packet, DropReason> {
     let later = packet.fragment.filter(|fragment| fragment.offset != 0);
-    if let Some(Fragment { offset, .. }) = later {
+    if let Some(Fragment { offset, more, .. }) = later {
         if !matches!(packet.protocol, TCP | UDP | ICMP | ICMPV6) {
             return Err(DropReason::Protocol);
         }
@@ -321,7 +324,10 @@ fn with_transport(packet: Packet, rest: &[u8]) -> Result<Packet, DropReason> {
             return Err(BadHeader);
         }
         // RFC 1858 section 3: it would overwrite the TCP header.
-        return if offset == 8 { Err(DropReason::Fragment) } else { Ok(packet) };
+        // Over the transport header, odd in the middle, or beyond what IP can put together.
+        let is_odd = more && !packet.payload.is_multiple_of(8);
+        let is_bad = offset == 8 || is_odd || offset + packet.payload > PACKET_MAX;
+        return if is_bad { Err(DropReason::Fragment) } else { Ok(packet) };
     }
     let transport = match packet.protocol {
         TCP => tcp(rest, packet.payload)?,

@@ -4,6 +4,8 @@
 //! that a failed start changes nothing. Stopping changes nothing either: programs and maps stay
 //! pinned and enforce until `netguard unload`.
 
+mod host;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use netguard_common::SlotId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::unix::AsyncFd,
@@ -20,9 +23,10 @@ use tokio::{
 
 use crate::{
     config::{Config, Problems},
-    datapath::{self, Changes, Datapath, Diagnostics, DropStream, Failed, PinDirectory},
+    datapath::{self, Changes, Datapath, DropStream, Failed, PinDirectory},
     dns::{Endpoint, Happening, Resolver, SlotServer},
     drops::{Clock, Drop},
+    firewall,
     instance::{Instance, Lock, LockError},
     journal::{self, Event as Entry, Journal, Writer},
     links::{self, Watcher},
@@ -54,6 +58,9 @@ pub enum Error {
         /// The kernel's answer.
         reason: String,
     },
+    /// The host's firewall did not take netguard's table.
+    #[error(transparent)]
+    Firewall(#[from] firewall::Error),
     /// The instance cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -66,8 +73,6 @@ pub enum Error {
 enum Event {
     /// The ring buffer has drop records.
     Drops,
-    /// The programs report about themselves.
-    Diagnostics,
     /// Interfaces or addresses came, went or changed, or it is time to try again what failed.
     HostChanged,
     /// Somebody asks netguard to stop.
@@ -103,10 +108,10 @@ struct Daemon {
     drops: AsyncFd<DropStream>,
     /// True if records were left in the ring buffer, of which no readiness will tell.
     more_drops: bool,
-    diagnostics: AsyncFd<Diagnostics>,
     signals: [Signal; 3],
     resolver: Arc<Resolver>,
-    servers: BTreeMap<u32, SlotServer>,
+    /// By bridge and slot.
+    servers: BTreeMap<(u32, SlotId), SlotServer>,
     journal: Journal,
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
@@ -126,16 +131,32 @@ impl Daemon {
         raise_file_limit();
         let lock = instance.lock()?;
         let watcher = Watcher::open()?;
+        let made = host::make_links(&config.policy, instance).await?;
+        let started = Self::start_on(config, instance, format, lock, watcher, &made).await;
+        if started.is_err() {
+            // The first error is the one to tell.
+            let _ = links::take_back(&made).await;
+        }
+        started
+    }
+
+    /// The start on a host whose links are there.
+    async fn start_on(
+        config: &Config,
+        instance: &Instance,
+        format: journal::Format,
+        lock: Lock,
+        watcher: Watcher,
+        made: &links::Made,
+    ) -> Result<Self, Error> {
         let facts = watcher.facts().await?;
-        check_host(config, &facts)?;
+        host::check(config, &facts)?;
         datapath::ensure_bpffs()?;
-        let mut datapath = Datapath::load(PinDirectory::of(instance))?;
+        let flow_entries = Plan::compile(&config.policy, &facts).flow_entries;
+        let mut datapath = Datapath::load(PinDirectory::of(instance), flow_entries)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops =
             unsafe { AsyncFd::register(datapath.take_drops()?) }.map_err(io::Error::from)?;
-        // SAFETY: `Diagnostics` owns its map's descriptor and never changes or closes it.
-        let diagnostics =
-            unsafe { AsyncFd::register(datapath.take_diagnostics()?) }.map_err(io::Error::from)?;
         let policy = config.policy.clone();
         let (journal, writer) = Journal::start(format)?;
         let (log, dns) = (journal.clone(), &policy.dns);
@@ -158,7 +179,6 @@ impl Daemon {
             watcher,
             drops,
             more_drops: false,
-            diagnostics,
             signals,
             resolver,
             servers: BTreeMap::new(),
@@ -169,15 +189,26 @@ impl Daemon {
             interface_names: BTreeMap::new(),
             _lock: lock,
         };
-        if let Err(error) = daemon.enforce(&facts) {
+        if !made.created.is_empty() {
+            daemon.journal.note(format!("made {}", made.created.join(" ")));
+        }
+        let enforced = match daemon.enforce(&facts).await {
+            Ok(()) => host::apply_firewall(&config.policy, instance).map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = enforced {
             daemon.datapath.roll_back();
             return Err(error);
+        }
+        let removed = host::remove_stale_links(&config.policy, instance).await?;
+        if !removed.is_empty() {
+            daemon.journal.note(format!("removed {}", removed.join(" ")));
         }
         Ok(daemon)
     }
 
     /// The first time: listens, fills the maps and attaches. Nothing may fail but a port.
-    fn enforce(&mut self, facts: &Facts) -> Result<(), Error> {
+    async fn enforce(&mut self, facts: &Facts) -> Result<(), Error> {
         if let Some(failed) = self.serve(facts).into_iter().next() {
             return Err(failed.into());
         }
@@ -186,45 +217,26 @@ impl Daemon {
             let (bridge, reason) = (failed.interface.clone(), failed.reason.clone());
             return Err(Error::Unguarded { bridge, reason });
         }
-        self.report(facts, &changes, Vec::new());
+        let failed = self.isolate(facts).await;
+        self.report(facts, &changes, failed);
         let slots = &self.policy.slots;
-        let is_there = |slot: &&Slot| {
+        let is_there = |slot: &Slot, port: &str| {
             let bridge = facts.interface(&slot.bridge).map(|bridge| bridge.index);
-            facts.interface(&slot.port).is_some_and(|port| port.controller == bridge)
+            facts.interface(port).is_some_and(|port| port.controller == bridge)
         };
+        let ports = slots.iter().filter_map(|slot| Some((slot, slot.port()?)));
         let absent: Vec<_> =
-            slots.iter().filter(|slot| !is_there(slot)).map(|slot| slot.port.as_str()).collect();
+            ports.filter(|(slot, port)| !is_there(slot, port)).map(|(_, port)| port).collect();
         let waiting = match absent.as_slice() {
             [] => String::new(),
             ports => format!("; waiting for {}", ports.join(" ")),
         };
         let (slots, names) = (slots.len(), self.policy.dns.allowlist.len());
         self.journal.note(format!("guarding {slots} slots, {names} names allowed{waiting}"));
-        self.warn_of_host();
+        for warning in host::warnings(&self.policy) {
+            self.journal.note(warning);
+        }
         Ok(())
-    }
-
-    /// Tells which of the host's settings will surprise whoever reads the drops.
-    fn warn_of_host(&self) {
-        for (v4, family, key) in
-            [(true, "IPv4", "net.ipv4.ip_forward"), (false, "IPv6", "net.ipv6.conf.all.forwarding")]
-        {
-            let used = self.policy.slots.iter().any(|slot| slot.gateway(v4).is_some());
-            if used && links::setting(key).as_deref() == Some("0") {
-                self.journal.note(format!(
-                    "this host does not forward {family}: slots reach nothing beyond it (sysctl -w \
-                     {key}=1)"
-                ));
-            }
-        }
-        for key in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
-            if links::setting(key).as_deref() == Some("1") {
-                self.journal.note(format!(
-                    "{key} is 1: the host's iptables sees bridged packets, and a rule there that \
-                     changes their mark makes the bridge drop them (sysctl -w {key}=0)"
-                ));
-            }
-        }
     }
 
     async fn serve_until_stopped(&mut self) -> Result<(), Error> {
@@ -235,7 +247,6 @@ impl Daemon {
                     return Ok(());
                 }
                 Event::Drops => self.log_drops(),
-                Event::Diagnostics => self.diagnostics.get_mut().flush(),
                 Event::HostChanged => self.follow_host().await?,
             }
         }
@@ -258,10 +269,6 @@ impl Daemon {
                 ready?.clear_ready();
                 Ok(Event::Drops)
             }
-            ready = self.diagnostics.readable() => {
-                ready?.clear_ready();
-                Ok(Event::Diagnostics)
-            }
             () = std::future::ready(()), if self.more_drops => Ok(Event::Drops),
         }
     }
@@ -270,9 +277,23 @@ impl Daemon {
     async fn follow_host(&mut self) -> Result<(), Error> {
         let facts = self.watcher.facts().await?;
         let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
-        let unserved = self.serve(&facts);
-        self.report(&facts, &changes, unserved);
+        let mut failed: Vec<_> = self.serve(&facts).iter().map(ToString::to_string).collect();
+        failed.extend(self.isolate(&facts).await);
+        self.report(&facts, &changes, failed);
         Ok(())
+    }
+
+    /// Has the bridges keep apart the ports that the policy keeps apart: the frames that one guest sends to
+    /// all of them are then not even copied. Returns what could not be done.
+    async fn isolate(&self, facts: &Facts) -> Vec<String> {
+        let mut failed = Vec::new();
+        for index in self.datapath.isolated() {
+            let is_isolated = facts.interfaces.iter().any(|it| it.index == *index && it.isolated);
+            if !is_isolated && let Err(error) = links::isolate(*index, true).await {
+                failed.push(format!("{:#}", anyhow::Error::from(error)));
+            }
+        }
+        failed
     }
 
     /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
@@ -306,12 +327,12 @@ impl Daemon {
             .policy
             .slots
             .iter()
-            .filter_map(|slot| Some((facts.interface(&slot.bridge)?.index, slot)))
+            .filter_map(|slot| Some(((facts.interface(&slot.bridge)?.index, slot.id), slot)))
             .collect();
-        self.servers.retain(|index, _| bridges.contains_key(index));
+        self.servers.retain(|key, _| bridges.contains_key(key));
         let mut failed = Vec::new();
-        for (index, slot) in bridges {
-            if self.servers.contains_key(&index) {
+        for (key, slot) in bridges {
+            if self.servers.contains_key(&key) {
                 continue;
             }
             let endpoint = Endpoint {
@@ -321,7 +342,7 @@ impl Daemon {
                 port: self.policy.dns.port,
             };
             match SlotServer::start(&endpoint, &self.resolver) {
-                Ok(server) => drop(self.servers.insert(index, server)),
+                Ok(server) => drop(self.servers.insert(key, server)),
                 Err(error) => failed.push(error),
             }
         }
@@ -329,7 +350,7 @@ impl Daemon {
     }
 
     /// Tells what changed, and what fails that did not fail before.
-    fn report(&mut self, facts: &Facts, changes: &Changes, unserved: Vec<io::Error>) {
+    fn report(&mut self, facts: &Facts, changes: &Changes, failed: Vec<String>) {
         let names = facts.interfaces.iter();
         self.interface_names = names.map(|it| (it.index, it.name.clone())).collect();
         for (what, interfaces) in [("guarding", &changes.guarded), ("gone:", &changes.gone)] {
@@ -341,8 +362,7 @@ impl Daemon {
             let meanwhile = if *is_bridge { "" } else { "; its bridge drops what it sends" };
             format!("cannot guard {interface}: {reason}{meanwhile}")
         });
-        let failures: BTreeSet<_> =
-            unguarded.chain(unserved.iter().map(ToString::to_string)).collect();
+        let failures: BTreeSet<_> = unguarded.chain(failed).collect();
         for failure in failures.difference(&self.failures) {
             self.journal.note(failure.clone());
         }
@@ -363,58 +383,4 @@ fn raise_file_limit() {
         // At worst the limit stays, and a flood of queries is refused sooner.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-}
-
-/// What the file says of bridges and ports must be true of the host.
-fn check_host(config: &Config, facts: &Facts) -> Result<(), Problems> {
-    let slots = config.policy.slots.iter().enumerate();
-    let problems = slots.filter_map(|(index, slot)| {
-        check_bridge(slot, facts)
-            .map(|message| config.bridge_problem(index, message))
-            .or_else(|| Some(config.port_problem(index, check_port(slot, facts)?)))
-    });
-    Problems::unless_empty(problems.collect())
-}
-
-fn check_bridge(slot: &Slot, facts: &Facts) -> Option<String> {
-    let (name, bridge) = (&slot.name, &slot.bridge);
-    let Some(interface) = facts.interface(bridge) else {
-        return Some(format!(
-            "slot {name:?}: bridge {bridge} does not exist; make it first: ip link add {bridge} \
-             type bridge"
-        ));
-    };
-    if !interface.is_bridge {
-        return Some(format!(
-            "slot {name:?}: {bridge} is no bridge; name the bridge that the port is on"
-        ));
-    }
-    let missing = slot
-        .subnets
-        .iter()
-        .find(|subnet| !facts.addresses.contains(&(interface.index, subnet.gateway)))?;
-    let (gateway, length) = (missing.gateway, missing.prefix.prefix_len());
-    Some(format!(
-        "slot {name:?}: bridge {bridge} lacks the gateway address {gateway}; add it: ip addr add \
-         {gateway}/{length} dev {bridge}"
-    ))
-}
-
-/// A port may be absent, or on no bridge yet; it may not be something else.
-fn check_port(slot: &Slot, facts: &Facts) -> Option<String> {
-    let (name, port, bridge) = (&slot.name, &slot.port, &slot.bridge);
-    let interface = facts.interface(port)?;
-    if interface.is_bridge {
-        return Some(format!(
-            "slot {name:?}: port {port} is a bridge itself; name the TAP or veth on {bridge}"
-        ));
-    }
-    let own = facts.interface(bridge).map(|bridge| bridge.index);
-    if interface.controller.is_some() && interface.controller != own {
-        return Some(format!(
-            "slot {name:?}: port {port} is on another bridge; move it: ip link set {port} master \
-             {bridge}"
-        ));
-    }
-    None
 }

@@ -1,0 +1,169 @@
+//! The host around the programs: what the file says of it must be true, what netguard manages of it is made,
+//! and what will surprise whoever reads the drops is told.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use crate::{
+    config::{Config, Problems},
+    firewall::{self, Allow, Masquerade, Protect, Table},
+    instance::Instance,
+    links::{self, Made, Wanted},
+    policy::{Facts, Policy, Protocol, Service, Slot},
+};
+
+/// Makes the bridges and ports of slots that want it.
+pub(super) async fn make_links(
+    policy: &Policy,
+    instance: &Instance,
+) -> Result<Made, links::Error> {
+    let wanted = wanted_links(policy);
+    if wanted.is_empty() {
+        return Ok(Made::default());
+    }
+    links::make(&wanted, instance.as_str()).await
+}
+
+/// Removes links that an earlier policy of this instance wanted.
+pub(super) async fn remove_stale_links(
+    policy: &Policy,
+    instance: &Instance,
+) -> Result<Vec<String>, links::Error> {
+    links::remove_stale(instance.as_str(), &wanted_links(policy)).await
+}
+
+/// One entry for each bridge, whatever the number of slots on it.
+fn wanted_links(policy: &Policy) -> Vec<Wanted> {
+    let mut bridges: BTreeMap<&str, Wanted> = BTreeMap::new();
+    for slot in policy.slots.iter().filter(|slot| slot.manage_links) {
+        let [high, low] = slot.id.to_be_bytes();
+        let bridge = bridges.entry(&slot.bridge).or_insert_with(|| Wanted {
+            bridge: slot.bridge.clone(),
+            mac: [0x02, 0x6e, 0x67, high, low, 0x01],
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            isolated: false,
+        });
+        let gateways = slot.subnets.iter();
+        bridge.addresses.extend(gateways.filter_map(|subnet| {
+            IpNet::new(subnet.gateway, subnet.prefix.prefix_len()).ok() // the length is the prefix's
+        }));
+        bridge.ports.extend(slot.port().map(str::to_owned));
+        bridge.isolated |= policy.runtimes.get(slot.runtime).is_none_or(|it| it.isolate);
+    }
+    bridges.into_values().collect()
+}
+
+/// Puts netguard's table into the host's firewall, or takes it away if the policy needs none.
+pub(super) fn apply_firewall(policy: &Policy, instance: &Instance) -> Result<(), firewall::Error> {
+    let table = table(policy, instance);
+    if table.masquerade.is_some() || table.protect.is_some() {
+        return firewall::apply(&table);
+    }
+    match firewall::remove(&table.name) {
+        Err(firewall::Error::Missing) | Ok(_) => Ok(()), // without nft there is no table of ours
+        Err(error) => Err(error),
+    }
+}
+
+fn table(policy: &Policy, instance: &Instance) -> Table {
+    let host = &policy.host;
+    let subnets = policy.slots.iter().flat_map(|slot| &slot.subnets);
+    let allow = |service: &Service| match service.protocol {
+        Protocol::Tcp => Allow::Tcp(service.ports.clone()),
+        Protocol::Udp => Allow::Udp(service.ports.clone()),
+        Protocol::Icmp => Allow::Ping,
+    };
+    Table {
+        name: Table::name_of(instance),
+        masquerade: host.masquerade.then(|| Masquerade {
+            uplinks: host.uplinks.clone(),
+            sources: subnets.map(|subnet| subnet.prefix).collect(),
+        }),
+        protect: host.protection.as_ref().map(|protection| Protect {
+            uplinks: host.uplinks.clone(),
+            allow_in: protection.allow_in.iter().map(allow).collect(),
+            dry_run: protection.dry_run,
+        }),
+    }
+}
+
+/// The host's settings that will surprise whoever reads the drops.
+pub(super) fn warnings(policy: &Policy) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (v4, family, key) in
+        [(true, "IPv4", "net.ipv4.ip_forward"), (false, "IPv6", "net.ipv6.conf.all.forwarding")]
+    {
+        let used = policy.slots.iter().any(|slot| slot.gateway(v4).is_some());
+        if used && links::setting(key).as_deref() == Some("0") {
+            warnings.push(format!(
+                "this host does not forward {family}: slots reach nothing beyond it (sysctl -w \
+                 {key}=1)"
+            ));
+        }
+    }
+    for key in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
+        if links::setting(key).as_deref() == Some("1") {
+            warnings.push(format!(
+                "{key} is 1: the host's iptables sees bridged packets, and a rule there that \
+                 changes their mark makes the bridge drop them (sysctl -w {key}=0)"
+            ));
+        }
+    }
+    warnings
+}
+
+/// What the file says of bridges and ports must be true of the host.
+pub(super) fn check(config: &Config, facts: &Facts) -> Result<(), Problems> {
+    let slots = config.policy.slots.iter().enumerate();
+    let problems = slots.filter_map(|(index, slot)| {
+        check_bridge(slot, facts)
+            .map(|message| config.bridge_problem(index, message))
+            .or_else(|| Some(config.port_problem(index, check_port(slot, facts)?)))
+    });
+    Problems::unless_empty(problems.collect())
+}
+
+fn check_bridge(slot: &Slot, facts: &Facts) -> Option<String> {
+    let (name, bridge) = (&slot.name, &slot.bridge);
+    let Some(interface) = facts.interface(bridge) else {
+        return Some(format!(
+            "slot {name:?}: bridge {bridge} does not exist; make it first (ip link add {bridge} \
+             type bridge), or let netguard: manage_links = true"
+        ));
+    };
+    if !interface.is_bridge {
+        return Some(format!(
+            "slot {name:?}: {bridge} is no bridge; name the bridge that the port is on"
+        ));
+    }
+    let missing = slot
+        .subnets
+        .iter()
+        .find(|subnet| !facts.addresses.contains(&(interface.index, subnet.gateway)))?;
+    let (gateway, length) = (missing.gateway, missing.prefix.prefix_len());
+    Some(format!(
+        "slot {name:?}: bridge {bridge} lacks the gateway address {gateway}; add it: ip addr add \
+         {gateway}/{length} dev {bridge}"
+    ))
+}
+
+/// A port may be absent, or on no bridge yet; it may not be something else.
+fn check_port(slot: &Slot, facts: &Facts) -> Option<String> {
+    let (name, port, bridge) = (&slot.name, slot.port()?, &slot.bridge);
+    let interface = facts.interface(port)?;
+    if interface.is_bridge {
+        return Some(format!(
+            "slot {name:?}: port {port} is a bridge itself; name the TAP or veth on {bridge}"
+        ));
+    }
+    let own = facts.interface(bridge).map(|bridge| bridge.index);
+    if interface.controller.is_some() && interface.controller != own {
+        return Some(format!(
+            "slot {name:?}: port {port} is on another bridge; move it: ip link set {port} master \
+             {bridge}"
+        ));
+    }
+    None
+}
