@@ -163,11 +163,11 @@ fn what_leaves_a_slot() {
         ("broadcast", ip(GUEST, "255.255.255.255").udp(1, 9, b""), dropped(R::Multicast)),
         ("management", ip(GUEST, "100.64.0.2").tcp_syn(1, 22), dropped(R::Management)),
         ("unassigned IPv6", ip(GUEST6, "4000::1").ping(1), dropped(R::UnknownAddress)),
-        ("the own subnet", ip(GUEST, "10.1.0.77").ping(1), Outcome::Pass),
+        ("the own subnet", ip(GUEST, "10.1.0.77").ping(1), dropped(R::Isolated)),
         ("an ICMP redirect", ip(GUEST, WEB).icmp(5, 1), dropped(R::IcmpType)),
         ("an ICMP timestamp", ip(GUEST, WEB).icmp(13, 1), dropped(R::IcmpType)),
-        ("port unreachable", ip(GUEST, WEB).icmp(3, 1), Outcome::Pass),
-        ("packet too big", ip(GUEST6, WEB6).icmp(2, 1), Outcome::Pass),
+        ("an error about nothing", ip(GUEST, WEB).icmp(3, 1), dropped(R::IcmpError)),
+        ("and over IPv6", ip(GUEST6, WEB6).icmp(2, 1), dropped(R::IcmpError)),
         // The link's own upkeep.
         (
             "neighbour solicitation",
@@ -203,8 +203,8 @@ fn what_leaves_a_slot() {
             dropped(R::BadHeader)
         }),
         // The host by addresses that are on no list: broadcast (v4), anycast (v6).
-        ("its own broadcast", ip(GUEST, "10.1.0.255").udp(1, 9, b""), dropped(R::Host)),
-        ("its subnet's anycast", ip(GUEST6, "fd00:10:1::").udp(1, 9, b""), dropped(R::Host)),
+        ("its own broadcast", ip(GUEST, "10.1.0.255").udp(1, 9, b""), dropped(R::Isolated)),
+        ("its subnet's anycast", ip(GUEST6, "fd00:10:1::").udp(1, 9, b""), dropped(R::Isolated)),
         ("the uplink's broadcast", ip(GUEST, "198.51.100.255").udp(1, 9, b""), dropped(R::Host)),
         ("the uplink's anycast", ip(GUEST6, "2001:db8:ffff::").udp(1, 9, b""), dropped(R::Host)),
         ("an address the plan does not know", ip(GUEST6, "2001:db8:ffff::2").ping(1), {
@@ -220,7 +220,7 @@ fn what_leaves_a_slot() {
             Outcome::Pass,
         ),
         ("IGMP to the internet", ip(GUEST, WEB).protocol(2, &[0x22; 16]), dropped(R::Protocol)),
-        ("a router advertisement", ip("fe80::2", "ff02::1").icmp(134, 0), dropped(R::Multicast)),
+        ("a router advertisement", ip("fe80::2", "ff02::1").icmp(134, 0), dropped(R::RogueRa)),
         ("an MLD report abroad", ip(GUEST6, WEB6).behind_hop_by_hop(143), dropped(R::IcmpType)),
         (
             "an MLD report to the gateway",
@@ -245,7 +245,7 @@ fn what_enters_a_slot() {
     let cases = vec![
         ("from the host", ip("10.1.0.1", GUEST).ping(1), Outcome::Pass),
         ("from management", ip("100.64.0.2", GUEST).tcp_syn(1, 22), Outcome::Pass),
-        ("a reply from the internet", ip(WEB, GUEST).tcp_ack(443, 40000, b""), Outcome::Pass),
+        ("a reply to nothing", ip(WEB, GUEST).tcp_ack(443, 40000, b""), dropped(R::Unsolicited)),
         ("ARP", arp(1, BRIDGE_MAC, [10, 1, 0, 1], [10, 1, 0, 2]), Outcome::Pass),
         ("from a neighbour", ip("10.2.0.2", GUEST).ping(1), dropped(R::CrossSlot)),
         ("from its gateway", ip("10.2.0.1", GUEST).ping(1), dropped(R::CrossSlot)),
@@ -282,8 +282,9 @@ fn replies_leave_only_where_the_host_or_management_asked() {
     assert_eq!(kernel.ingress(&ip("100.64.0.2", GUEST).tcp_syn(50000, 22)), Outcome::Pass);
     assert_eq!(kernel.egress(&answer), Outcome::Pass);
     // Nothing but the very connection, and no new one in its place.
+    let syn = ip(GUEST, "100.64.0.2").tcp_syn(22, 50000);
+    assert_eq!(kernel.egress(&syn), dropped(DropReason::TcpState));
     for other in [
-        ip(GUEST, "100.64.0.2").tcp_syn(22, 50000),
         ip(GUEST, "100.64.0.2").tcp_ack(22, 50001, b""),
         ip(GUEST, "100.64.0.3").tcp_ack(22, 50000, b""),
         ip("10.1.0.3", "100.64.0.2").tcp_ack(22, 50000, b""),

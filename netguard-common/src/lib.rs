@@ -116,5 +116,10 @@ pub const fn vouched_by(sender: SlotId) -> u32 {
 #[must_use]
 #[inline(always)]
 pub const fn voucher(mark: u32) -> Option<SlotId> {
-    if mark & 0xffff_0000 == VOUCHED { Some((mark & 0xffff) as SlotId) } else { None }
+    let sender = mark & 0xffff;
+    if mark == VOUCHED | sender && sender <= MAX_SLOT_ID as u32 {
+        Some(sender as SlotId)
+    } else {
+        None
+    }
 }

@@ -74,6 +74,7 @@ impl Path {
     pub fn tcp_flags(self, src_port: u16, dst_port: u16, flags: u8) -> Vec<u8> {
         let builder = self.ethernet().tcp(src_port, dst_port, 1, 65535);
         let builder = if flags & 0x01 != 0 { builder.fin() } else { builder };
+        let builder = if flags & 0x02 != 0 { builder.syn() } else { builder };
         let builder = if flags & 0x04 != 0 { builder.rst() } else { builder };
         let builder = if flags & 0x10 != 0 { builder.ack(1) } else { builder };
         let mut frame = Vec::new();
