@@ -16,7 +16,28 @@ impl Address {
     #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {
         let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self::from_words([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
+    }
+
+    /// The bytes as two words in memory order: how the programs write and compare addresses, because BPF has
+    /// no instruction for 16 bytes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        [
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        ]
+    }
+
+    /// The address of two words in memory order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        let [a, b, c, d, e, f, g, h] = words[0].to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = words[1].to_ne_bytes();
+        Self([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
     }
 
     /// The last four bytes: the IPv4 address, if this is one.
@@ -31,7 +52,10 @@ impl Address {
     #[must_use]
     #[inline(always)]
     pub const fn is_v4(self) -> bool {
-        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+        const PREFIX: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+        const MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        let [high, low] = self.words();
+        high == 0 && low & MASK == PREFIX
     }
 
     /// True for fe80::/10 (RFC 4291 section 2.5.6).
@@ -52,11 +76,8 @@ impl Address {
     #[must_use]
     #[inline(always)]
     pub const fn is_unspecified(self) -> bool {
-        matches!(
-            self.0,
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-                | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]
-        )
+        const UNSPECIFIED_V4: u64 = Address::v4([0; 4]).words()[1];
+        matches!(self.words(), [0, 0 | UNSPECIFIED_V4])
     }
 }
 

@@ -13,7 +13,7 @@ pub const LAYOUT_VERSION: u32 = 2;
 
 /// `ifindex -> PortEntry`: what an interface is to netguard.
 pub const PORTS: &str = "PORTS";
-/// `slot id -> SlotEntry`: what the programs must know of a slot.
+/// Array of [`SlotEntry`], by slot id: what the programs must know of a slot.
 pub const SLOTS: &str = "SLOTS";
 /// `address prefix -> PlaceEntry`: what lies at an address; the longest prefix wins.
 pub const PLACES: &str = "PLACES";
@@ -22,7 +22,9 @@ pub const PLACES: &str = "PLACES";
 pub const RULES: &str = "RULES";
 /// `(set, protocol, port prefix) -> ServiceEntry`: what a set says of a service; the longest prefix wins.
 pub const SERVICES: &str = "SERVICES";
-/// `CounterKey -> Counter` per CPU: what became of packets.
+/// Array per CPU of [`Passed`], by slot id: packets that passed.
+pub const PASSED: &str = "PASSED";
+/// `CounterKey -> Counter` per CPU: packets that were dropped.
 pub const COUNTERS: &str = "COUNTERS";
 /// Array of [`crate::flow::Flow`]: the connections of all slots, each slot's in a region of its own.
 pub const FLOWS: &str = "FLOWS";
@@ -38,8 +40,8 @@ pub const DROPS: &str = "DROPS";
 pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 7] =
-    [COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, DROPS, RECORDS_LOST];
+pub const STATE_MAPS: [&str; 8] =
+    [PASSED, COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, DROPS, RECORDS_LOST];
 
 /// A type that is a map key or value on both sides.
 ///
@@ -55,6 +57,8 @@ unsafe impl Layout for u16 {}
 unsafe impl Layout for u32 {}
 // SAFETY: integers are plain old data.
 unsafe impl Layout for u64 {}
+// SAFETY: an array of plain old data.
+unsafe impl Layout for Passed {}
 // SAFETY: a byte array whose length is a multiple of its alignment.
 unsafe impl Layout for Address {}
 
@@ -127,8 +131,10 @@ pub mod slot_flags {
     pub const MAC: u16 = 1 << 5;
     /// The slot has egress rules.
     pub const RULES: u16 = 1 << 6;
-    /// The slot has limits.
+    /// The slot has limits on more than ICMP.
     pub const LIMITS: u16 = 1 << 7;
+    /// There is such a slot; without it the entry is empty.
+    pub const PRESENT: u16 = 1 << 15;
 }
 
 /// What the programs must know of a slot.
@@ -177,6 +183,31 @@ pub struct SlotEntry {
 const _: () = assert!(size_of::<SlotEntry>() == 64 + 96 + 12 + 20 + 8 + 32);
 // SAFETY: `repr(C)`, bytes and integers, sizes add up to the asserted total.
 unsafe impl Layout for SlotEntry {}
+
+impl SlotEntry {
+    /// What an entry holds that is no slot's.
+    pub const EMPTY: Self = Self {
+        limits: [Limit { cost: 0, burst_ns: 0 }; 4],
+        gateway4: Address::UNSPECIFIED,
+        gateway6: Address::UNSPECIFIED,
+        subnet4: Address::UNSPECIFIED,
+        mask4: Address::UNSPECIFIED,
+        subnet6: Address::UNSPECIFIED,
+        mask6: Address::UNSPECIFIED,
+        bridge_mac: [0; 6],
+        mac: [0; 6],
+        bridge_ifindex: 0,
+        generation: 0,
+        flows_first: 0,
+        flows_mask: 0,
+        host_services: 0,
+        resolver_port_be: 0,
+        runtime: 0,
+        flags: 0,
+        icmp_max_bytes: 0,
+        name: [0; SLOT_NAME_LENGTH + 1],
+    };
+}
 
 /// A rate, for the generic cell rate algorithm (ITU-T I.371): each unit moves the time at which the
 /// slot is even again by `cost`, and it may be ahead of the clock by `burst_ns`.
@@ -341,6 +372,12 @@ const _: () = assert!(size_of::<ServiceEntry>() == 4);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for ServiceEntry {}
 
+/// How many entries [`SLOTS`] has if this is the highest number of a slot.
+#[must_use]
+pub const fn slot_entries(highest: SlotId) -> u32 {
+    (highest as u32 + 1).next_power_of_two()
+}
+
 /// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], else the number of a
 /// [`crate::DropReason`].
 pub type Outcome = u8;
@@ -376,6 +413,21 @@ pub struct Counter {
 const _: () = assert!(size_of::<Counter>() == 16);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for Counter {}
+
+/// The value of [`PASSED`]: egress, ingress, and egress to the resolver.
+pub type Passed = [Counter; 3];
+
+/// Which counter of [`Passed`] counts what went that way with that outcome.
+#[must_use]
+#[inline(always)]
+pub const fn passed_index(direction: crate::Direction, outcome: Outcome) -> Option<usize> {
+    match (direction, outcome) {
+        (crate::Direction::Egress, OUTCOME_PASS) => Some(0),
+        (crate::Direction::Ingress, OUTCOME_PASS) => Some(1),
+        (crate::Direction::Egress, OUTCOME_REDIRECT) => Some(2),
+        _ => None, // a drop
+    }
+}
 
 /// How many DNS flows of one protocol a slot can have at once; a power of two.
 pub const DNS_FLOWS_PER_SLOT: u16 = 256;

@@ -45,13 +45,7 @@ pub unsafe trait Header: Copy {}
 
 // SAFETY: bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}
-// SAFETY: packed bytes and integers.
-unsafe impl Header for network_types::eth::EthHdr {}
+// SAFETY: integers.
+unsafe impl Header for [u64; 2] {}
 // SAFETY: bytes.
 unsafe impl Header for network_types::arp::ArpHdr {}
-// SAFETY: bytes.
-unsafe impl Header for network_types::ip::Ipv4Hdr {}
-// SAFETY: bytes.
-unsafe impl Header for network_types::ip::Ipv6Hdr {}
-// SAFETY: bytes.
-unsafe impl Header for network_types::udp::UdpHdr {}

@@ -49,7 +49,7 @@ enum Permit {
 pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
     policy::in_slot(frame, |slot_id, slot| {
         let scratch = scratch::memory()?;
-        judge(frame, scratch, slot_id, slot).map(|_| Verdict::Continue)
+        stages(frame, scratch, slot_id, slot).map(|_| Verdict::Continue)
     })
 }
 
@@ -58,7 +58,7 @@ pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
 pub fn decide_and_carry_out(ctx: &TcContext) -> (SlotId, Verdict) {
     policy::in_slot(ctx, |slot_id, slot| {
         let scratch = scratch::memory()?;
-        let permit = judge(ctx, scratch, slot_id, slot)?;
+        let permit = stages(ctx, scratch, slot_id, slot)?;
         carry_out(ctx, scratch, permit, slot_id, slot)
     })
 }
@@ -101,47 +101,6 @@ fn carry_out(
     Ok(Verdict::Pass)
 }
 
-#[inline(always)]
-fn judge<F: Frame>(
-    frame: &F,
-    scratch: &mut Scratch,
-    slot_id: SlotId,
-    slot: &SlotEntry,
-) -> Result<Permit, DropReason> {
-    decode(judge_apart(frame, scratch, slot_id.into(), slot))
-}
-
-/// Where the results of functions of their own hold a drop reason.
-const DROP_SHIFT: u32 = 8;
-
-#[inline(always)]
-fn decode(code: u32) -> Result<Permit, DropReason> {
-    const PERMITS: [Permit; 6] = [
-        Permit::Pass,
-        Permit::Follow,
-        Permit::Open,
-        Permit::Route,
-        Permit::Continue,
-        Permit::Redirect,
-    ];
-    for permit in PERMITS {
-        if code == permit as u32 {
-            return Ok(permit);
-        }
-    }
-    Err(DropReason::from_raw((code >> DROP_SHIFT) as u8).unwrap_or(DropReason::Internal))
-}
-
-/// [`stages`] as a function of its own in BPF too, because one program's 512 bytes of stack do not hold
-/// the reading of a packet and its rewriting. BPF functions return one register.
-#[inline(never)]
-fn judge_apart<F: Frame>(frame: &F, scratch: &mut Scratch, slot_id: u32, slot: &SlotEntry) -> u32 {
-    match stages(frame, scratch, slot_id as SlotId, slot) {
-        Ok(permit) => permit as u32,
-        Err(reason) => (reason as u32) << DROP_SHIFT,
-    }
-}
-
 /// The whole decision; what speaks first wins.
 #[inline(always)]
 fn stages<F: Frame>(
@@ -177,7 +136,8 @@ fn stages<F: Frame>(
     })
 }
 
-/// What the headers alone decide: stages 2 to 6.
+/// What the headers alone decide, stages 2 to 6: a function of its own in BPF too, because a program has 512
+/// bytes of stack in all. Those return one register.
 #[inline(always)]
 fn by_headers(
     packet: &Packet,
@@ -185,12 +145,22 @@ fn by_headers(
     own: SlotId,
     slot: &SlotEntry,
 ) -> Result<Option<Permit>, DropReason> {
+    const PERMITS: [Permit; 3] = [Permit::Pass, Permit::Continue, Permit::Redirect];
     let code = by_headers_apart(packet, is_ip.into(), own.into(), slot);
-    if code == UNDECIDED { Ok(None) } else { decode(code).map(Some) }
+    if code == UNDECIDED {
+        return Ok(None);
+    }
+    for permit in PERMITS {
+        if code == permit as u32 {
+            return Ok(Some(permit));
+        }
+    }
+    Err(DropReason::from_raw((code >> DROP_SHIFT) as u8).unwrap_or(DropReason::Internal))
 }
 
-/// Beside the numbers of permits, and of reasons, in what functions of their own return.
+/// Beside the numbers of permits, and of reasons higher up, in what [`by_headers_apart`] returns.
 const UNDECIDED: u32 = 255;
+const DROP_SHIFT: u32 = 8;
 
 #[inline(never)]
 fn by_headers_apart(packet: &Packet, is_ip: u32, own: u32, slot: &SlotEntry) -> u32 {

@@ -85,28 +85,38 @@ pub fn asks_for_address(packet: &Packet, slot: &SlotEntry) -> bool {
 #[inline(always)]
 pub fn is_guest(address: Address, slot: &SlotEntry) -> bool {
     if address.is_v4() {
-        let host = host_bits(address, &slot.subnet4, &slot.mask4);
-        let all = u32::from_be_bytes(slot.mask4.v4_octets()) ^ u32::MAX;
-        address != slot.gateway4 && host.is_some_and(|host| host != 0 && host != u128::from(all))
+        let (host, all) = host_bits_v4(address, slot);
+        is_within(address, slot.subnet4, slot.mask4)
+            && host != 0
+            && host != all
+            && address != slot.gateway4
     } else {
-        let host = host_bits(address, &slot.subnet6, &slot.mask6);
-        address != slot.gateway6 && host.is_some_and(|host| host != 0)
+        let [address_words, mask] = [address, slot.mask6].map(Address::words);
+        is_within(address, slot.subnet6, slot.mask6)
+            && (address_words[0] & !mask[0]) | (address_words[1] & !mask[1]) != 0
+            && address != slot.gateway6
     }
 }
 
-/// True for the broadcast address of the slot's own subnet.
+/// True for the broadcast address of the slot's own subnet, or everybody's.
 #[inline(always)]
 pub fn is_broadcast(address: Address, slot: &SlotEntry) -> bool {
-    let all = u32::from_be_bytes(slot.mask4.v4_octets()) ^ u32::MAX;
-    address == Address::v4([255; 4])
-        || address.is_v4()
-            && host_bits(address, &slot.subnet4, &slot.mask4) == Some(u128::from(all))
+    let (host, all) = host_bits_v4(address, slot);
+    let of_subnet = is_within(address, slot.subnet4, slot.mask4) && host == all;
+    address == Address::v4([255; 4]) || (address.is_v4() && of_subnet)
 }
 
-/// The bits of the address that its subnet leaves open; `None` for an address of another subnet. A slot
-/// without such a subnet has an unspecified one, in which no address is.
+/// The bits of an IPv4 address that the slot's subnet leaves open, and all of those.
 #[inline(always)]
-fn host_bits(address: Address, subnet: &Address, mask: &Address) -> Option<u128> {
-    let [address, net, mask] = [address.0, subnet.0, mask.0].map(u128::from_be_bytes);
-    ((address ^ net) & mask == 0 && net != 0).then_some(address & !mask)
+fn host_bits_v4(address: Address, slot: &SlotEntry) -> (u64, u64) {
+    let [address, mask] = [address, slot.mask4].map(|it| it.words()[1]);
+    (address & !mask, !mask)
+}
+
+/// A slot without a subnet of that family has an unspecified one, in which no address is.
+#[inline(always)]
+fn is_within(address: Address, subnet: Address, mask: Address) -> bool {
+    let [address, net, mask] = [address, subnet, mask].map(Address::words);
+    let differs = ((address[0] ^ net[0]) & mask[0]) | ((address[1] ^ net[1]) & mask[1]);
+    differs == 0 && net[0] | net[1] != 0
 }

@@ -19,7 +19,7 @@ pub fn packet(
     slot: &SlotEntry,
     bytes: u32,
 ) -> Result<(), DropReason> {
-    if slot.flags & slot_flags::LIMITS == 0 {
+    if slot.flags & slot_flags::LIMITS == 0 && !scratch.packet.is_icmp() {
         return Ok(());
     }
     match packet_apart(scratch, slot_id.into(), slot, bytes) {

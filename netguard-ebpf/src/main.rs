@@ -19,6 +19,7 @@ mod egress;
 mod flows;
 mod fragments;
 mod frame;
+mod headers;
 mod icmp;
 mod identity;
 mod ingress;

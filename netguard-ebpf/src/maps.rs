@@ -1,7 +1,7 @@
 //! The maps of the programs: declarations only. Meanings and layouts: `netguard_common`, whose constants
 //! name these statics.
 //!
-//! Sizes here are upper bounds of what one host needs; the loader sets that of `FLOWS`. What is allocated
+//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS` and `SLOTS`. What is allocated
 //! ahead are the arrays: about 20 MB with the default number of flows.
 
 use aya_ebpf::{
@@ -10,10 +10,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netguard_common::{
-    MAX_SLOT_ID, SlotId,
+    MAX_SLOT_ID,
     flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
-        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, PlaceEntry, PortEntry, RuleKey,
+        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, Passed, PlaceEntry, PortEntry, RuleKey,
         ServiceEntry, ServiceKey, SlotEntry, Spent,
     },
     record::DropRecord,
@@ -29,7 +29,7 @@ const FLOWS_DEFAULT: u32 = 100_000;
 pub static PORTS: HashMap<u32, PortEntry, { SLOTS_MAX * 16 }, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
-pub static SLOTS: HashMap<SlotId, SlotEntry, SLOTS_MAX, ON_DEMAND> = HashMap::new();
+pub static SLOTS: Array<SlotEntry, { SLOTS_MAX + 1 }> = Array::new();
 
 #[btf_map]
 pub static PLACES: LpmTrie<[u8; 16], PlaceEntry, { SLOTS_MAX * 8 }> = LpmTrie::new();
@@ -39,6 +39,9 @@ pub static RULES: LpmTrie<RuleKey, u32, { 1 << 20 }> = LpmTrie::new();
 
 #[btf_map]
 pub static SERVICES: LpmTrie<ServiceKey, ServiceEntry, { 1 << 20 }> = LpmTrie::new();
+
+#[btf_map]
+pub static PASSED: PerCpuArray<Passed, { SLOTS_MAX + 1 }> = PerCpuArray::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, { SLOTS_MAX * 64 }, ON_DEMAND> =

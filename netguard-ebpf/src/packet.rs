@@ -5,16 +5,12 @@
 //! fragment has no transport header: what it may do is `fragments`' business.
 
 use netguard_common::{Address, DropReason};
-use network_types::{
-    arp::ArpHdr,
-    eth::{EthHdr, EtherType},
-    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
-    udp::UdpHdr,
-};
+use network_types::{arp::ArpHdr, eth::EtherType, ip::IpProto};
 
 use crate::{
-    cursor::{Cursor, Header},
+    cursor::Cursor,
     frame::{Frame, HEADERS_MAX},
+    headers::{Ethernet, Icmp, Ipv4, Ipv6, Tcp, Udp},
     icmp,
 };
 
@@ -32,8 +28,8 @@ const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 /// The most that is read of a frame (Ethernet, IPv6, the hop-by-hop header, ICMPv6 with a target) is
 /// what a frame makes readable.
 const _: () = assert!(
-    EthHdr::LEN + Ipv6Hdr::LEN + 8 + size_of::<IcmpHeader>() + 16 == HEADERS_MAX
-        && size_of::<TcpHeader>() <= size_of::<IcmpHeader>() + 16
+    size_of::<Ethernet>() + size_of::<Ipv6>() + 8 + size_of::<Icmp>() + 16 == HEADERS_MAX
+        && size_of::<Tcp>() <= size_of::<Icmp>() + 16
 );
 
 /// The IPv4 option "router alert" (RFC 2113 section 2.1).
@@ -63,7 +59,7 @@ pub struct Packet {
     pub dst_port_be: u16,
     /// [`TCP`], [`UDP`], [`ICMP`], [`ICMPV6`] or [`IGMP`].
     pub protocol: u8,
-    /// What a neighbour solicitation or advertisement is about; unspecified in all else.
+    /// What a neighbour solicitation or advertisement is about; of all else it says nothing.
     pub nd_target: Address,
     /// Zero unless ICMP or IGMP.
     pub icmp_type: u8,
@@ -107,36 +103,6 @@ impl Packet {
     }
 }
 
-/// RFC 9293 section 3.1, as bytes.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct TcpHeader {
-    src_port: [u8; 2],
-    dst_port: [u8; 2],
-    sequence: [u8; 4],
-    acknowledgment: [u8; 4],
-    data_offset: u8,
-    flags: u8,
-    window: [u8; 2],
-    checksum: [u8; 2],
-    urgent: [u8; 2],
-}
-// SAFETY: bytes.
-unsafe impl Header for TcpHeader {}
-
-/// RFC 792 and RFC 4443 section 2.1: type, code, checksum, and four bytes by type.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct IcmpHeader {
-    icmp_type: u8,
-    code: u8,
-    checksum: [u8; 2],
-    identifier: [u8; 2],
-    sequence: [u8; 2],
-}
-// SAFETY: bytes.
-unsafe impl Header for IcmpHeader {}
-
 /// Reads the frame's headers into the memory given, and says whether it is [`IS_IP`] or [`IS_ARP`].
 #[inline(always)]
 pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<u32, DropReason> {
@@ -153,10 +119,11 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<u32, DropReason
         return Err(DropReason::VlanTag);
     }
     let mut cursor = Cursor::new(frame.memory());
-    let eth = cursor.take::<EthHdr>()?;
-    packet.eth_src = eth.src_addr;
-    let claimable = frame.length().saturating_sub(EthHdr::LEN as u32);
-    match eth.ether_type {
+    let eth = cursor.take::<Ethernet>()?;
+    let ([a, b, c, d], [e, f]) = (eth.src_high.to_ne_bytes(), eth.src_low.to_ne_bytes());
+    packet.eth_src = [a, b, c, d, e, f];
+    let claimable = frame.length().saturating_sub(size_of::<Ethernet>() as u32);
+    match eth.ether_type_be {
         IPV4 => parse_ipv4(cursor, claimable, packet)?,
         IPV6 => parse_ipv6(cursor, claimable, packet)?,
         ARP => {
@@ -174,28 +141,28 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<u32, DropReason
 #[inline(always)]
 fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result<(), DropReason> {
     const MORE_FRAGMENTS: u16 = 0x2000;
-    let ip = cursor.take::<Ipv4Hdr>()?;
-    let mut header = Ipv4Hdr::LEN as u32;
-    match ip.vihl {
+    let ip = cursor.take::<Ipv4>()?;
+    let mut header = size_of::<Ipv4>() as u32;
+    match ip.version_and_length {
         0x45 => {}
-        0x46 if ip.proto == IGMP && cursor.take::<[u8; 4]>()? == ROUTER_ALERT => header += 4,
+        0x46 if ip.protocol == IGMP && cursor.take::<[u8; 4]>()? == ROUTER_ALERT => header += 4,
         0x46..=0x4f => return Err(DropReason::IpOptions),
         _ => return Err(DropReason::BadHeader), // another version, or a header below 20 bytes
     }
-    let total = u32::from(u16::from_be_bytes(ip.tot_len));
+    let total = u32::from(u16::from_be(ip.total_length_be));
     if total < header || total > claimable {
         return Err(DropReason::BadHeader);
     }
-    if ip.proto == ICMPV6 {
+    if ip.protocol == ICMPV6 {
         return Err(DropReason::Protocol);
     }
-    let fragment = u16::from_be_bytes(ip.frags);
-    packet.src = Address::v4(ip.src_addr);
-    packet.dst = Address::v4(ip.dst_addr);
-    packet.protocol = ip.proto;
+    let fragment = u16::from_be(ip.fragment_be);
+    put(&mut packet.src, Address::v4(ip.src.to_ne_bytes()).words());
+    put(&mut packet.dst, Address::v4(ip.dst.to_ne_bytes()).words());
+    packet.protocol = ip.protocol;
     packet.more_fragments = fragment & MORE_FRAGMENTS != 0;
     packet.fragment_offset = u32::from(fragment & 0x1fff) * 8;
-    packet.identification = u32::from(u16::from_ne_bytes(ip.id));
+    packet.identification = u32::from(ip.identification_be);
     packet.payload = total - header;
     parse_transport(cursor, packet)
 }
@@ -205,25 +172,25 @@ fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
 /// that snoops needs those to deliver neighbour discovery.
 #[inline(always)]
 fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result<(), DropReason> {
-    let ip = cursor.take::<Ipv6Hdr>()?;
-    if ip.vcf[0] >> 4 != 6 {
+    let ip = cursor.take::<Ipv6>()?;
+    if ip.version >> 4 != 6 {
         return Err(DropReason::BadHeader);
     }
-    let mut payload = u32::from(u16::from_be_bytes(ip.payload_len));
-    if payload + Ipv6Hdr::LEN as u32 > claimable {
+    let mut payload = u32::from(u16::from_be(ip.payload_length_be));
+    if payload + size_of::<Ipv6>() as u32 > claimable {
         return Err(DropReason::BadHeader);
     }
-    packet.src = Address(ip.src_addr);
-    packet.dst = Address(ip.dst_addr);
+    put(&mut packet.src, ip.src);
+    put(&mut packet.dst, ip.dst);
     if packet.src.is_v4() || packet.dst.is_v4() {
         // RFC 4291 section 2.5.5.2: never on the wire, and it would alias our form of IPv4.
         return Err(DropReason::BadHeader);
     }
-    packet.protocol = ip.next_hdr;
+    packet.protocol = ip.next_header;
     packet.more_fragments = false;
     packet.fragment_offset = 0;
     packet.identification = 0;
-    match ip.next_hdr {
+    match ip.next_header {
         HOP_BY_HOP => {
             let [next, length, ..] = cursor.take::<[u8; 8]>()?;
             if next != ICMPV6 || length != 0 || payload < 8 {
@@ -261,7 +228,7 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
     }
     packet.payload = payload;
     parse_transport(cursor, packet)?;
-    let behind_options = ip.next_hdr == HOP_BY_HOP;
+    let behind_options = ip.next_header == HOP_BY_HOP;
     if behind_options && !matches!(packet.icmp_type, icmp::MLD_QUERY..=icmp::MLD_DONE | icmp::MLD_REPORT) {
         return Err(DropReason::Ipv6Extension);
     }
@@ -273,7 +240,6 @@ fn parse_transport(cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason
     packet.transport_offset = cursor.offset() as u8;
     packet.src_port_be = 0;
     packet.dst_port_be = 0;
-    packet.nd_target = Address::UNSPECIFIED;
     packet.icmp_type = 0;
     packet.tcp_flags = 0;
     if packet.is_later_fragment() {
@@ -316,13 +282,13 @@ fn parse_tcp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> 
     const SYN_ACK: u8 = SYN | ACK;
     const FIN_ACK: u8 = FIN | ACK;
     const RST_ACK: u8 = RST | ACK;
-    let tcp = cursor.take::<TcpHeader>()?;
+    let tcp = cursor.take::<Tcp>()?;
     let header = u32::from(tcp.data_offset >> 4) * 4;
-    if header < size_of::<TcpHeader>() as u32 || header > packet.payload {
+    if header < size_of::<Tcp>() as u32 || header > packet.payload {
         return Err(DropReason::BadHeader);
     }
-    packet.src_port_be = u16::from_ne_bytes(tcp.src_port);
-    packet.dst_port_be = u16::from_ne_bytes(tcp.dst_port);
+    packet.src_port_be = tcp.src_port_be;
+    packet.dst_port_be = tcp.dst_port_be;
     packet.tcp_flags = tcp.flags & (FIN | SYN | RST | ACK);
     match packet.tcp_flags {
         SYN | SYN_ACK | ACK | FIN_ACK | RST | RST_ACK => Ok(()),
@@ -332,34 +298,34 @@ fn parse_tcp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> 
 
 #[inline(always)]
 fn parse_udp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
-    let udp = cursor.take::<UdpHdr>()?;
-    let length = u32::from(u16::from_be_bytes(udp.len));
+    let udp = cursor.take::<Udp>()?;
+    let length = u32::from(u16::from_be(udp.length_be));
     // The length is the whole packet's: a first fragment holds less of it.
-    let least = UdpHdr::LEN as u32;
+    let least = size_of::<Udp>() as u32;
     let is_short = length < least || packet.payload < least;
     if is_short || (length > packet.payload && !packet.more_fragments) {
         return Err(DropReason::BadHeader);
     }
-    packet.src_port_be = u16::from_ne_bytes(udp.src);
-    packet.dst_port_be = u16::from_ne_bytes(udp.dst);
+    packet.src_port_be = udp.src_port_be;
+    packet.dst_port_be = udp.dst_port_be;
     Ok(())
 }
 
 #[inline(always)]
 fn parse_icmp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
-    let header = cursor.take::<IcmpHeader>()?;
-    if packet.payload < size_of::<IcmpHeader>() as u32 {
+    let header = cursor.take::<Icmp>()?;
+    if packet.payload < size_of::<Icmp>() as u32 {
         return Err(DropReason::BadHeader);
     }
     packet.icmp_type = header.icmp_type;
-    packet.src_port_be = u16::from_ne_bytes(header.identifier);
+    packet.src_port_be = header.identifier_be;
     packet.dst_port_be = packet.src_port_be;
     // RFC 4861 sections 4.3 and 4.4: the target follows the first eight bytes.
     if packet.protocol == ICMPV6 && matches!(header.icmp_type, icmp::ND_SOLICIT | icmp::ND_ADVERTISE) {
-        if packet.payload < size_of::<IcmpHeader>() as u32 + 16 {
+        if packet.payload < size_of::<Icmp>() as u32 + 16 {
             return Err(DropReason::BadHeader);
         }
-        packet.nd_target = Address(cursor.take()?);
+        put(&mut packet.nd_target, cursor.take()?);
     }
     Ok(())
 }
@@ -372,5 +338,16 @@ fn parse_igmp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason>
         (true, _) => Err(DropReason::BadHeader),
         (false, true) => Err(DropReason::Protocol),
         (false, false) => Ok(()),
+    }
+}
+
+/// Writes an address as two words, whatever the compiler would make of its bytes.
+#[inline(always)]
+fn put(to: &mut Address, [high, low]: [u64; 2]) {
+    let words = (&raw mut *to).cast::<u64>();
+    // SAFETY: an address is 16 bytes, aligned to 8.
+    unsafe {
+        words.write_volatile(high);
+        words.add(1).write_volatile(low);
     }
 }

@@ -1,10 +1,12 @@
 //! What the daemon has written for the programs: lookups in the policy maps.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use netguard_common::{
     Address, DropReason, NO_SLOT, SlotId,
     maps::{
-        self, PlaceEntry, PortKind, RULE_SLOT_BITS, SERVICE_BITS, ServiceEntry, SlotEntry,
+        self, PlaceEntry, PortKind, RULE_SLOT_BITS, SERVICE_BITS, ServiceEntry, SlotEntry, slot_flags,
     },
 };
 
@@ -35,8 +37,7 @@ pub fn in_slot<F: Frame>(
 /// What the programs must know of a slot.
 #[inline(always)]
 pub fn slot(slot_id: SlotId) -> Option<&'static SlotEntry> {
-    // SAFETY: entries are replaced whole and stay readable for the whole program.
-    unsafe { SLOTS.get(slot_id) }
+    SLOTS.get(slot_id.into()).filter(|slot| slot.flags & slot_flags::PRESENT != 0)
 }
 
 /// True for an interface towards the internet.
@@ -55,14 +56,14 @@ pub fn place_of(address: Address) -> Option<&'static PlaceEntry> {
 /// A function of its own in BPF too, so that its key takes stack only once.
 #[inline(never)]
 fn place_apart(address: &Address) -> Option<&'static PlaceEntry> {
-    PLACES.get(&Key::new(128, address.0))
+    PLACES.get(&key(128, address.0))
 }
 
 /// What the slot's rules say of a service at an address; `None` if none speaks of it.
 #[inline(always)]
 pub fn rule(slot_id: SlotId, address: Address, protocol: u8, port_be: u16) -> Option<ServiceEntry> {
-    let key = Key::new(RULE_SLOT_BITS + 128, maps::rule_key(slot_id, address));
-    service(*RULES.get(&key)?, protocol, port_be)
+    let address = key(RULE_SLOT_BITS + 128, maps::rule_key(slot_id, address));
+    service(*RULES.get(&address)?, protocol, port_be)
 }
 
 /// True if a set allows a service.
@@ -74,6 +75,23 @@ pub fn is_service(set: u32, protocol: u8, port_be: u16) -> bool {
 #[inline(always)]
 fn service(set: u32, protocol: u8, port_be: u16) -> Option<ServiceEntry> {
     let protocol = if protocol == ICMPV6 { ICMP } else { protocol };
-    let key = maps::service_key(set, protocol, u16::from_be(port_be));
-    SERVICES.get(&Key::new(SERVICE_BITS, key)).copied()
+    let service = maps::service_key(set, protocol, u16::from_be(port_be));
+    SERVICES.get(&key(SERVICE_BITS, service)).copied()
+}
+
+/// A key of a longest-prefix map, written word by word: the data stands at an offset of 4, and the stack takes
+/// no double word there (see build.rs).
+#[inline(always)]
+fn key<const BYTES: usize>(bits: u32, data: [u8; BYTES]) -> Key<[u8; BYTES]> {
+    let mut key = MaybeUninit::<Key<[u8; BYTES]>>::uninit();
+    let words = key.as_mut_ptr().cast::<u32>();
+    // SAFETY: the key is packed, a word of length and then the data, whose length is a multiple of a word in
+    // all three maps; every byte of it is written.
+    unsafe {
+        words.write_volatile(bits);
+        for (index, word) in data.as_chunks::<4>().0.iter().enumerate() {
+            words.add(index + 1).write_volatile(u32::from_ne_bytes(*word));
+        }
+        key.assume_init()
+    }
 }

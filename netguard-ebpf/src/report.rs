@@ -3,14 +3,14 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netguard_common::{
     Direction, DropReason, Hook, SlotId,
-    maps::{Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome},
+    maps::{Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, passed_index},
     record::{CAPTURE_LENGTH, RECORD_VERSION},
 };
 
 use crate::{
     clock::now_ns,
     frame::Frame,
-    maps::{COUNTERS, DROPS, RECORDS_LOST},
+    maps::{COUNTERS, DROPS, PASSED, RECORDS_LOST},
 };
 
 /// What becomes of a frame.
@@ -41,18 +41,35 @@ pub fn finish<F: Frame>(
         Verdict::Redirect => OUTCOME_REDIRECT,
         Verdict::Drop(reason) => reason as Outcome,
     };
-    count(frame, CounterKey { slot_id, direction: direction as u8, outcome });
     match verdict {
         Verdict::Drop(reason) => {
+            count_drop(frame, CounterKey { slot_id, direction: direction as u8, outcome });
             record(frame, hook, direction, slot_id, reason);
             frame.action_drop()
         }
-        Verdict::Pass | Verdict::Redirect | Verdict::Continue => frame.action_pass(),
+        Verdict::Pass | Verdict::Redirect | Verdict::Continue => {
+            count_pass(frame, slot_id, direction, outcome);
+            frame.action_pass()
+        }
+    }
+}
+
+/// In an array, because this is every good packet's way.
+#[inline(always)]
+fn count_pass<F: Frame>(frame: &F, slot_id: SlotId, direction: Direction, outcome: Outcome) {
+    let Some(index) = passed_index(direction, outcome) else { return };
+    let Some(passed) = PASSED.get_ptr_mut(slot_id.into()) else { return };
+    // SAFETY: the value is this CPU's own and programs of one hook do not nest on a CPU; the index is one
+    // of the counters.
+    unsafe {
+        let counter = passed.cast::<Counter>().add(index);
+        (*counter).packets += 1;
+        (*counter).bytes += u64::from(frame.length());
     }
 }
 
 #[inline(always)]
-fn count<F: Frame>(frame: &F, key: CounterKey) {
+fn count_drop<F: Frame>(frame: &F, key: CounterKey) {
     let bytes = u64::from(frame.length());
     let counter = match COUNTERS.get_ptr_mut(key) {
         Some(counter) => counter,

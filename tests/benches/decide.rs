@@ -159,7 +159,7 @@ impl Fixture {
         let instance = format!("bench-{}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
         let plan = Plan::compile(&config.policy, &facts);
-        let mut datapath = Datapath::load(pins.clone(), plan.flow_entries).expect("it loads");
+        let mut datapath = Datapath::load(pins.clone(), &plan).expect("it loads");
         let _ = datapath.apply(plan).expect("the maps take the plan");
         Self { datapath, pins }
     }

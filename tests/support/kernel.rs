@@ -118,7 +118,7 @@ impl Kernel {
         let plan = Plan::compile(&config.policy, &facts);
         let instance = format!("test-{}-{number}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
-        let mut datapath = Datapath::load(pins.clone(), plan.flow_entries)
+        let mut datapath = Datapath::load(pins.clone(), &plan)
             .expect("the verifier accepts the programs");
         let drops = datapath.take_drops().expect("the ring buffer");
         let changes = datapath.apply(plan).expect("the maps take the plan");

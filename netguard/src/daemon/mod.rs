@@ -152,8 +152,8 @@ impl Daemon {
         let facts = watcher.facts().await?;
         host::check(config, &facts)?;
         datapath::ensure_bpffs()?;
-        let flow_entries = Plan::compile(&config.policy, &facts).flow_entries;
-        let mut datapath = Datapath::load(PinDirectory::of(instance), flow_entries)?;
+        let plan = Plan::compile(&config.policy, &facts);
+        let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops =
             unsafe { AsyncFd::register(datapath.take_drops()?) }.map_err(io::Error::from)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf,
-    maps::{HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use netguard_common::maps::{self as layout, Layout};
 
@@ -26,7 +26,7 @@ type Trie<K, V> = LpmTrie<MapData, K, Wire<V>>;
 /// The maps that the daemon writes and the programs read.
 pub(super) struct PolicyMaps {
     ports: Entries<u32, layout::PortEntry>,
-    slots: Entries<u16, layout::SlotEntry>,
+    slots: Array<MapData, Wire<layout::SlotEntry>>,
     places: Trie<[u8; 16], layout::PlaceEntry>,
     rules: Trie<layout::RuleKey, u32>,
     services: Trie<layout::ServiceKey, layout::ServiceEntry>,
@@ -71,7 +71,7 @@ impl PolicyMaps {
             written.map_err(|source| Error::map(layout::PLACES, source))?;
         }
         for (id, entry) in changed(&old.slots, &new.slots) {
-            let written = self.slots.insert(Wire(*id), Wire(*entry), 0);
+            let written = self.slots.set(u32::from(*id), Wire(*entry), 0);
             written.map_err(|source| Error::map(layout::SLOTS, source))?;
         }
         for (index, port) in changed(&old.ports, &new.ports) {
@@ -88,8 +88,8 @@ impl PolicyMaps {
                 .map_err(|source| Error::map(layout::PORTS, source))?;
         }
         for id in gone(&old.slots, &new.slots) {
-            tolerate_absent(self.slots.remove(&Wire(*id)))
-                .map_err(|source| Error::map(layout::SLOTS, source))?;
+            let cleared = self.slots.set(u32::from(*id), Wire(layout::SlotEntry::EMPTY), 0);
+            cleared.map_err(|source| Error::map(layout::SLOTS, source))?;
         }
         for prefix in gone(&old.places, &new.places) {
             tolerate_absent(self.places.remove(&place_key(*prefix)))

@@ -65,25 +65,26 @@ pub struct Failed {
 impl Datapath {
     /// Loads and verifies the programs. Nothing is attached and no packet is touched yet.
     ///
-    /// `flow_entries` is the plan's: a table of flows that an earlier daemon left is adopted if it has that
+    /// The sizes of maps are the plan's. A table of flows that an earlier daemon left is adopted if it has that
     /// size, else its flows are forgotten, and what they carried must be opened anew.
     ///
     /// # Errors
     ///
     /// No permission, no bpffs, or the verifier's refusal.
-    pub fn load(pins: PinDirectory, flow_entries: u32) -> Result<Self, Error> {
-        let loaded = Self::load_into(pins.clone(), flow_entries);
+    pub fn load(pins: PinDirectory, plan: &Plan) -> Result<Self, Error> {
+        let loaded = Self::load_into(pins.clone(), plan);
         if loaded.is_err() {
             pins.remove_if_idle();
         }
         loaded
     }
 
-    fn load_into(pins: PinDirectory, flow_entries: u32) -> Result<Self, Error> {
+    fn load_into(pins: PinDirectory, plan: &Plan) -> Result<Self, Error> {
         pins.create()?;
-        pins.keep_only_sized(layout::FLOWS, flow_entries)?;
+        pins.keep_only_sized(layout::FLOWS, plan.flow_entries)?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(layout::FLOWS, flow_entries);
+        loader.map_max_entries(layout::FLOWS, plan.flow_entries);
+        loader.map_max_entries(layout::SLOTS, plan.slot_entries);
         for name in layout::STATE_MAPS {
             loader.map_pin_path(name, pins.map(name));
         }

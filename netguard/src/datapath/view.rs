@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use aya::{
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
     programs::ProgramInfo,
 };
 use netguard_common::{
     Direction, Hook, SlotId,
-    maps::{self as layout, Counter, CounterKey, PortEntry, SlotEntry},
+    maps::{
+        self as layout, Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Passed, PortEntry, SlotEntry,
+        passed_index,
+    },
 };
 
 use super::{Error, device, maps::Wire, pins::PinDirectory};
@@ -84,12 +87,15 @@ impl View {
     ///
     /// The instance has no pins, or this process may not read them.
     pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
-        let slots = entries::<u16, SlotEntry>(pins, layout::SLOTS)?;
+        let slots = slots(pins)?;
         let ports = entries::<u32, PortEntry>(pins, layout::PORTS)?;
+        let mut counters = passed(pins, slots.keys().copied())?;
+        counters.extend(dropped(pins)?);
+        counters.sort_by_key(|row| (row.slot_id, row.direction, row.outcome));
         Ok(Self {
             slots,
             ports,
-            counters: counters(pins)?,
+            counters,
             programs: programs(pins),
             links: links(pins),
             records_lost: records_lost(pins)?,
@@ -119,7 +125,52 @@ where
         .map_err(|source| Error::map(name, source))
 }
 
-fn counters(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
+fn slots(pins: &PinDirectory) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
+    let map: Array<MapData, Wire<SlotEntry>> = open(pins, layout::SLOTS)?;
+    let mut slots = BTreeMap::new();
+    for (id, entry) in (0..).zip(map.iter()) {
+        let Wire(entry) = entry.map_err(|source| Error::map(layout::SLOTS, source))?;
+        if entry.flags & layout::slot_flags::PRESENT != 0 {
+            slots.insert(id, entry);
+        }
+    }
+    Ok(slots)
+}
+
+fn sum(per_cpu: impl Iterator<Item = Counter>) -> Counter {
+    per_cpu.fold(Counter::default(), |sum, one| Counter {
+        packets: sum.packets + one.packets,
+        bytes: sum.bytes + one.bytes,
+    })
+}
+
+/// What passed, of the slots that there are.
+fn passed(
+    pins: &PinDirectory,
+    slots: impl Iterator<Item = SlotId>,
+) -> Result<Vec<CounterRow>, Error> {
+    let map: PerCpuArray<MapData, Wire<Passed>> = open(pins, layout::PASSED)?;
+    let ways = [
+        (Direction::Egress, OUTCOME_PASS),
+        (Direction::Ingress, OUTCOME_PASS),
+        (Direction::Egress, OUTCOME_REDIRECT),
+    ];
+    let mut rows = Vec::new();
+    for slot_id in slots {
+        let values = map.get(&u32::from(slot_id), 0);
+        let values = values.map_err(|source| Error::map(layout::PASSED, source))?;
+        for (direction, outcome) in ways {
+            let Some(index) = passed_index(direction, outcome) else { continue };
+            let counter = sum(values.iter().map(|Wire(passed)| passed[index]));
+            if counter.packets > 0 {
+                rows.push(CounterRow { slot_id, direction, outcome, counter });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn dropped(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
     let map: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<Counter>> =
         open(pins, layout::COUNTERS)?;
     let mut rows = Vec::new();
@@ -128,13 +179,9 @@ fn counters(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
         let Some(direction) = Direction::from_raw(key.direction) else {
             continue; // written by another version: not ours to name
         };
-        let counter = per_cpu.iter().fold(Counter::default(), |sum, Wire(one)| Counter {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-        });
+        let counter = sum(per_cpu.iter().map(|Wire(one)| *one));
         rows.push(CounterRow { slot_id: key.slot_id, direction, outcome: key.outcome, counter });
     }
-    rows.sort_by_key(|row| (row.slot_id, row.direction, row.outcome));
     Ok(rows)
 }
 

@@ -16,7 +16,7 @@ use netguard_common::{
     flow::{WAYS, flow_entries},
     maps::{
         Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, RULE_SLOT_BITS, RuleKey, ServiceEntry,
-        ServiceKey, SlotEntry, rule_key, slot_flags, write_name,
+        ServiceKey, SlotEntry, rule_key, slot_entries, slot_flags, write_name,
     },
 };
 
@@ -92,6 +92,8 @@ pub struct Plan {
     pub isolated: Vec<u32>,
     /// How many entries `FLOWS` must have.
     pub flow_entries: u32,
+    /// How many entries `SLOTS` must have.
+    pub slot_entries: u32,
 }
 
 impl Plan {
@@ -124,8 +126,8 @@ impl Plan {
             slot.generation = generation;
         }
         let (ports, isolated) = ports(policy, facts);
-        let flow_entries = shares.entries;
-        Self { slots, places, rules, services, ports, isolated, flow_entries }
+        let Shares { entries: flow_entries, slot_entries, .. } = shares;
+        Self { slots, places, rules, services, ports, isolated, flow_entries, slot_entries }
     }
 }
 
@@ -140,6 +142,7 @@ fn generation(rules: &impl std::hash::Hash) -> u32 {
 /// until they reach the next power of two.
 struct Shares {
     entries: u32,
+    slot_entries: u32,
     buckets_each: u32,
 }
 
@@ -149,9 +152,9 @@ impl Shares {
 
     fn of(policy: &Policy) -> Self {
         let highest = policy.slots.iter().map(|slot| slot.id).max().unwrap_or_default();
-        let shares = (u32::from(highest) + 1).next_power_of_two();
+        let shares = slot_entries(highest);
         let entries = flow_entries(policy.flows_max).max(shares * Self::LEAST);
-        Self { entries, buckets_each: entries / shares / WAYS }
+        Self { entries, slot_entries: shares, buckets_each: entries / shares / WAYS }
     }
 }
 
@@ -216,8 +219,9 @@ fn limits(slot: &Slot) -> [Limit; 4] {
 fn flags(slot: &Slot, policy: &Policy) -> u16 {
     let isolates = policy.runtimes.get(slot.runtime).is_none_or(|runtime| runtime.isolate);
     let has_rules = !slot.egress.allow.is_empty() || !slot.egress.deny.is_empty();
-    let has_limits = limits(slot) != [Limit::default(); 4];
+    let has_limits = limits(slot)[..Counted::Icmp as usize] != [Limit::default(); 3];
     [
+        (true, slot_flags::PRESENT),
         (slot.lockdown, slot_flags::LOCKDOWN),
         (isolates, slot_flags::ISOLATE),
         (slot.egress.open, slot_flags::OPEN),
