@@ -38,11 +38,7 @@ pub fn redirect(
 
 /// Gives a reply of the resolver the address and ports that the guest expects.
 #[inline(always)]
-pub fn restore(
-    ctx: &TcContext,
-    slot_id: SlotId,
-    scratch: &mut Scratch,
-) -> Result<(), DropReason> {
+pub fn restore(ctx: &TcContext, slot_id: SlotId, scratch: &mut Scratch) -> Result<(), DropReason> {
     decode(restore_apart(ctx, slot_id.into(), scratch))
 }
 

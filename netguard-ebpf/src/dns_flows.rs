@@ -29,11 +29,7 @@ const PROBES: u16 = 8;
 /// Of those that are free it is the one left longest ago: a port that is used again at once may meet
 /// the last moments of the connection before.
 #[inline(always)]
-pub fn acquire(
-    slot_id: SlotId,
-    query: &Packet,
-    memory: &mut DnsFlow,
-) -> Result<u16, DropReason> {
+pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<u16, DropReason> {
     let now = now_ns();
     let idle_ns = if query.protocol == TCP { TCP_IDLE_NS } else { UDP_IDLE_NS };
     let home = hash(query);

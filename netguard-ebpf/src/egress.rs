@@ -226,11 +226,7 @@ fn is_upkeep(packet: &Packet, own: SlotId, slot: &SlotEntry) -> bool {
 
 /// A flow that was allowed under another policy must be allowed by this one.
 #[inline(always)]
-pub fn allow_again(
-    scratch: &mut Scratch,
-    own: SlotId,
-    slot: &SlotEntry,
-) -> Result<(), DropReason> {
+pub fn allow_again(scratch: &mut Scratch, own: SlotId, slot: &SlotEntry) -> Result<(), DropReason> {
     let Some(flow) = flows::at(scratch.flow_index()) else { return Err(DropReason::Internal) };
     // SAFETY: the entry stays readable for the whole program; see `flows::find`.
     let flow = unsafe { &*flow };

@@ -152,7 +152,12 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
         let Some(flow) = at(index) else { break };
         // SAFETY: as in `advance`.
         let (state, seen_ns, same, is_slots) = unsafe {
-            ((*flow).state, (*flow).seen_ns, is_same(&(*flow).key, &scratch.flow_key), (*flow).is_slots())
+            (
+                (*flow).state,
+                (*flow).seen_ns,
+                is_same(&(*flow).key, &scratch.flow_key),
+                (*flow).is_slots(),
+            )
         };
         if state == CLAIMED {
             continue;

@@ -5,10 +5,7 @@
 //! out of order is dropped. Senders emit fragments in order, and a host with connection tracking puts
 //! those that come from elsewhere back in order.
 
-use netguard_common::{
-    Direction, DropReason, SlotId,
-    flow::FRAGMENTS_PER_SLOT,
-};
+use netguard_common::{Direction, DropReason, SlotId, flow::FRAGMENTS_PER_SLOT};
 
 use crate::{clock::SECOND_NS, maps::FRAGMENTS, packet::Packet, scratch::Scratch};
 

@@ -73,13 +73,7 @@ pub fn ng_br_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn ng_br_ingress(ctx: TcContext) -> i32 {
     provenance::vouch(&ctx, NO_SLOT);
-    report::finish(
-        &ctx,
-        Hook::BridgeIngress,
-        Direction::Ingress,
-        NO_SLOT,
-        Verdict::Continue,
-    ) as i32
+    report::finish(&ctx, Hook::BridgeIngress, Direction::Ingress, NO_SLOT, Verdict::Continue) as i32
 }
 
 /// TC egress of every port, where packets enter the slot: isolation from the other side, and the

@@ -13,8 +13,8 @@ use netguard_common::{
     MAX_SLOT_ID,
     flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
-        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, Passed, PlaceEntry, PortEntry, RuleKey,
-        ServiceEntry, ServiceKey, SlotEntry, Spent,
+        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, Passed, PlaceEntry, PortEntry,
+        RuleKey, ServiceEntry, ServiceKey, SlotEntry, Spent,
     },
     record::DropRecord,
 };

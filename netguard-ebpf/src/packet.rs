@@ -229,7 +229,9 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
     packet.payload = payload;
     parse_transport(cursor, packet)?;
     let behind_options = ip.next_header == HOP_BY_HOP;
-    if behind_options && !matches!(packet.icmp_type, icmp::MLD_QUERY..=icmp::MLD_DONE | icmp::MLD_REPORT) {
+    if behind_options
+        && !matches!(packet.icmp_type, icmp::MLD_QUERY..=icmp::MLD_DONE | icmp::MLD_REPORT)
+    {
         return Err(DropReason::Ipv6Extension);
     }
     Ok(())
@@ -321,7 +323,9 @@ fn parse_icmp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason>
     packet.src_port_be = header.identifier_be;
     packet.dst_port_be = packet.src_port_be;
     // RFC 4861 sections 4.3 and 4.4: the target follows the first eight bytes.
-    if packet.protocol == ICMPV6 && matches!(header.icmp_type, icmp::ND_SOLICIT | icmp::ND_ADVERTISE) {
+    if packet.protocol == ICMPV6
+        && matches!(header.icmp_type, icmp::ND_SOLICIT | icmp::ND_ADVERTISE)
+    {
         if packet.payload < size_of::<Icmp>() as u32 + 16 {
             return Err(DropReason::BadHeader);
         }

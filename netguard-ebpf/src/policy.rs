@@ -6,7 +6,8 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use netguard_common::{
     Address, DropReason, NO_SLOT, SlotId,
     maps::{
-        self, PlaceEntry, PortKind, RULE_SLOT_BITS, SERVICE_BITS, ServiceEntry, SlotEntry, slot_flags,
+        self, PlaceEntry, PortKind, RULE_SLOT_BITS, SERVICE_BITS, ServiceEntry, SlotEntry,
+        slot_flags,
     },
 };
 

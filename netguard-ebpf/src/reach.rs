@@ -105,13 +105,15 @@ fn outwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave, D
         Place::Gateway => Err(crossing(slot, entry)),
         Place::Host if all_of_host => Ok(Leave::Straight),
         Place::Host => Err(DropReason::Host),
-        Place::Gate if entry.slot_id != own => match (is_listed(entry.services, attempt), entry.slot_id) {
-            (true, NO_SLOT) => Ok(Leave::Straight),
-            (true, _) => Ok(Leave::ByRouting),
-            (false, NO_SLOT) if all_of_host => Ok(Leave::Straight),
-            (false, NO_SLOT) => Err(DropReason::Host),
-            (false, _) => to_slot(attempt, slot, entry),
-        },
+        Place::Gate if entry.slot_id != own => {
+            match (is_listed(entry.services, attempt), entry.slot_id) {
+                (true, NO_SLOT) => Ok(Leave::Straight),
+                (true, _) => Ok(Leave::ByRouting),
+                (false, NO_SLOT) if all_of_host => Ok(Leave::Straight),
+                (false, NO_SLOT) => Err(DropReason::Host),
+                (false, _) => to_slot(attempt, slot, entry),
+            }
+        }
         Place::Slot | Place::Gate if entry.slot_id == own => within(slot),
         Place::Slot | Place::Gate => to_slot(attempt, slot, entry),
         Place::Management => Err(DropReason::Management),
@@ -136,9 +138,8 @@ fn inwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<(), DropR
         Place::Slot | Place::Gate if entry.slot_id == own => within(slot).map(|_| ()),
         Place::Gateway | Place::Host | Place::Management | Place::Gate => Ok(()),
         Place::Slot => {
-            let to_gate = policy::place_of(attempt.guest).is_some_and(|it| {
-                it.place == Place::Gate as u8 && is_listed(it.services, attempt)
-            });
+            let to_gate = policy::place_of(attempt.guest)
+                .is_some_and(|it| it.place == Place::Gate as u8 && is_listed(it.services, attempt));
             if to_gate || shares_runtime(slot, entry) { Ok(()) } else { Err(crossing(slot, entry)) }
         }
         // The host's own: what another slot sends does not get here.
@@ -154,7 +155,8 @@ fn inwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<(), DropR
 
 #[inline(always)]
 fn to_slot(attempt: &Attempt, slot: &SlotEntry, entry: &PlaceEntry) -> Result<Leave, DropReason> {
-    let from_gate = || policy::place_of(attempt.guest).is_some_and(|it| it.place == Place::Gate as u8);
+    let from_gate =
+        || policy::place_of(attempt.guest).is_some_and(|it| it.place == Place::Gate as u8);
     if shares_runtime(slot, entry) || from_gate() {
         Ok(Leave::ByRouting)
     } else {

@@ -16,7 +16,8 @@ use netguard::{
     instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
-    links,
+    links, listing,
+    policy::Matrix,
     status::Status,
 };
 
@@ -43,6 +44,17 @@ enum Command {
         /// Load every program to see whether this kernel's verifier takes it
         #[arg(long)]
         kernel: bool,
+    },
+    /// Show what a configuration means: its slots, or who may open what to whom
+    Policy {
+        /// The file
+        file: PathBuf,
+        /// Who may open connections to whom, runtime by runtime
+        #[arg(long)]
+        matrix: bool,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Show slots, programs and counters as the kernel has them
     Status {
@@ -104,6 +116,9 @@ enum LabCommand {
         /// Build only: no daemon, nothing is guarded
         #[arg(long)]
         unguarded: bool,
+        /// Build the hypervisor of this configuration [default: dist/examples/microvms.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Remove the lab, whatever state it is in
     Down,
@@ -128,6 +143,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => run(&args),
             Command::Check { file, kernel } => check(file.as_deref(), kernel),
+            Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => status(json, instance),
             Command::Unload { instance } => unload(&instance),
             Command::Lab(args) => lab(&args),
@@ -149,7 +165,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         lab::enter(&lab.namespace("hv"))?;
         guard(lab.config(), lab.instance(), args.log)?;
     } else {
-        let lab = Lab::new(lab::DEFAULT_NAME)?;
+        let lab = Lab::of_default(lab::DEFAULT_NAME)?;
         tell("building the lab (Ctrl-C stops and removes it)");
         lab.build(args.ports)?;
         tell(&things_to_try());
@@ -231,6 +247,18 @@ fn check_file(file: &Path) -> anyhow::Result<()> {
     ))
 }
 
+fn policy(file: &Path, matrix: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let policy = Config::read(file)?.policy;
+    let text = match (matrix, json) {
+        (true, false) => Matrix::new(&policy).text(),
+        (true, true) => listing::matrix_json(&Matrix::new(&policy)).to_string(),
+        (false, false) => listing::slots_text(&policy),
+        (false, true) => listing::slots_json(&policy).to_string(),
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
     let instances = instance.map_or_else(PinDirectory::instances, |name| vec![name]);
     if instances.is_empty() {
@@ -295,9 +323,13 @@ fn tell(text: &str) {
 }
 
 fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
-    let lab = Lab::new(&args.name)?;
+    let lab = match &args.command {
+        LabCommand::Up { config: Some(file), .. } => Lab::of_file(&args.name, file)?,
+        LabCommand::Up { config: None, .. } => Lab::of_default(&args.name)?,
+        _ => Lab::new(&args.name)?,
+    };
     match &args.command {
-        LabCommand::Up { ports, log, unguarded } => {
+        LabCommand::Up { ports, log, unguarded, config: _ } => {
             lab.build(*ports)?;
             if !unguarded {
                 lab.guard(*log).inspect_err(|_| drop(lab.down()))?;

@@ -13,5 +13,6 @@ pub mod instance;
 pub mod journal;
 pub mod lab;
 pub mod links;
+pub mod listing;
 pub mod policy;
 pub mod status;

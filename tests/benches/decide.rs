@@ -108,13 +108,11 @@ fn measure(slots: u16) -> Measured {
     for packet in &packets {
         go(Hook::PortEgress, packet, 0);
     }
-    let rounds = |round: &mut dyn FnMut() -> f64| {
-        Spread::of((0..ROUNDS).map(|_| round()).collect())
-    };
+    let rounds =
+        |round: &mut dyn FnMut() -> f64| Spread::of((0..ROUNDS).map(|_| round()).collect());
     let verdict = rounds(&mut || time(Hook::PortEgress, &data, 0, RUNS));
-    let both = rounds(&mut || {
-        time(Hook::Xdp, &data, 0, RUNS) + time(Hook::PortEgress, &data, 0, RUNS)
-    });
+    let both =
+        rounds(&mut || time(Hook::Xdp, &data, 0, RUNS) + time(Hook::PortEgress, &data, 0, RUNS));
     let ingress = rounds(&mut || time(Hook::PortIngress, &reply, from_host, RUNS));
     // One run at a time, so that each meets the table anew; the empty program tells what the clock costs.
     let random = rounds(&mut || {

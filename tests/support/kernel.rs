@@ -13,12 +13,12 @@ use netguard::{
     datapath::{Datapath, DropStream, PinDirectory, Probed, View, ensure_bpffs},
     policy::{Facts, InterfaceFact, Plan},
 };
+pub use netguard_common::vouched_by;
 use netguard_common::{
     DropReason, Hook, NO_SLOT,
     maps::{OUTCOME_PASS, OUTCOME_REDIRECT},
     record::DropRecord,
 };
-pub use netguard_common::vouched_by;
 
 use crate::{
     hosts::{enter_new_namespace, forward, ip},
@@ -118,8 +118,8 @@ impl Kernel {
         let plan = Plan::compile(&config.policy, &facts);
         let instance = format!("test-{}-{number}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
-        let mut datapath = Datapath::load(pins.clone(), &plan)
-            .expect("the verifier accepts the programs");
+        let mut datapath =
+            Datapath::load(pins.clone(), &plan).expect("the verifier accepts the programs");
         let drops = datapath.take_drops().expect("the ring buffer");
         let changes = datapath.apply(plan).expect("the maps take the plan");
         assert!(changes.failed.is_empty(), "{changes:?}");

@@ -115,12 +115,7 @@ fn substitute(text: &str, number: u16) -> String {
         .replace("{lo}", &low.to_string())
 }
 
-fn entry(
-    slot: &file::Slot,
-    name: Spanned<String>,
-    id: Spanned<u16>,
-    number: Option<u16>,
-) -> Entry {
+fn entry(slot: &file::Slot, name: Spanned<String>, id: Spanned<u16>, number: Option<u16>) -> Entry {
     let derived = |prefix: &str| Spanned::new(name.span(), format!("{prefix}-{}", name.get_ref()));
     // A template's guests get the MAC that their number gives; of others it is not known.
     let mac = number.filter(|_| !slot.shared).map(|number| {

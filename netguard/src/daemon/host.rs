@@ -14,10 +14,7 @@ use crate::{
 };
 
 /// Makes the bridges and ports of slots that want it.
-pub(super) async fn make_links(
-    policy: &Policy,
-    instance: &Instance,
-) -> Result<Made, links::Error> {
+pub(super) async fn make_links(policy: &Policy, instance: &Instance) -> Result<Made, links::Error> {
     let wanted = wanted_links(policy);
     if wanted.is_empty() {
         return Ok(Made::default());

@@ -9,8 +9,8 @@ use aya::{
 use netguard_common::{
     Direction, Hook, SlotId,
     maps::{
-        self as layout, Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Passed, PortEntry, SlotEntry,
-        passed_index,
+        self as layout, Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Passed, PortEntry,
+        SlotEntry, passed_index,
     },
 };
 

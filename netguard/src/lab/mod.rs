@@ -146,18 +146,28 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// The lab of that name.
+    /// The lab of that name; one that is up is of the configuration that it was built from.
     ///
     /// # Errors
     ///
     /// The name would not do.
     pub fn new(name: &str) -> Result<Self, Error> {
         let instance = Instance::of_lab(name)?;
-        // A lab that is up remembers which file it was built from.
-        let config = match fs::read_to_string(instance.run_directory().join(CONFIG_PATH)) {
-            Ok(path) => Config::read(Path::new(&path))?,
-            Err(_) => Config::parse(CONFIG, Path::new("the lab's configuration"))?,
-        };
+        match fs::read_to_string(instance.run_directory().join(CONFIG_PATH)) {
+            Ok(path) => Self::of_file(name, Path::new(&path)),
+            Err(_) => Self::of_default(name),
+        }
+    }
+
+    /// The lab of that name, to be built from the default configuration, whatever an earlier one was built
+    /// from.
+    ///
+    /// # Errors
+    ///
+    /// The name would not do.
+    pub fn of_default(name: &str) -> Result<Self, Error> {
+        let instance = Instance::of_lab(name)?;
+        let config = Config::parse(CONFIG, Path::new("the lab's configuration"))?;
         Ok(Self { name: name.to_owned(), instance, config, file: None })
     }
 
@@ -218,8 +228,7 @@ impl Lab {
         for guest in guests::of(&self.config.policy.slots) {
             let path = self.resolv_conf(&guest.host);
             let gateways = guest.slot.subnets.iter().map(|subnet| subnet.gateway);
-            let lines: String =
-                gateways.map(|gateway| format!("nameserver {gateway}\n")).collect();
+            let lines: String = gateways.map(|gateway| format!("nameserver {gateway}\n")).collect();
             fs::write(&path, lines).map_err(Error::system(format!("write {}", path.display())))?;
         }
         fs::write(directory.join("ports"), ports.name())

@@ -163,8 +163,10 @@ fn guest_side(guest: &Guest<'_>, ports: PortKind) -> String {
             continue;
         };
         let (gateway, length) = (subnet.gateway, subnet.prefix.prefix_len());
-        let _ =
-            writeln!(batch, "addr add {address}/{length} dev eth0\nroute add default via {gateway}");
+        let _ = writeln!(
+            batch,
+            "addr add {address}/{length} dev eth0\nroute add default via {gateway}"
+        );
     }
     batch
 }

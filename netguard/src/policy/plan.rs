@@ -15,8 +15,8 @@ use netguard_common::{
     Address, NO_SLOT, SlotId,
     flow::{WAYS, flow_entries},
     maps::{
-        Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, RULE_SLOT_BITS, RuleKey, ServiceEntry,
-        ServiceKey, SlotEntry, rule_key, slot_entries, slot_flags, write_name,
+        Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, RULE_SLOT_BITS, RuleKey,
+        ServiceEntry, ServiceKey, SlotEntry, rule_key, slot_entries, slot_flags, write_name,
     },
 };
 

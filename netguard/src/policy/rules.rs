@@ -102,8 +102,7 @@ impl FromStr for Service {
             Some((name, ports)) => (name, Some(ports)),
             None => (text, None),
         };
-        let protocol =
-            Protocol::ALL.into_iter().find(|it| it.name() == name).ok_or_else(bad)?;
+        let protocol = Protocol::ALL.into_iter().find(|it| it.name() == name).ok_or_else(bad)?;
         let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(bad);
         let ports = match ports {
             None => 0..=u16::MAX,
@@ -191,8 +190,8 @@ impl ServiceSets {
             let mut spans = Spans::new();
             for (rule, allowed) in rules.iter().filter(|(rule, _)| rule.prefix.contains(prefix)) {
                 let length = super::Prefix::from(rule.prefix).length as u8;
-                let everything = Protocol::ALL
-                    .map(|protocol| Service { protocol, ports: 0..=u16::MAX });
+                let everything =
+                    Protocol::ALL.map(|protocol| Service { protocol, ports: 0..=u16::MAX });
                 let services =
                     if rule.services.is_empty() { &everything[..] } else { &rule.services };
                 for service in services {

@@ -17,8 +17,12 @@ const FLOWS_DEFAULT: u32 = 100_000;
 const FLOWS_MOST: u32 = 1 << 25;
 
 impl Checker<'_> {
-    /// The first is the one of slots that name none, unless the file describes it itself.
-    pub(super) fn runtimes(&mut self, runtimes: &[file::Runtime]) -> Vec<Runtime> {
+    /// Those of the file, and one for slots that name none, unless the file describes it itself.
+    pub(super) fn runtimes(
+        &mut self,
+        runtimes: &[file::Runtime],
+        entries: &[Entry],
+    ) -> Vec<Runtime> {
         let mut checked: Vec<Runtime> = Vec::new();
         for runtime in runtimes {
             let name = runtime.name.get_ref();
@@ -32,7 +36,8 @@ impl Checker<'_> {
             }
             checked.push(Runtime { name: name.clone(), isolate: runtime.isolate.unwrap_or(true) });
         }
-        if checked.iter().all(|runtime| runtime.name != DEFAULT_RUNTIME) {
+        let is_described = checked.iter().any(|runtime| runtime.name == DEFAULT_RUNTIME);
+        if !is_described && entries.iter().any(|entry| entry.rest.runtime.is_none()) {
             checked.push(Runtime { name: DEFAULT_RUNTIME.to_owned(), isolate: true });
         }
         checked
@@ -79,7 +84,10 @@ impl Checker<'_> {
                 self.refuse(address, message);
             } else if !is_host(ip) || ip.is_loopback() {
                 self.refuse(address, format!("the gate {ip} is no address that slots could reach"));
-            } else if addresses.iter().any(|other: &std::net::IpAddr| other.is_ipv4() == ip.is_ipv4()) {
+            } else if addresses
+                .iter()
+                .any(|other: &std::net::IpAddr| other.is_ipv4() == ip.is_ipv4())
+            {
                 let message = format!("the gate has two addresses of one family; leave out {ip}");
                 self.refuse(address, message);
             }

@@ -38,7 +38,7 @@ pub(super) fn check(
             Err(lack) => checker.problems.push(source.problem(lack.at, lack.message)),
         }
     }
-    let runtimes = checker.runtimes(&file.runtimes);
+    let runtimes = checker.runtimes(&file.runtimes, &entries);
     let slots = checker.slots(&entries, &runtimes);
     let gate = checker.gate(file.gate.as_ref(), &slots);
     let host = checker.host(&file.host, &entries, &slots);

@@ -70,7 +70,8 @@ impl Checker<'_> {
                 format!("{whose}: egress = \"none\" allows nothing; write egress = \"listed\"");
             self.refuse(rule, message);
         }
-        if let (file::Egress::Listed, Some(egress), true) = (mode, &slot.egress, slot.allow.is_empty())
+        if let (file::Egress::Listed, Some(egress), true) =
+            (mode, &slot.egress, slot.allow.is_empty())
         {
             let message = format!(
                 "{whose}: egress = \"listed\" without a list; add allow = [\"203.0.113.0/24 tcp/443\"], or \
@@ -237,7 +238,8 @@ impl Checker<'_> {
             }
             return None;
         };
-        let net: IpNet = self.parse(subnet, &format!("slot {slot:?}: {key} {}", subnet.get_ref()))?;
+        let net: IpNet =
+            self.parse(subnet, &format!("slot {slot:?}: {key} {}", subnet.get_ref()))?;
         let family = if v4 { "an IPv4" } else { "an IPv6" };
         if net.addr().is_ipv4() != v4 {
             let message = format!("slot {slot:?}: {key} {net} must be {family} prefix");
@@ -300,7 +302,8 @@ impl Checker<'_> {
         sorted.sort_by_key(|index| subnets[*index].2);
         let mut outer: Option<usize> = None;
         for index in sorted {
-            let Some(before) = outer.filter(|it| overlap(&subnets[*it].2, &subnets[index].2)) else {
+            let Some(before) = outer.filter(|it| overlap(&subnets[*it].2, &subnets[index].2))
+            else {
                 outer = Some(index);
                 continue;
             };
