@@ -320,12 +320,12 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
     assert_eq!(checked, 5 * 5, "three programs on each port, two on each bridge");
     let _ = lab.exec("slot1", "ping -c 1 -W 0.05 10.2.0.2");
     let dump = |map: &str| {
-        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v1/{map}", lab.instance());
+        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v2/{map}", lab.instance());
         lab.exec("hv", &format!("bpftool map dump pinned {pin}")).success().to_owned()
     };
     for (map, fields) in [
         ("COUNTERS", ["\"slot_id\": 1", "\"outcome\": 17", "\"packets\": 1"]),
-        ("PORTS", ["\"slot_id\": 5", "\"is_bridge\": 1", "\"name\""]),
+        ("PORTS", ["\"slot_id\": 5", "\"kind\": 1", "\"name\""]),
         ("SLOTS", ["\"gateway4\"", "\"bridge_mac\"", "\"resolver_port_be\""]),
         ("PLACES", ["\"prefix_len\"", "\"place\": 2", "\"slot_id\": 3"]),
     ] {

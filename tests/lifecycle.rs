@@ -104,7 +104,7 @@ fn a_killed_daemon_leaves_everything_enforced_and_the_next_one_adopts_it() {
         let query = lab.exec("slot1", "dig +time=1 +tries=1 github.com @8.8.8.8");
         assert_ne!(query.code, 0, "nobody answers, and nobody else may: {query:?}");
         // An address that the host gets now is the host's too, though no plan knows of it.
-        let _ = lab.exec("hv", "ip addr add 192.0.2.99/32 dev uplink0").success();
+        let _ = lab.exec("hv", "ip addr add 192.0.2.99/32 dev eth0").success();
         assert!(!reaches(&lab, "slot1", "192.0.2.99", "0.2"));
         assert_eq!(lab.packets("slot1", "egress", "host"), 1);
 
@@ -131,7 +131,7 @@ fn unplug(lab: &Lab) {
 fn plug(lab: &Lab) {
     let namespace = format!("{}-slot1", lab.name());
     let script = format!(
-        "ip link add vm-slot1 type veth peer name eth0 netns {namespace} &&
+        "ip link add vm-slot1 type veth peer name eth0 address 02:6e:67:00:01:02 netns {namespace} &&
          ip link set vm-slot1 master br-slot1 up"
     );
     let _ = lab.shell("hv", &script).success();
@@ -282,7 +282,20 @@ fn a_port_with_jumbo_frames_is_guarded_like_any_other() {
     let _daemon = start_daemon(&lab);
     let net = lab.exec("hv", "bpftool net show").stdout;
     assert!(net.contains("vm-slot1("), "{net}");
-    let _ = lab.exec("slot1", "ping -c 1 -W 5 -s 8900 -M do 10.1.0.1").success();
+    // The hypervisor must see it whole: it answers that its uplink is narrower, and that answer enters.
+    let learns = "
+import errno, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER: do not fragment
+s.settimeout(5)
+s.connect(('203.0.113.10', 9))
+s.send(bytes(8900))
+try:
+    s.recv(1)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+";
+    assert_eq!(lab.python("slot1", learns, &[]).success(), "EMSGSIZE\n");
     assert_ne!(lab.exec("slot1", "ping -c 1 -W 0.05 -s 8900 10.2.0.2").code, 0);
     assert_eq!(lab.packets("slot1", "egress", "cross-slot"), 1);
 }
@@ -294,7 +307,7 @@ fn a_bridge_that_changes_its_mac_keeps_its_dns() {
     }
     let lab = Lab::up("veth");
     let _ = lab.exec("hv", "ip link set br-slot1 address 02:00:00:00:99:01").success();
-    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v1/SLOTS", lab.instance());
+    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v2/SLOTS", lab.instance());
     // 0x99 = 153: the map follows the news of the link.
     until("the map has the new MAC", || {
         lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1")
@@ -354,44 +367,45 @@ fn a_start_that_is_refused_changes_nothing() {
         assert!(!Path::new(&pins).exists(), "{pins} is left");
         assert!(reaches(&lab, "slot1", "10.2.0.2", "5"), "something is attached");
     };
-    let good = netguard::lab::CONFIG;
+    // The lab's host without the template, so that one slot can be wrong, and without links of our own.
+    let good = "[dns]\nupstreams = [\"1.1.1.1\"]\n[[slot]]\nname = \"slot5\"\nid = 5\n\
+                bridge = \"br-slot5\"\nport = \"vm-slot5\"\nsubnet = \"10.5.0.0/24\"\n";
     for (from, to, words) in [
         (
             "\"br-slot5\"",
             "\"br-slot9\"",
-            "bridge br-slot9 does not exist; make it first: ip link add",
+            "6:10: slot \"slot5\": bridge br-slot9 does not exist; make it first (ip link add",
         ),
         (
             "\"br-slot5\"",
-            "\"uplink0\"",
-            "uplink0 is no bridge; name the bridge that the port is on",
+            "\"eth0\"",
+            "6:10: slot \"slot5\": eth0 is no bridge; name the bridge that the port is on",
         ),
         (
             "10.5.0.0/24",
             "10.55.0.0/24",
-            "bridge br-slot5 lacks the gateway address 10.55.0.1; add it: ip addr add 10.55.0.1/24",
+            "6:10: slot \"slot5\": bridge br-slot5 lacks the gateway address 10.55.0.1; add it: ip addr \
+             add 10.55.0.1/24",
         ),
     ] {
-        let words = format!("FILE:45:10: slot \"slot5\": {words}");
-        refused(&good.replace(from, to), 2, &words);
+        refused(&good.replace(from, to), 2, &format!("FILE:{words}"));
     }
     // A port that is a bridge, and one that is on another slot's.
     let port = |name: &str| good.replace("\"vm-slot5\"", &format!("\"{name}\""));
-    let words = "FILE:46:8: slot \"slot5\": port br-spare is a bridge itself; name the TAP or veth";
+    let words = "FILE:7:8: slot \"slot5\": port br-spare is a bridge itself; name the TAP or veth";
     let _ = lab.exec("hv", "ip link add br-spare type bridge").success();
     refused(&port("br-spare"), 2, words);
-    let words =
-        "FILE:46:8: slot \"slot5\": port vm-spare is on another bridge; move it: ip link set";
+    let words = "FILE:7:8: slot \"slot5\": port vm-spare is on another bridge; move it: ip link set";
     let _ = lab.exec("hv", "ip link add vm-spare type veth peer name vm-far").success();
     let _ = lab.exec("hv", "ip link set vm-spare master br-spare").success();
     refused(&port("vm-spare"), 2, words);
     // Something that holds port 53 already.
-    let mut other = lab.start("hv", "exec nc -u -l -k 10.3.0.1 53");
+    let mut other = lab.start("hv", "exec nc -u -l -k 10.5.0.1 53");
     until("something else has port 53", || {
         assert!(other.child().try_wait().expect("nc").is_none(), "nc ended");
         !lab.exec("hv", "ss -Hlun sport = 53").success().is_empty()
     });
-    refused(good, 1, "cannot listen for DNS on 10.3.0.1:53");
+    refused(good, 1, "cannot listen for DNS on 10.5.0.1:53");
 }
 
 #[test]

@@ -47,5 +47,3 @@ pub unsafe trait Header: Copy {}
 unsafe impl<const N: usize> Header for [u8; N] {}
 // SAFETY: integers.
 unsafe impl Header for [u64; 2] {}
-// SAFETY: bytes.
-unsafe impl Header for network_types::arp::ArpHdr {}

@@ -36,32 +36,37 @@ pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<
     // 0 is no port of ours. An `Option` would be copied before it is known to hold one, and the verifier refuses
     // to copy a register that nobody has written (Linux 6.1 to 6.18).
     let (mut free, mut free_since) = (0, u64::MAX);
-    for probe in 0..PROBES {
+    let mut probe = 0;
+    // Counted at its end: a loop that counts at its start is entered by falling through to its start, which
+    // Linux 6.1 to 6.2 take for an endless one (push_insn in kernel/bpf/verifier.c).
+    loop {
         let index = home.wrapping_add(probe) & (DNS_FLOWS_PER_SLOT - 1);
         let port = DNS_FLOW_FIRST_PORT + index;
         let key = flow_key(slot_id, query.protocol, port);
-        let Some(flow) = DNS_FLOWS.get_ptr_mut(key) else {
-            if free_since > 0 {
-                (free, free_since) = (port, 0); // never used
-            }
-            continue;
+        let since = match DNS_FLOWS.get_ptr_mut(key) {
+            None => 0, // never used
+            // SAFETY: the entry stays writable for the whole program; two CPUs that touch one flow at
+            // once are two packets of the same slot, and the counts are hints.
+            Some(flow) => unsafe {
+                let same = (*flow).key == key
+                    && (*flow).client_port_be == query.src_port_be
+                    && (*flow).client == query.src
+                    && (*flow).asked == query.dst;
+                if same {
+                    (*flow).seen_ns = now;
+                    (*flow).outstanding = outstanding((*flow).outstanding, query);
+                    return Ok(port);
+                }
+                let idle = now.saturating_sub((*flow).seen_ns) > idle_ns;
+                if (*flow).outstanding == 0 || idle { (*flow).seen_ns } else { u64::MAX }
+            },
         };
-        // SAFETY: the entry stays writable for the whole program; two CPUs that touch one flow at
-        // once are two packets of the same slot, and the counts are hints.
-        unsafe {
-            let same = (*flow).key == key
-                && (*flow).client_port_be == query.src_port_be
-                && (*flow).client == query.src
-                && (*flow).asked == query.dst;
-            if same {
-                (*flow).seen_ns = now;
-                (*flow).outstanding = outstanding((*flow).outstanding, query);
-                return Ok(port);
-            }
-            let idle = now.saturating_sub((*flow).seen_ns) > idle_ns;
-            if ((*flow).outstanding == 0 || idle) && (*flow).seen_ns < free_since {
-                (free, free_since) = (port, (*flow).seen_ns);
-            }
+        if since < free_since {
+            (free, free_since) = (port, since);
+        }
+        probe += 1;
+        if probe == PROBES {
+            break;
         }
     }
     if free == 0 {

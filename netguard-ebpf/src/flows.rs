@@ -16,7 +16,8 @@ use crate::{
     icmp::{self, Kind},
     maps::FLOWS,
     packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
-    scratch::Scratch,
+    scratch::{Candidate, Scratch},
+    words,
 };
 
 const EMPTY: u64 = FlowState::Empty as u64;
@@ -146,10 +147,12 @@ pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
 pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
     let from_outside = way == Direction::Ingress as u32;
     let hash = hash(&scratch.flow_key);
-    let (mut best, mut best_seen, mut best_state) = (u32::MAX, u64::MAX, EMPTY);
-    for probe in 0..2 * WAYS {
+    scratch.set_best(Candidate { index: u32::MAX, rank: u64::MAX, state: EMPTY });
+    let mut probe = 0;
+    // Counted at its end, for Linux 6.1: see `dns_flows::acquire`.
+    loop {
         let index = place(slot, hash, probe);
-        let Some(flow) = at(index) else { break };
+        let Some(flow) = at(index) else { return 0 };
         // SAFETY: as in `advance`.
         let (state, seen_ns, same, is_slots) = unsafe {
             (
@@ -159,35 +162,38 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
                 (*flow).is_slots(),
             )
         };
-        if state == CLAIMED {
-            continue;
-        }
         let half_open = matches!(state, SYN_SENT | ASKED);
-        let rank = if same || is_over(state, seen_ns, scratch.now_ns) {
+        let rank = if state == CLAIMED {
+            u64::MAX // another CPU is about to write it
+        } else if same {
             0
+        } else if is_over(state, seen_ns, scratch.now_ns) {
+            1
         } else if is_slots && (from_outside || half_open) {
             seen_ns
         } else {
             u64::MAX
         };
-        if rank < best_seen {
-            (best, best_seen, best_state) = (index, rank, state);
-            if same {
-                break;
-            }
+        if rank < scratch.best().rank {
+            scratch.set_best(Candidate { index, rank, state });
+        }
+        probe += 1;
+        if probe == 2 * WAYS {
+            break;
         }
     }
-    scratch.set_flow_index(best);
+    let best = scratch.best();
+    scratch.set_flow_index(best.index);
     let Some(flow) = at(scratch.flow_index()) else { return 0 };
     let state = if scratch.packet.protocol == TCP { SYN_SENT } else { ASKED };
     // SAFETY: the entry stays writable for the whole program. Whoever turns the state into `Claimed` is
     // the only one that writes the other fields; readers that meet it so take it for no flow.
     unsafe {
         let word = &raw mut (*flow).state;
-        if !atomic::replace(word, best_state, CLAIMED) {
+        if !atomic::replace(word, best.state, CLAIMED) {
             return 0;
         }
-        (*flow).key = scratch.flow_key;
+        words::put_key(&raw mut (*flow).key, &scratch.flow_key);
         (*flow).seen_ns = scratch.now_ns;
         (*flow).generation = slot.generation;
         (*flow).opened = way as u8;
@@ -234,7 +240,7 @@ fn place(slot: &SlotEntry, hash: u64, probe: u32) -> u32 {
 fn hash(key: &FlowKey) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut hash = 0;
-    for word in words(key) {
+    for word in words::of_key(key) {
         hash = (hash ^ word).wrapping_mul(ODD);
         hash ^= hash >> 29;
     }
@@ -244,14 +250,8 @@ fn hash(key: &FlowKey) -> u64 {
 /// Word by word: the compiler would call a function that compares bytes.
 #[inline(always)]
 fn is_same(one: &FlowKey, other: &FlowKey) -> bool {
-    let ([a, b, c, d, e], [f, g, h, i, j]) = (words(one), words(other));
+    let ([a, b, c, d, e], [f, g, h, i, j]) = (words::of_key(one), words::of_key(other));
     (e ^ j) | (b ^ g) | (d ^ i) | (a ^ f) | (c ^ h) == 0
-}
-
-#[inline(always)]
-fn words(key: &FlowKey) -> [u64; 5] {
-    // SAFETY: the key is 40 bytes of integers without padding, aligned to 8.
-    unsafe { *(&raw const *key).cast() }
 }
 
 /// The key of the packet's flow.

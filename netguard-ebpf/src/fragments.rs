@@ -7,7 +7,9 @@
 
 use netguard_common::{Direction, DropReason, SlotId, flow::FRAGMENTS_PER_SLOT};
 
-use crate::{clock::SECOND_NS, maps::FRAGMENTS, packet::Packet, scratch::Scratch};
+use crate::{
+    clock::SECOND_NS, maps::FRAGMENTS, packet::Packet, scratch::Scratch, words::put_address,
+};
 
 /// Linux gives up on a packet after this time too (net.ipv4.ipfrag_time).
 const LIFE_NS: u64 = 30 * SECOND_NS;
@@ -21,8 +23,8 @@ pub fn begin(scratch: &Scratch, slot_id: SlotId, way: Direction) {
     // packets of one slot, and what they mix up fails the comparison in `follow`.
     unsafe {
         (*entry).seen_ns = 0;
-        (*entry).src = packet.src;
-        (*entry).dst = packet.dst;
+        put_address(&mut (*entry).src, packet.src.words());
+        put_address(&mut (*entry).dst, packet.dst.words());
         (*entry).identification = packet.identification;
         (*entry).slot_id = slot_id;
         (*entry).protocol = packet.protocol;

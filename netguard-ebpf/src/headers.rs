@@ -16,6 +16,25 @@ pub struct Ethernet {
 // SAFETY: packed integers.
 unsafe impl Header for Ethernet {}
 
+/// RFC 826, with the lengths of IPv4 over Ethernet.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct Arp {
+    pub hardware_be: u16,
+    pub protocol_be: u16,
+    pub hardware_length: u8,
+    pub protocol_length: u8,
+    pub operation_be: u16,
+    pub sender_mac_high: u32,
+    pub sender_mac_low: u16,
+    pub sender: u32,
+    pub target_mac_high: u32,
+    pub target_mac_low: u16,
+    pub target: u32,
+}
+// SAFETY: packed integers.
+unsafe impl Header for Arp {}
+
 /// RFC 791 section 3.1, without options.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]

@@ -8,6 +8,7 @@ use crate::{
     frame::Frame,
     packet::{ICMP, ICMPV6, IGMP, Packet, TCP, UDP},
     scratch::Scratch,
+    words::put_address,
 };
 
 /// RFC 792 and RFC 4443.
@@ -183,16 +184,16 @@ fn read_quote<F: Frame>(frame: &F, scratch: &mut Scratch) -> Option<()> {
         if version != 0x45 || fragment_high & 0x1f != 0 || fragment_low != 0 {
             return None;
         }
-        quoted.src = Address::v4(field::<12, 4>(quote));
-        quoted.dst = Address::v4(field::<16, 4>(quote));
+        put_address(&mut quoted.src, Address::v4(field::<12, 4>(quote)).words());
+        put_address(&mut quoted.dst, Address::v4(field::<16, 4>(quote)).words());
         [quoted.protocol] = field::<9, 1>(quote);
         field::<20, 6>(quote)
     } else {
         if version >> 4 != 6 {
             return None;
         }
-        quoted.src = Address(field::<8, 16>(quote));
-        quoted.dst = Address(field::<24, 16>(quote));
+        put_address(&mut quoted.src, Address(field::<8, 16>(quote)).words());
+        put_address(&mut quoted.dst, Address(field::<24, 16>(quote)).words());
         [quoted.protocol] = field::<6, 1>(quote);
         field::<40, 6>(quote)
     };

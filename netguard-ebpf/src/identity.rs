@@ -23,17 +23,16 @@ pub fn check_mac(packet: &Packet, slot: &SlotEntry) -> Result<(), DropReason> {
     if is_group || is_other { Err(DropReason::SpoofedMac) } else { Ok(()) }
 }
 
-/// RFC 826: Ethernet and IPv4 only, the sender's MAC as in the frame, the sender's address the
-/// slot's own or 0.0.0.0 (a probe, RFC 5227 section 1.1).
+/// The sender's MAC as in the frame, the sender's address the slot's own or 0.0.0.0 (a probe, RFC 5227
+/// section 1.1).
 #[inline(always)]
 pub fn check_arp(packet: &Packet, slot: &SlotEntry) -> Result<(), DropReason> {
-    let arp = &packet.arp;
-    let sane = arp.htype == [0, 1] && arp.ptype == [8, 0] && arp.hlen == 6 && arp.plen == 4;
-    if !sane {
+    if !packet.arp_is_sane {
         return Err(DropReason::BadHeader);
     }
-    let sender = Address::v4(arp.spa);
-    if arp.sha != packet.eth_src || !(sender.is_unspecified() || is_guest(sender, slot)) {
+    let sender = packet.src;
+    let is_own = sender.is_unspecified() || is_guest(sender, slot);
+    if packet.arp_sender != packet.eth_src || !is_own {
         return Err(DropReason::ArpSpoof);
     }
     Ok(())

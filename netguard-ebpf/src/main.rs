@@ -32,6 +32,7 @@ mod reach;
 mod report;
 mod routing;
 mod scratch;
+mod words;
 
 use aya_ebpf::{
     macros::{classifier, xdp},

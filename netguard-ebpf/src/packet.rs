@@ -5,13 +5,14 @@
 //! fragment has no transport header: what it may do is `fragments`' business.
 
 use netguard_common::{Address, DropReason};
-use network_types::{arp::ArpHdr, eth::EtherType, ip::IpProto};
+use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
     cursor::Cursor,
     frame::{Frame, HEADERS_MAX},
-    headers::{Ethernet, Icmp, Ipv4, Ipv6, Tcp, Udp},
+    headers::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Tcp, Udp},
     icmp,
+    words::put_address,
 };
 
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -46,11 +47,12 @@ pub const IS_IP: u32 = 0;
 pub const IS_ARP: u32 = 1;
 
 /// An IPv4 or IPv6 packet: what verdicts depend on. One form for both families. Of an ARP packet only
-/// the first two fields are filled in.
+/// the first four fields are filled in.
 #[derive(Clone, Copy)]
 pub struct Packet {
     pub eth_src: [u8; 6],
-    pub arp: ArpHdr,
+    pub arp_sender: [u8; 6],
+    pub arp_is_sane: bool,
     pub src: Address,
     pub dst: Address,
     /// The port in network order, or the identifier of an ICMP echo.
@@ -120,20 +122,38 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<u32, DropReason
     }
     let mut cursor = Cursor::new(frame.memory());
     let eth = cursor.take::<Ethernet>()?;
-    let ([a, b, c, d], [e, f]) = (eth.src_high.to_ne_bytes(), eth.src_low.to_ne_bytes());
-    packet.eth_src = [a, b, c, d, e, f];
+    packet.eth_src = mac(eth.src_high, eth.src_low);
     let claimable = frame.length().saturating_sub(size_of::<Ethernet>() as u32);
     match eth.ether_type_be {
         IPV4 => parse_ipv4(cursor, claimable, packet)?,
         IPV6 => parse_ipv6(cursor, claimable, packet)?,
         ARP => {
-            packet.arp = cursor.take()?;
+            parse_arp(cursor, packet)?;
             return Ok(IS_ARP);
         }
         DOT1Q | DOT1AD | QINQ1 | QINQ2 | QINQ3 => return Err(DropReason::VlanTag),
         _ => return Err(DropReason::EtherType), // LLC lengths, LLDP, PPPoE, EAPOL: none has a slot's rule
     }
     Ok(IS_IP)
+}
+
+/// RFC 826; sane is IPv4 over Ethernet.
+#[inline(always)]
+fn parse_arp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> {
+    let arp = cursor.take::<Arp>()?;
+    packet.arp_is_sane = (arp.hardware_be, arp.protocol_be)
+        == (1_u16.to_be(), EtherType::Ipv4 as u16)
+        && (arp.hardware_length, arp.protocol_length) == (6, 4);
+    packet.arp_sender = mac(arp.sender_mac_high, arp.sender_mac_low);
+    put_address(&mut packet.src, Address::v4(arp.sender.to_ne_bytes()).words());
+    Ok(())
+}
+
+/// An Ethernet address from its words in memory order.
+#[inline(always)]
+fn mac(high: u32, low: u16) -> [u8; 6] {
+    let ([a, b, c, d], [e, f]) = (high.to_ne_bytes(), low.to_ne_bytes());
+    [a, b, c, d, e, f]
 }
 
 /// RFC 791 section 3.1. `claimable` is the frame's length behind the Ethernet header. The one option
@@ -157,8 +177,8 @@ fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
         return Err(DropReason::Protocol);
     }
     let fragment = u16::from_be(ip.fragment_be);
-    put(&mut packet.src, Address::v4(ip.src.to_ne_bytes()).words());
-    put(&mut packet.dst, Address::v4(ip.dst.to_ne_bytes()).words());
+    put_address(&mut packet.src, Address::v4(ip.src.to_ne_bytes()).words());
+    put_address(&mut packet.dst, Address::v4(ip.dst.to_ne_bytes()).words());
     packet.protocol = ip.protocol;
     packet.more_fragments = fragment & MORE_FRAGMENTS != 0;
     packet.fragment_offset = u32::from(fragment & 0x1fff) * 8;
@@ -180,8 +200,8 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
     if payload + size_of::<Ipv6>() as u32 > claimable {
         return Err(DropReason::BadHeader);
     }
-    put(&mut packet.src, ip.src);
-    put(&mut packet.dst, ip.dst);
+    put_address(&mut packet.src, ip.src);
+    put_address(&mut packet.dst, ip.dst);
     if packet.src.is_v4() || packet.dst.is_v4() {
         // RFC 4291 section 2.5.5.2: never on the wire, and it would alias our form of IPv4.
         return Err(DropReason::BadHeader);
@@ -329,7 +349,7 @@ fn parse_icmp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason>
         if packet.payload < size_of::<Icmp>() as u32 + 16 {
             return Err(DropReason::BadHeader);
         }
-        put(&mut packet.nd_target, cursor.take()?);
+        put_address(&mut packet.nd_target, cursor.take()?);
     }
     Ok(())
 }
@@ -342,16 +362,5 @@ fn parse_igmp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason>
         (true, _) => Err(DropReason::BadHeader),
         (false, true) => Err(DropReason::Protocol),
         (false, false) => Ok(()),
-    }
-}
-
-/// Writes an address as two words, whatever the compiler would make of its bytes.
-#[inline(always)]
-fn put(to: &mut Address, [high, low]: [u64; 2]) {
-    let words = (&raw mut *to).cast::<u64>();
-    // SAFETY: an address is 16 bytes, aligned to 8.
-    unsafe {
-        words.write_volatile(high);
-        words.add(1).write_volatile(low);
     }
 }

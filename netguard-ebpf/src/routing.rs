@@ -9,6 +9,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
+use netguard_common::Address;
+
 use crate::scratch::Scratch;
 
 const AF_INET: u8 = 2;
@@ -23,8 +25,8 @@ const AF_INET6: u8 = 10;
 #[inline(always)]
 pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> bool {
     let packet = &scratch.packet;
-    // SAFETY: an all-zero lookup is a valid one,
-    // the unions that are written are plain integers, and the helper gets the structure's size.
+    // SAFETY: an all-zero lookup is a valid one, the unions that are written are plain integers, and the
+    // helper gets the structure's size.
     let answer = unsafe {
         let lookup = &raw mut scratch.lookup;
         lookup.write_bytes(0, 1);
@@ -36,8 +38,8 @@ pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> 
             (*lookup).__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(packet.dst.v4_octets());
         } else {
             (*lookup).family = AF_INET6;
-            (*lookup).__bindgen_anon_3.ipv6_src = words(packet.src.0);
-            (*lookup).__bindgen_anon_4.ipv6_dst = words(packet.dst.0);
+            put((&raw mut (*lookup).__bindgen_anon_3.ipv6_src).cast(), packet.src);
+            put((&raw mut (*lookup).__bindgen_anon_4.ipv6_dst).cast(), packet.dst);
         }
         bpf_fib_lookup(ctx.as_ptr(), lookup, size_of::<Lookup>() as i32, 0)
     };
@@ -47,8 +49,15 @@ pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> 
         || answer == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
 }
 
+/// Writes an address in network order, as the kernel wants it; by words, see `words`.
+///
+/// # Safety
+///
+/// `to` must be valid for writes of 16 bytes.
 #[inline(always)]
-fn words(bytes: [u8; 16]) -> [u32; 4] {
-    // SAFETY: both are 16 bytes in memory order, which is network order, as the kernel wants it.
-    unsafe { core::mem::transmute(bytes) }
+unsafe fn put(to: *mut u32, address: Address) {
+    for (index, word) in address.0.as_chunks::<4>().0.iter().enumerate() {
+        // SAFETY: four words are 16 bytes; the rest is the caller's.
+        unsafe { to.add(index).write_volatile(u32::from_ne_bytes(*word)) };
+    }
 }

@@ -24,6 +24,18 @@ pub struct Scratch {
     /// `CLOCK_MONOTONIC` in nanoseconds when the program began, as of the last tick.
     pub now_ns: u64,
     flow_index: u32,
+    best: Candidate,
+}
+
+/// An entry of the table of flows that a new flow may take.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Candidate {
+    pub index: u32,
+    /// The lowest is the best; `u64::MAX` may not be taken.
+    pub rank: u64,
+    /// The entry's state when it was looked at.
+    pub state: u64,
 }
 
 #[btf_map]
@@ -60,6 +72,19 @@ impl Scratch {
     pub fn flow_index(&self) -> u32 {
         // SAFETY: a reference is valid for reads.
         unsafe { (&raw const self.flow_index).read_volatile() }
+    }
+
+    /// Kept in memory for the same reason: each of eight entries may be the best.
+    #[inline(always)]
+    pub fn best(&self) -> Candidate {
+        // SAFETY: a reference is valid for reads.
+        unsafe { (&raw const self.best).read_volatile() }
+    }
+
+    #[inline(always)]
+    pub fn set_best(&mut self, best: Candidate) {
+        // SAFETY: a mutable reference is valid for writes.
+        unsafe { (&raw mut self.best).write_volatile(best) };
     }
 
     #[inline(always)]

@@ -36,6 +36,12 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure, in release mode: `decide` is what a verdict costs by the number of slots
+    Bench {
+        /// Which
+        #[arg(value_parser = ["decide"])]
+        name: String,
+    },
     /// What CI runs: format, clippy on host and BPF code, tests, documentation
     Ci,
     /// Ask the verifier of Debian's kernel, in a virtual machine, whether it accepts every program
@@ -50,6 +56,7 @@ fn main() -> Result<()> {
         Task::Run { arguments } => return run(&arguments),
         Task::Build => build_release()?,
         Task::Test { arguments } => test(&arguments)?,
+        Task::Bench { name } => bench(&name)?,
         Task::Ci => ci()?,
         Task::Vm => vm()?,
         Task::Setup => {
@@ -106,6 +113,15 @@ fn test_with(cargo: Cargo, arguments: &[OsString]) -> Result<()> {
         line.extend(arguments.iter().cloned());
     }
     cargo.run(line)
+}
+
+fn bench(name: &str) -> Result<()> {
+    let toolchain = tools::for_build()?;
+    tools::ensure(&[tools::IPROUTE2])?;
+    let cargo = Cargo::new(&toolchain);
+    let cargo = if is_root() { cargo } else { cargo.tests_as_root() };
+    step(&format!("measuring {name}"));
+    cargo.run(["bench", "--quiet", "--package", "netguard-tests", "--bench", name])
 }
 
 fn ci() -> Result<()> {
