@@ -134,11 +134,13 @@ fn frames() -> Vec<Line> {
         dropped("PPPoE", of_type(0x8864), R::EtherType),
         dropped("MACsec", of_type(0x88e5), R::EtherType),
         dropped("an end within the IP header", short(30), R::Truncated),
-        dropped("an end right behind Ethernet", short(14), R::Truncated),
+        dropped("an end before the IP addresses", short(20), R::Truncated),
         dropped("an end within the IPv6 header", web6()[..50].to_vec(), R::Truncated),
-        dropped("an ARP packet's half", claim(1, MAC, [10, 1, 0, 2], [10, 1, 0, 1])[..30].to_vec(), {
-            R::Truncated
-        }),
+        dropped(
+            "an ARP packet's beginning",
+            claim(1, MAC, [10, 1, 0, 2], [10, 1, 0, 1])[..16].to_vec(),
+            R::Truncated,
+        ),
         dropped("an end within the TCP header", short(44), R::BadHeader),
         dropped("an end within the UDP header", query()[..38].to_vec(), R::BadHeader),
     ]
@@ -155,29 +157,39 @@ fn identity() -> Vec<Line> {
         dropped("the gateway's source", from(GATEWAY, WEB).tcp_syn(1, 443), R::SpoofedSource),
         dropped("the internet's source", from("8.8.8.8", WEB).udp(53, 9, b"x"), R::SpoofedSource),
         dropped("no source", from("0.0.0.0", WEB).udp(9, 9, b"x"), R::SpoofedSource),
-        dropped("a DHCP client where none is served", {
-            from("0.0.0.0", "255.255.255.255").udp(68, 67, b"x")
-        }, R::SpoofedSource),
+        dropped(
+            "a DHCP client where none is served",
+            from("0.0.0.0", "255.255.255.255").udp(68, 67, b"x"),
+            R::SpoofedSource,
+        ),
         dropped("a neighbour's IPv6 source", from(NEIGHBOUR6, WEB6).ping(1), R::SpoofedSource),
         dropped("the gateway's IPv6 source", from(GATEWAY6, WEB6).ping(1), R::SpoofedSource),
-        dropped("a query from a neighbour's source", from(NEIGHBOUR, "8.8.8.8").udp(1, 53, b"x"), {
-            R::SpoofedSource
-        }),
+        dropped(
+            "a query from a neighbour's source",
+            from(NEIGHBOUR, "8.8.8.8").udp(1, 53, b"x"),
+            R::SpoofedSource,
+        ),
         dropped("an ARP reply for another", claim(2, MAC, [10, 2, 0, 2], [10, 1, 0, 9]), {
             R::ArpSpoof
         }),
-        dropped("a gratuitous ARP request for the gateway", {
-            claim(1, MAC, [10, 1, 0, 1], [10, 1, 0, 1])
-        }, R::ArpSpoof),
-        dropped("a gratuitous ARP reply for the gateway", {
-            claim(2, MAC, [10, 1, 0, 1], [10, 1, 0, 1])
-        }, R::ArpSpoof),
+        dropped(
+            "a gratuitous ARP request for the gateway",
+            claim(1, MAC, [10, 1, 0, 1], [10, 1, 0, 1]),
+            R::ArpSpoof,
+        ),
+        dropped(
+            "a gratuitous ARP reply for the gateway",
+            claim(2, MAC, [10, 1, 0, 1], [10, 1, 0, 1]),
+            R::ArpSpoof,
+        ),
         dropped("ARP with another's MAC", claim(2, BRIDGE, [10, 1, 0, 2], [10, 1, 0, 9]), {
             R::ArpSpoof
         }),
-        dropped("ARP for token ring", {
-            with_byte(claim(1, MAC, [10, 1, 0, 2], [10, 1, 0, 1]), 15, 6)
-        }, R::BadHeader),
+        dropped(
+            "ARP for token ring",
+            with_byte(claim(1, MAC, [10, 1, 0, 2], [10, 1, 0, 1]), 15, 6),
+            R::BadHeader,
+        ),
         dropped("a rogue DHCP server", to("255.255.255.255").udp(67, 68, b"x"), R::RogueDhcp),
         dropped("a rogue DHCPv6 server", from(GUEST_LINK, "ff02::1:2").udp(547, 546, b"x"), {
             R::RogueDhcp
@@ -185,15 +197,21 @@ fn identity() -> Vec<Line> {
         dropped("a rogue router advertisement", from(GUEST_LINK, "ff02::1").icmp(134, 0), {
             R::RogueRa
         }),
-        dropped("an advertisement of the gateway", {
-            from(GUEST_LINK, "ff02::1").neighbour(136, GATEWAY6)
-        }, R::NdSpoof),
-        dropped("an advertisement of a neighbour", {
-            from(GUEST6, "ff02::1").neighbour(136, NEIGHBOUR6)
-        }, R::NdSpoof),
-        dropped("duplicate detection that claims the gateway", {
-            from("::", "ff02::1:ff00:1").neighbour(135, GATEWAY6)
-        }, R::NdSpoof),
+        dropped(
+            "an advertisement of the gateway",
+            from(GUEST_LINK, "ff02::1").neighbour(136, GATEWAY6),
+            R::NdSpoof,
+        ),
+        dropped(
+            "an advertisement of a neighbour",
+            from(GUEST6, "ff02::1").neighbour(136, NEIGHBOUR6),
+            R::NdSpoof,
+        ),
+        dropped(
+            "duplicate detection that claims the gateway",
+            from("::", "ff02::1:ff00:1").neighbour(135, GATEWAY6),
+            R::NdSpoof,
+        ),
     ]
 }
 
@@ -232,15 +250,17 @@ fn headers() -> Vec<Line> {
         dropped("a TCP offset behind the end", with_byte(web(), 46, 0xf0), R::BadHeader),
         dropped("a UDP length of 7", with_byte(query(), 39, 7), R::BadHeader),
         dropped("a UDP length above the packet", with_byte(query(), 39, 99), R::BadHeader),
-        dropped("IPv6 of version 4", with_byte(web6(), 14, 0x45), R::BadHeader),
+        dropped("IPv6 of version 7", with_byte(web6(), 14, 0x70), R::BadHeader),
         dropped("an IPv6 length above the frame", with_byte(web6(), 19, 200), R::BadHeader),
         dropped("hop-by-hop before TCP", extended(0, &[TCP, 0, 5, 2, 0, 0, 1, 0]), {
             R::Ipv6Extension
         }),
         dropped("hop-by-hop before a ping", to(WEB6).behind_hop_by_hop(128), R::Ipv6Extension),
-        dropped("two hop-by-hop headers", {
-            extended(0, &[0, 0, 1, 4, 0, 0, 0, 0, TCP, 0, 1, 4, 0, 0, 0, 0])
-        }, R::Ipv6Extension),
+        dropped(
+            "two hop-by-hop headers",
+            extended(0, &[0, 0, 1, 4, 0, 0, 0, 0, TCP, 0, 1, 4, 0, 0, 0, 0]),
+            R::Ipv6Extension,
+        ),
         dropped("a routing header", extended(43, &routing), R::Ipv6Extension),
         dropped("destination options", extended(60, &[TCP, 0, 1, 4, 0, 0, 0, 0]), {
             R::Ipv6Extension
@@ -249,9 +269,11 @@ fn headers() -> Vec<Line> {
         dropped("a chain that claims 2 KiB", extended(60, &[TCP, 255, 1, 4, 0, 0, 0, 0]), {
             R::Ipv6Extension
         }),
-        dropped("authentication before TCP", {
-            extended(51, &[TCP, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1])
-        }, R::Ipv6Extension),
+        dropped(
+            "authentication before TCP",
+            extended(51, &[TCP, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]),
+            R::Ipv6Extension,
+        ),
     ]
 }
 
@@ -268,9 +290,11 @@ fn fragments() -> Vec<Line> {
         dropped("a tiny first fragment", to(WEB).fragment(TCP, 0, 0, true, &tcp[..8]), {
             R::Truncated
         }),
-        dropped("a padded tiny first fragment", {
-            padded(to(WEB).fragment(TCP, 0, 0, true, &tcp[..8]))
-        }, R::BadHeader),
+        dropped(
+            "a padded tiny first fragment",
+            padded(to(WEB).fragment(TCP, 0, 0, true, &tcp[..8])),
+            R::BadHeader,
+        ),
         dropped("a tiny first fragment, IPv6", to(WEB6).fragment(TCP, 1, 0, true, &tcp6[..8]), {
             R::Truncated
         }),
@@ -308,9 +332,11 @@ fn fragments() -> Vec<Line> {
         dropped("no first fragment, IPv6", to(WEB6).fragment(UDP, 3, 100, false, &[9; 16]), {
             R::Fragment
         }),
-        dropped("no first fragment, to a neighbour", {
-            to(NEIGHBOUR).fragment(TCP, 0, 100, false, &[9; 16])
-        }, R::Fragment),
+        dropped(
+            "no first fragment, to a neighbour",
+            to(NEIGHBOUR).fragment(TCP, 0, 100, false, &[9; 16]),
+            R::Fragment,
+        ),
         behind(
             "offset 1 over the TCP flags",
             vec![to(WEB).fragment(TCP, 0, 0, true, &padded(tcp.to_vec())[..24])],
@@ -319,28 +345,38 @@ fn fragments() -> Vec<Line> {
         ),
         dropped("offset 1, IPv6", to(WEB6).fragment(TCP, 4, 1, false, &tcp6[8..]), R::Fragment),
         dropped("an atomic fragment", to(WEB6).fragment(TCP, 5, 0, false, tcp6), R::Fragment),
-        dropped("an extension behind a fragment header", {
-            to(WEB6).fragment(60, 6, 0, true, &behind_fragment)
-        }, R::Ipv6Extension),
+        dropped(
+            "an extension behind a fragment header",
+            to(WEB6).fragment(60, 6, 0, true, &behind_fragment),
+            R::Ipv6Extension,
+        ),
         dropped("a first fragment of odd length", to(WEB).fragment(UDP, 0, 0, true, &udp[..30]), {
             R::Fragment
         }),
         dropped("a fragment beyond 64 KiB", to(WEB).fragment(UDP, 0, 8191, false, &[9; 24]), {
             R::Fragment
         }),
-        dropped("a query in fragments", {
-            to("8.8.8.8").fragment(UDP, 0, 0, true, &to("8.8.8.8").udp(9, 53, &[7; 24])[34..])
-        }, R::Fragment),
-        dropped("a query in fragments, IPv6", {
-            let payload = &to(WEB6).udp(9, 53, &[7; 24])[54..];
-            to(WEB6).fragment(UDP, 7, 0, true, payload)
-        }, R::Fragment),
+        dropped(
+            "a query in fragments",
+            to("8.8.8.8").fragment(UDP, 0, 0, true, &to("8.8.8.8").udp(9, 53, &[7; 24])[34..]),
+            R::Fragment,
+        ),
+        dropped(
+            "a query in fragments, IPv6",
+            {
+                let payload = &to(WEB6).udp(9, 53, &[7; 24])[54..];
+                to(WEB6).fragment(UDP, 7, 0, true, payload)
+            },
+            R::Fragment,
+        ),
         dropped("a ping in fragments", to(WEB).fragment(ICMP, 0, 0, true, &[8; 16]), R::IcmpSize),
         dropped("GRE in fragments", to(WEB).fragment(47, 0, 0, true, &[0; 16]), R::Protocol),
         dropped("GRE's later fragment", to(WEB).fragment(47, 0, 9, false, &[0; 16]), R::Protocol),
-        dropped("a first fragment to a neighbour", {
-            to(NEIGHBOUR).fragment(UDP, 0, 0, true, &to(NEIGHBOUR).udp(9, 9, &[7; 24])[34..])
-        }, R::CrossSlot),
+        dropped(
+            "a first fragment to a neighbour",
+            to(NEIGHBOUR).fragment(UDP, 0, 0, true, &to(NEIGHBOUR).udp(9, 9, &[7; 24])[34..]),
+            R::CrossSlot,
+        ),
     ]
 }
 
@@ -385,19 +421,29 @@ fn icmp() -> Vec<Line> {
         arrives("the flow that errors quote", to(WEB).udp(7001, 7000, b"x")),
         dropped("an error that quotes nothing", to(WEB).icmp(3, 1), R::IcmpError),
         dropped("an error that quotes nothing, IPv6", to(WEB6).icmp(2, 1), R::IcmpError),
-        dropped("an error that quotes no flow", {
-            to(ELSEWHERE).protocol(ICMP, &error_about(&received(ELSEWHERE)))
-        }, R::IcmpError),
-        dropped("an error that quotes an own flow, to another", {
-            to(ELSEWHERE).protocol(ICMP, &error_about(&received(WEB)))
-        }, R::IcmpError),
-        dropped("an error that quotes an own flow, to a neighbour", {
-            to(NEIGHBOUR).protocol(ICMP, &error_about(&received(WEB)))
-        }, R::CrossSlot),
-        dropped("an error that quotes a neighbour's flow", {
-            let quoted = ip(WEB, NEIGHBOUR).udp(7000, 7001, b"what the quote is of");
-            to(WEB).protocol(ICMP, &error_about(&quoted))
-        }, R::IcmpError),
+        dropped(
+            "an error that quotes no flow",
+            to(ELSEWHERE).protocol(ICMP, &error_about(&received(ELSEWHERE))),
+            R::IcmpError,
+        ),
+        dropped(
+            "an error that quotes an own flow, to another",
+            to(ELSEWHERE).protocol(ICMP, &error_about(&received(WEB))),
+            R::IcmpError,
+        ),
+        dropped(
+            "an error that quotes an own flow, to a neighbour",
+            to(NEIGHBOUR).protocol(ICMP, &error_about(&received(WEB))),
+            R::CrossSlot,
+        ),
+        dropped(
+            "an error that quotes a neighbour's flow",
+            {
+                let quoted = ip(WEB, NEIGHBOUR).udp(7000, 7001, b"what the quote is of");
+                to(WEB).protocol(ICMP, &error_about(&quoted))
+            },
+            R::IcmpError,
+        ),
         dropped("a redirect", to(WEB).icmp(5, 1), R::IcmpType),
         dropped("a redirect to a neighbour", to(NEIGHBOUR).icmp(5, 1), R::IcmpType),
         dropped("an IPv6 redirect", from(GUEST_LINK, "ff02::1").icmp(137, 1), R::IcmpType),
@@ -492,18 +538,26 @@ fn places() -> Vec<Line> {
         dropped("a neighbour's gateway, ping", to("10.2.0.1").ping(1), R::CrossSlot),
         dropped("a neighbour's IPv6 gateway", to("fd00:10:2::1").ping(1), R::CrossSlot),
         dropped("a neighbour's broadcast", to("10.2.0.255").udp(1, 9, b"x"), R::CrossSlot),
-        dropped("a neighbour's bridge, by MAC", {
-            to(NEIGHBOUR).to_mac(NEIGHBOURS_BRIDGE).tcp_syn(1, 22)
-        }, R::CrossSlot),
-        dropped("a neighbour, by its MAC", {
-            to(NEIGHBOUR).to_mac([2, 0x6e, 0x67, 0, 2, 2]).tcp_syn(1, 22)
-        }, R::CrossSlot),
-        dropped("a neighbour, by everybody's MAC", {
-            to(NEIGHBOUR).to_mac([0xff; 6]).udp(1, 9, b"x")
-        }, R::CrossSlot),
-        dropped("a neighbour's link-local address", {
-            from(GUEST_LINK, neighbours_link).tcp_syn(1, 22)
-        }, R::LinkLocal),
+        dropped(
+            "a neighbour's bridge, by MAC",
+            to(NEIGHBOUR).to_mac(NEIGHBOURS_BRIDGE).tcp_syn(1, 22),
+            R::CrossSlot,
+        ),
+        dropped(
+            "a neighbour, by its MAC",
+            to(NEIGHBOUR).to_mac([2, 0x6e, 0x67, 0, 2, 2]).tcp_syn(1, 22),
+            R::CrossSlot,
+        ),
+        dropped(
+            "a neighbour, by everybody's MAC",
+            to(NEIGHBOUR).to_mac([0xff; 6]).udp(1, 9, b"x"),
+            R::CrossSlot,
+        ),
+        dropped(
+            "a neighbour's link-local address",
+            from(GUEST_LINK, neighbours_link).tcp_syn(1, 22),
+            R::LinkLocal,
+        ),
         dropped("link-local", to("169.254.1.1").tcp_syn(1, 80), R::LinkLocal),
         dropped("the own subnet", to("10.1.0.77").ping(1), R::Isolated),
         dropped("the own broadcast", to("10.1.0.255").udp(1, 9, b"x"), R::Isolated),
@@ -646,8 +700,7 @@ fn send_in_vain(
     reason: R,
 ) -> Option<String> {
     let counted = lab.counters("slot1");
-    let known: Vec<_> =
-        frames.iter().map(|frame| logged(lab, direction, reason, frame)).collect();
+    let known: Vec<_> = frames.iter().map(|frame| logged(lab, direction, reason, frame)).collect();
     for frame in frames {
         wire.send(frame);
     }
@@ -739,9 +792,8 @@ fn the_same_frames_arrive_where_nothing_guards() {
         }
     }
     control(&lab, &mut wire, &witnesses);
-    let silent = |line: &Line, mark| {
-        witnesses.bridge.count(mark) < line.before.len() + line.frames.len()
-    };
+    let silent =
+        |line: &Line, mark| witnesses.bridge.count(mark) < line.before.len() + line.frames.len();
     let lost: Vec<_> =
         lines.iter().zip(MARKS..).filter(|(line, mark)| silent(line, *mark)).collect();
     let lost: Vec<_> = lost.iter().map(|(line, _)| line.name).collect();
@@ -753,4 +805,228 @@ fn the_same_frames_arrive_where_nothing_guards() {
         across += u32::from(witnesses.neighbour.count(mark) > 0);
     }
     assert!(abroad > 40 && across > 10, "{abroad} lines reach the internet, {across} a neighbour");
+}
+
+/// From the internet's end of the uplink, as any host behind it, to slot1's guest by the hypervisor.
+fn inbound() -> Vec<Line> {
+    let short = |src: &str| if src.contains(':') { GUEST6 } else { GUEST };
+    let from = |src: &str| ip(src, short(src));
+    let quoted = to(ELSEWHERE).udp(5555, 5556, b"what the quote is of");
+    vec![
+        dropped("a SYN", from(WEB).tcp_syn(4000, 22), R::Unsolicited),
+        dropped("a SYN, IPv6", from(WEB6).tcp_syn(4000, 22), R::Unsolicited),
+        dropped("a datagram", from(WEB).udp(4000, 4000, b"x"), R::Unsolicited),
+        dropped("a datagram, IPv6", from(WEB6).udp(4000, 4000, b"x"), R::Unsolicited),
+        dropped("a ping", from(WEB).ping(1), R::Unsolicited),
+        dropped("a ping, IPv6", from(WEB6).ping(1), R::Unsolicited),
+        dropped("a bare ACK", from(WEB).tcp_ack(443, 4000, b"x"), R::Unsolicited),
+        dropped("a SYN and ACK", from(WEB).tcp_flags(443, 4000, 0x12), R::Unsolicited),
+        dropped("a RST", from(WEB).tcp_flags(443, 4000, 0x04), R::Unsolicited),
+        dropped("SYN and FIN", from(WEB).tcp_flags(443, 4000, 0x03), R::TcpFlags),
+        dropped("an answer that nobody asked for", from("8.8.8.8").udp(53, 4000, b"x"), {
+            R::Unsolicited
+        }),
+        dropped("from the metadata service", from("169.254.169.254").udp(80, 4000, b"x"), {
+            R::Unsolicited
+        }),
+        dropped("from a private address", from("192.168.1.1").udp(1, 2, b"x"), R::Unsolicited),
+        dropped("as if from management", from("100.64.0.2").tcp_syn(4000, 22), R::SpoofedSource),
+        dropped("as if from a neighbour", from(NEIGHBOUR).tcp_syn(4000, 22), R::CrossSlot),
+        dropped("as if from a neighbour, IPv6", from(NEIGHBOUR6).tcp_syn(4000, 22), R::CrossSlot),
+        dropped("from nowhere known", from("4000::1").udp(1, 2, b"x"), R::UnknownAddress),
+        dropped("an error about nothing", from(WEB).icmp(3, 1), R::Unsolicited),
+        dropped(
+            "an error about what was not sent",
+            from(WEB).protocol(ICMP, &error_about(&quoted)),
+            R::Unsolicited,
+        ),
+        dropped("a redirect", from(WEB).icmp(5, 1), R::IcmpType),
+        dropped("a time stamp request", from(WEB).icmp(13, 1), R::Unsolicited),
+        dropped("GRE", from(WEB).protocol(47, &[0; 24]), R::Protocol),
+        dropped("IP in IP", from(WEB).protocol(4, &quoted[14..]), R::Protocol),
+        dropped("SCTP", from(WEB).protocol(132, &[0; 24]), R::Protocol),
+        dropped("destination options", from(WEB6).protocol(60, &[TCP, 0, 1, 4, 0, 0, 0, 0]), {
+            R::Ipv6Extension
+        }),
+        dropped(
+            "record route",
+            with_ip_options(&from(WEB).udp(9, 9, b"x"), &[7, 7, 4, 0, 0, 0, 0, 0]),
+            R::IpOptions,
+        ),
+        dropped("to nobody in the slot's subnet", ip(WEB, "10.1.0.77").udp(9, 9, b"x"), {
+            R::Unsolicited
+        }),
+    ]
+}
+
+#[test]
+fn nothing_enters_from_the_internet_that_was_not_asked_for() {
+    on_both_port_kinds(|lab| {
+        // The hypervisor does not know the neighbour's MAC yet where nobody lives.
+        let neighbour = "ip neigh replace 10.1.0.77 lladdr 02:6e:67:00:01:02 dev br-slot1";
+        let _ = lab.exec("hv", neighbour).success();
+        for address in [GUEST, GUEST6] {
+            let _ = lab.exec("hv", &format!("ping -c 1 -W 5 {address}")).success();
+        }
+        let guest = Capture::on(lab, "slot1", "eth0");
+        let mut wire = Wire::on(lab, "net", "eth0");
+        let (outer, inner) = (lab.mac("net", "eth0"), lab.mac("hv", "eth0"));
+        let mut failed = Vec::new();
+        for (line, mark) in inbound().into_iter().zip(MARKS..) {
+            let Expected::Dropped(reason) = line.expected else { continue };
+            let mut frame = marked(line.frames[0].clone(), mark);
+            frame[..6].copy_from_slice(&inner);
+            frame[6..12].copy_from_slice(&outer);
+            let error = send_in_vain(lab, &mut wire, &[frame], Direction::Ingress, reason);
+            failed.extend(error.map(|error| format!("{}: {error}", line.name)));
+        }
+        // By real clients, too.
+        let before = lab.packets("slot1", "ingress", "unsolicited");
+        for client in [
+            "ping -c 1 -W 0.2 10.1.0.2",
+            "ping -c 1 -W 0.2 fd00:10:1::2",
+            "timeout 0.3 nc -z 10.1.0.2 22",
+            "timeout 0.3 nc -z fd00:10:1::2 22",
+        ] {
+            let ended = lab.exec("net", client);
+            assert_ne!(ended.code, 0, "{client}: {ended:?}");
+        }
+        assert_eq!(lab.packets("slot1", "ingress", "unsolicited") - before, 4);
+        // Who may is heard, behind all that.
+        let send = "import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'control', ('10.1.0.2', 4999))";
+        let _ = lab.python("mgmt", send, &[]).success();
+        until("the guest hears the control", || {
+            guest.frames().iter().any(|frame| frame.ends_with(b"control"))
+        });
+        for (line, mark) in inbound().iter().zip(MARKS..) {
+            if guest.count(mark) > 0 {
+                failed.push(format!("{}: it reached the guest", line.name));
+            }
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    });
+}
+
+#[test]
+fn a_simultaneous_open_opens_nothing() {
+    on_both_port_kinds(|lab| {
+        // Nobody lives at this address of the internet, so that nobody resets what is begun there.
+        let peer = "198.51.100.77";
+        let (internet, guest) =
+            (Capture::on(lab, "net", "eth0"), Capture::on(lab, "slot1", "eth0"));
+        let (mut inside, mut outside) =
+            (Wire::on(lab, "slot1", "eth0"), Wire::on(lab, "net", "eth0"));
+        let (outer, inner) = (lab.mac("net", "eth0"), lab.mac("hv", "eth0"));
+        inside.send(&marked(to(peer).tcp_syn(7001, 7002), MARKS));
+        until("the guest's SYN is out", || internet.count(MARKS) == 1);
+
+        let before = lab.counters("slot1");
+        let back = ip(peer, "192.0.2.2").from_mac(outer).to_mac(inner);
+        outside.send(&marked(back.tcp_syn(7002, 7001), MARKS + 1));
+        until("the SYN that meets it is dropped", || {
+            lab.packets("slot1", "ingress", "tcp-state") == 1
+        });
+        let _ = lab.event("drop of the SYN that meets it", |event| {
+            event["reason"] == "tcp-state"
+                && event["direction"] == "ingress"
+                && event["src"] == peer
+        });
+        assert_eq!(drops(&before, &lab.counters("slot1")).len(), 1);
+        // The proper answer passes.
+        outside.send(&marked(back.tcp_flags(7002, 7001, 0x12), MARKS + 2));
+        until("the answer arrives", || guest.count(MARKS + 2) == 1);
+        assert_eq!(guest.count(MARKS + 1), 0);
+    });
+}
+
+#[test]
+fn a_flood_of_pings_is_cut_to_the_limit() {
+    on_both_port_kinds(|lab| {
+        const FLOOD: usize = 200;
+        let internet = Capture::on(lab, "net", "eth0");
+        let mut wire = Wire::on(lab, "slot1", "eth0");
+        let ping = marked(to(WEB).ping(77), MARKS);
+        wire.send(&ping);
+        until("the first one passes", || internet.count(MARKS) == 1);
+        for _ in 1..FLOOD {
+            wire.send(&ping);
+        }
+        let dropped = || {
+            let count = lab.packets("slot1", "egress", "icmp-rate");
+            usize::try_from(count).expect("a small number")
+        };
+        until("each has passed or been dropped", || internet.count(MARKS) + dropped() == FLOOD);
+        // 50 a second are allowed, and as many at once.
+        assert!(dropped() > FLOOD / 4, "only {} of them were dropped", dropped());
+        let event = lab.event("drop", |event| event["reason"] == "icmp-rate");
+        assert_eq!((&event["src"], &event["dst"]), (&Value::from(GUEST), &Value::from(WEB)));
+    });
+}
+
+#[test]
+fn a_query_never_reaches_the_address_that_it_was_sent_to() {
+    on_both_port_kinds(|lab| {
+        let internet = Capture::on(lab, "net", "eth0");
+        let neighbour = Capture::on(lab, "slot2", "eth0");
+        for server in [
+            "8.8.8.8",
+            "203.0.113.66",
+            "198.51.100.199",
+            "192.168.7.7",
+            "169.254.169.254",
+            "100.64.0.2",
+            NEIGHBOUR,
+            "2001:4860:4860::8888",
+            "2001:db8:113::66",
+            "fd00:ec2::254",
+            NEIGHBOUR6,
+        ] {
+            for transport in ["+notcp", "+tcp"] {
+                let query = format!("dig +short +time=5 +tries=1 {transport} github.com @{server}");
+                let ended = lab.exec("slot1", &query);
+                assert_eq!(ended.success(), "203.0.113.10\n", "{query}");
+            }
+        }
+        let mut wire = Wire::on(lab, "slot1", "eth0");
+        let witnesses = Witnesses::of(lab);
+        control(lab, &mut wire, &witnesses);
+        until("the internet hears the control", || internet.count(CONTROL) == 1);
+        let is_query = |frame: &&Vec<u8>| {
+            let port = if frame[12..14] == [0x86, 0xdd] { 56 } else { 36 };
+            frame.get(port..port + 2) == Some(&[0, 53])
+        };
+        // netguard's own questions are all to its first upstream.
+        let frames = internet.frames();
+        let queries: Vec<_> = frames.iter().filter(is_query).collect();
+        assert!(!queries.is_empty(), "netguard asks nobody");
+        for frame in queries {
+            let told = addresses(frame).map(|(src, dst)| (src.to_string(), dst.to_string()));
+            assert_eq!(told, Some(("192.0.2.2".to_owned(), "1.1.1.1".to_owned())));
+        }
+        assert_eq!(neighbour.frames().iter().filter(is_query).count(), 0);
+    });
+}
+
+#[test]
+fn a_name_that_leads_to_the_metadata_service_leads_nowhere() {
+    on_both_port_kinds(|lab| {
+        let internet = Capture::on(lab, "net", "eth0");
+        let url = "http://metadata.github.com/latest/meta-data/";
+        // Whatever the resolver makes of such a name.
+        let ended = lab.exec("slot1", &format!("curl -sS --max-time 0.5 {url}"));
+        assert_ne!(ended.code, 0, "{ended:?}");
+        let resolve = "--resolve metadata.github.com:80:169.254.169.254";
+        let ended = lab.exec("slot1", &format!("curl -sS --max-time 0.5 {resolve} {url}"));
+        assert_ne!(ended.code, 0, "{ended:?}");
+        let event = lab.event("drop", |event| event["reason"] == "metadata");
+        assert_eq!(event["slot"], "slot1");
+        assert_eq!(event["dst"], "169.254.169.254");
+        let page = lab.exec("slot1", "curl -sS --max-time 5 http://github.com/");
+        assert!(page.success().contains("github.com"), "the control");
+        let frames = internet.frames();
+        let arrived: Vec<_> = frames.iter().filter_map(|frame| addresses(frame)).collect();
+        assert!(arrived.iter().any(|(_, dst)| dst.to_string() == WEB), "{arrived:?}");
+        assert!(!arrived.iter().any(|(_, dst)| dst.to_string() == "169.254.169.254"));
+    });
 }
