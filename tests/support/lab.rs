@@ -1,12 +1,15 @@
 //! A lab for one test: its own name, its own namespaces, gone when the test is.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::{
     binary::{Ended, netguard},
@@ -16,7 +19,12 @@ use crate::{
 /// A running lab.
 pub struct Lab {
     name: String,
+    /// Holds the configuration, where that is the test's own; the lab reads it again.
+    _directory: Option<TempDir>,
 }
+
+/// Packets by direction and outcome.
+pub type Packets = BTreeMap<(String, String), u64>;
 
 impl Lab {
     /// Builds a guarded lab whose daemon logs JSON.
@@ -31,10 +39,31 @@ impl Lab {
         Self::built(&["up", "--ports", ports, "--unguarded"])
     }
 
+    /// Builds a guarded lab from one of `dist/examples`, by its name: `mixed`.
+    #[must_use]
+    pub fn of(example: &str, ports: &str) -> Self {
+        let file = format!("{}/../dist/examples/{example}.toml", env!("CARGO_MANIFEST_DIR"));
+        assert!(Path::new(&file).exists(), "{file} is missing");
+        Self::built(&["up", "--ports", ports, "--log", "json", "--config", &file])
+    }
+
+    /// Builds a guarded lab from a configuration of the test's own.
+    #[must_use]
+    pub fn with(config: &str, ports: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("netguard.toml");
+        fs::write(&file, config).expect("the configuration");
+        let file = file.to_str().expect("its path");
+        let mut lab = Self::built(&["up", "--ports", ports, "--log", "json", "--config", file]);
+        lab._directory = Some(directory);
+        lab
+    }
+
     fn built(arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let lab = Self { name: format!("t{}x{number}", std::process::id()) };
+        let name = format!("t{}x{number}", std::process::id());
+        let lab = Self { name, _directory: None };
         let _ = lab.call(arguments).success();
         lab
     }
@@ -113,16 +142,46 @@ impl Lab {
     /// How many packets of a slot were counted so: `egress`, `cross-slot`.
     #[must_use]
     pub fn packets(&self, slot: &str, direction: &str, outcome: &str) -> u64 {
+        let key = (direction.to_owned(), outcome.to_owned());
+        self.counters(slot).get(&key).copied().unwrap_or(0)
+    }
+
+    /// How many packets of a slot were counted, by direction and outcome.
+    #[must_use]
+    pub fn counters(&self, slot: &str) -> Packets {
         let status = self.status();
         let slots = status["slots"].as_array().expect("slots");
         let slot = slots.iter().find(|it| it["name"] == slot).expect("the slot");
-        slot["counters"]
-            .as_array()
-            .expect("counters")
-            .iter()
-            .filter(|it| it["direction"] == direction && it["outcome"] == outcome)
-            .map(|it| it["packets"].as_u64().expect("a number"))
-            .sum()
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let counters = slot["counters"].as_array().expect("counters").iter();
+        counters
+            .map(|it| {
+                let key = (text(&it["direction"]), text(&it["outcome"]));
+                (key, it["packets"].as_u64().expect("a number"))
+            })
+            .collect()
+    }
+
+    /// The MAC of an interface.
+    #[must_use]
+    pub fn mac(&self, host: &str, interface: &str) -> [u8; 6] {
+        let ended = self.exec(host, &format!("ip -j link show {interface}"));
+        let links: Value = serde_json::from_str(ended.success()).expect("ip prints JSON");
+        let text = links[0]["address"].as_str().expect("an address").to_owned();
+        let bytes: Vec<_> =
+            text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect();
+        bytes.try_into().expect("six bytes")
+    }
+
+    /// How many packets a counter of the host's own rules has seen: `host-closed`.
+    #[must_use]
+    pub fn host_packets(&self, counter: &str) -> u64 {
+        let table = format!("netguard-{}", self.instance());
+        let ended = self.exec("hv", &format!("nft -j list counter inet {table} {counter}"));
+        let listed: Value = serde_json::from_str(ended.success()).expect("nft prints JSON");
+        let objects = listed["nftables"].as_array().expect("objects").iter();
+        let packets = objects.filter_map(|object| object["counter"]["packets"].as_u64());
+        packets.sum()
     }
 
     /// The events in the daemon's log so far.

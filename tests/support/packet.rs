@@ -26,6 +26,13 @@ pub fn ip(src: &str, dst: &str) -> Path {
 }
 
 impl Path {
+    /// From another MAC than the guest's.
+    #[must_use]
+    pub fn from_mac(mut self, mac: [u8; 6]) -> Self {
+        self.eth_src = mac;
+        self
+    }
+
     /// To another MAC than the bridge's.
     #[must_use]
     pub fn to_mac(mut self, mac: [u8; 6]) -> Self {
@@ -76,7 +83,9 @@ impl Path {
         let builder = if flags & 0x01 != 0 { builder.fin() } else { builder };
         let builder = if flags & 0x02 != 0 { builder.syn() } else { builder };
         let builder = if flags & 0x04 != 0 { builder.rst() } else { builder };
+        let builder = if flags & 0x08 != 0 { builder.psh() } else { builder };
         let builder = if flags & 0x10 != 0 { builder.ack(1) } else { builder };
+        let builder = if flags & 0x20 != 0 { builder.urg(1) } else { builder };
         let mut frame = Vec::new();
         builder.write(&mut frame, &[]).expect("a frame");
         frame
@@ -133,6 +142,29 @@ impl Path {
         frame
     }
 
+    /// A fragment of a packet (RFC 791 section 3.2, RFC 8200 section 4.5). The offset counts units of eight
+    /// bytes. The IPv4 identification is the mark's to set, see [`marked`]; IPv6 has `identification`.
+    #[must_use]
+    pub fn fragment(
+        self,
+        number: u8,
+        identification: u8,
+        offset: u16,
+        more: bool,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        if self.src.is_ipv4() {
+            let mut frame = self.protocol(number, payload);
+            let field = offset | if more { 0x2000 } else { 0 };
+            frame[20..22].copy_from_slice(&field.to_be_bytes());
+            return frame;
+        }
+        let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+        let mut bytes = vec![number, 0, high, low, 0, 0, 0, identification];
+        bytes.extend(payload);
+        self.protocol(44, &bytes)
+    }
+
     /// MLDv2 or any ICMPv6 message behind the hop-by-hop header with a router alert.
     #[must_use]
     pub fn behind_hop_by_hop(self, icmp_type: u8) -> Vec<u8> {
@@ -154,6 +186,60 @@ pub fn arp(operation: u8, sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4])
     frame.extend([0; 6]);
     frame.extend(target);
     frame
+}
+
+/// The frame with a mark by which [`carries`] knows it again wherever it arrives: the identification of
+/// IPv4, which routers and address translation leave alone, the flow label of IPv6, and bytes behind the
+/// end of everything else.
+#[must_use]
+pub fn marked(mut frame: Vec<u8>, mark: u16) -> Vec<u8> {
+    let bytes = mark.to_be_bytes();
+    match ether_type(&frame) {
+        IPV4 if frame.len() >= 20 => {
+            frame[18..20].copy_from_slice(&bytes);
+            correct_checksum(&mut frame);
+        }
+        IPV6 if frame.len() >= 18 => frame[16..18].copy_from_slice(&bytes),
+        _ => frame.extend(trailer(mark)), // no field is left to itself
+    }
+    frame
+}
+
+/// True if the frame has the mark.
+#[must_use]
+pub fn carries(frame: &[u8], mark: u16) -> bool {
+    let bytes = mark.to_be_bytes();
+    let trailer = trailer(mark);
+    (ether_type(frame) == IPV4 && frame.get(18..20) == Some(&bytes))
+        || (ether_type(frame) == IPV6 && frame.get(16..18) == Some(&bytes))
+        || frame.windows(trailer.len()).any(|window| window == trailer)
+}
+
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+
+fn ether_type(frame: &[u8]) -> u16 {
+    frame.get(12..14).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+fn trailer(mark: u16) -> Vec<u8> {
+    format!("netguard's mark {mark:04x}").into_bytes()
+}
+
+/// RFC 1071, over an IPv4 header as long as it says, if it is all there.
+fn correct_checksum(frame: &mut [u8]) {
+    let end = 14 + usize::from(frame[14] & 0xf) * 4;
+    if end < 34 || end > frame.len() {
+        return;
+    }
+    frame[24..26].fill(0);
+    let words = frame[14..end].chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let mut sum: u32 = words.map(u32::from).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let checksum = !u16::try_from(sum).expect("folded");
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// The frame with a tag between its addresses and its type.

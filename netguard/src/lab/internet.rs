@@ -41,6 +41,9 @@ const HOSTS: &[(&str, &str, &str)] = &[
 /// The metadata service of the big clouds.
 const METADATA: &str = "169.254.169.254";
 
+/// An allowed name whose owner points it at the metadata service.
+const REBOUND_NAME: &str = "metadata.github.com";
+
 /// A name whose answer is too long for UDP.
 const LONG_NAME: &str = "long.github.com";
 /// How many addresses it has.
@@ -114,6 +117,7 @@ impl Zone {
             .collect();
         let long = (0..LONG_ANSWER).map(|host| IpAddr::from([198, 51, 100, host])).collect();
         names.insert(LONG_NAME.to_owned(), long);
+        names.insert(REBOUND_NAME.to_owned(), parse(METADATA).into_iter().collect());
         Self { names }
     }
 
