@@ -399,7 +399,8 @@ fn a_start_that_is_refused_changes_nothing() {
     let words = "FILE:7:8: slot \"slot5\": port br-spare is a bridge itself; name the TAP or veth";
     let _ = lab.exec("hv", "ip link add br-spare type bridge").success();
     refused(&port("br-spare"), 2, words);
-    let words = "FILE:7:8: slot \"slot5\": port vm-spare is on another bridge; move it: ip link set";
+    let words =
+        "FILE:7:8: slot \"slot5\": port vm-spare is on another bridge; move it: ip link set";
     let _ = lab.exec("hv", "ip link add vm-spare type veth peer name vm-far").success();
     let _ = lab.exec("hv", "ip link set vm-spare master br-spare").success();
     refused(&port("vm-spare"), 2, words);
