@@ -4,8 +4,11 @@
 //! Each fixture lives in a network namespace of its own, where `lo` plays the slot's port.
 
 use std::{
+    mem::offset_of,
     path::Path,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use netguard::{
@@ -16,12 +19,15 @@ use netguard::{
 pub use netguard_common::vouched_by;
 use netguard_common::{
     DropReason, Hook, NO_SLOT,
-    maps::{OUTCOME_PASS, OUTCOME_REDIRECT},
+    flow::Flow,
+    maps::{FLOWS, OUTCOME_PASS, OUTCOME_REDIRECT},
     record::DropRecord,
 };
+use nix::time::{ClockId, clock_gettime};
+use serde_json::Value;
 
 use crate::{
-    hosts::{enter_new_namespace, forward, ip},
+    hosts::{enter_new_namespace, feed, forward, ip, shell},
     packet::BRIDGE_MAC,
 };
 
@@ -237,7 +243,12 @@ impl Kernel {
         }
     }
 
-    fn verdict(&mut self, hook: Hook, frame: &[u8], mark: u32) -> (Outcome, Probed) {
+    /// What one program says of a frame, from its action and records alone.
+    ///
+    /// # Panics
+    ///
+    /// The program does not run, or its action and its records disagree.
+    pub fn verdict(&mut self, hook: Hook, frame: &[u8], mark: u32) -> (Outcome, Probed) {
         let probed = self.datapath.probe(hook, frame, mark).expect("the program runs");
         let records = self.records();
         let drop = if hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
@@ -248,6 +259,41 @@ impl Kernel {
         };
         assert_eq!(probed.action == drop, reason.is_some(), "drops are recorded, and only drops");
         (reason.map_or(Outcome::Continue, Outcome::Drop), probed)
+    }
+
+    /// Lets every tracked flow have been silent for so long. Does nothing and returns false if this machine
+    /// has not been up for as long as that.
+    ///
+    /// # Panics
+    ///
+    /// `bpftool` cannot read or write the table of flows.
+    #[must_use]
+    pub fn age_flows(&self, silent: Duration) -> bool {
+        const SEEN: std::ops::Range<usize> =
+            offset_of!(Flow, seen_ns)..offset_of!(Flow, seen_ns) + size_of::<u64>();
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock");
+        let Some(seen) = Duration::from(now).checked_sub(silent) else { return false };
+        let seen = u64::try_from(seen.as_nanos()).expect("a time since the start").to_ne_bytes();
+        let pin = self.pins.map(FLOWS);
+        let dump = shell(&format!("bpftool -j map dump pinned {}", pin.display()));
+        let entries: Vec<Value> = serde_json::from_str(dump.success()).expect("JSON");
+        let hex = |bytes: &Value| -> Vec<String> {
+            let bytes = bytes.as_array().expect("bytes").iter();
+            bytes.map(|byte| byte.as_str().expect("a byte")[2..].to_owned()).collect()
+        };
+        let mut batch = String::new();
+        for entry in entries {
+            let (key, mut value) = (hex(&entry["key"]), hex(&entry["value"]));
+            if value.iter().all(|byte| byte == "00") {
+                continue;
+            }
+            value.splice(SEEN, seen.map(|byte| format!("{byte:02x}")));
+            let (key, value) = (key.join(" "), value.join(" "));
+            batch +=
+                &format!("map update pinned {} key hex {key} value hex {value}\n", pin.display());
+        }
+        feed(Command::new("bpftool").args(["batch", "file", "-"]).stdout(Stdio::null()), &batch);
+        true
     }
 
     fn counted(&self) -> Vec<(u8, u64)> {
