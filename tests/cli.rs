@@ -53,7 +53,6 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
         ("id = 2", "id = 1", "13:6", "slot \"slot2\": id 1 is already slot \"slot1\"'s (line 6)"),
         ("id = 2", "id = 5000", "13:6", "slot \"slot2\": id 5000 must be 1 to 4096"),
         ("id = 2", "id = \"two\"", "13:6", "invalid type: string"),
-        ("br-slot2", "br-slot1", "14:10", "br-slot1 is already slot \"slot1\"'s (line 7)"),
         ("vm-slot2", "vm-slot1", "15:8", "vm-slot1 is already slot \"slot1\"'s (line 8)"),
         ("vm-slot2", "br-slot1", "15:8", "br-slot1 is already slot \"slot1\"'s (line 7)"),
         ("vm-slot2", "a-name-that-is-too-long", "15:8", "is no interface name"),
@@ -99,6 +98,46 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
         ("\"1.1.1.1\"]", "\"1.1.1.1\", \"1.1.1.1:53\"]", "2:25", "is there twice"),
         ("10.2.0.0/24", "224.0.0.0/24", "16:10", "is no network of hosts"),
         ("10.2.0.0/24", "127.0.0.0/8", "16:10", "is no network of hosts"),
+        ("id = 2", "id = 2\ncount = 0", "14:9", "count 0 must be 1 to 4095"),
+        ("id = 2", "id = 2\ncount = 3", "12:8", "needs {n}: write \"slot{n}\""),
+        ("id = 2", "", "12:8", "slot \"slot2\" has no id: add id = 1"),
+        ("id = 2", "id = 2\nruntime = \"pods\"", "14:11", "no [[runtime]] is named \"pods\""),
+        ("id = 2", "id = 2\nmac = \"01:00:00:00:00:01\"", "14:7", "is no address of one machine"),
+        ("id = 2", "id = 2\nmode = \"shut\"", "14:8", "unknown variant `shut`"),
+        ("id = 2", "id = 2\negress = \"listed\"", "14:10", "without a list; add allow"),
+        (
+            "id = 2",
+            "id = 2\negress = \"none\"\nallow = [\"1.0.0.0/8\"]",
+            "15:10",
+            "write egress = \"listed\"",
+        ),
+        ("id = 2", "id = 2\nallow = [\"1.0.0.0/8 sctp/1\"]", "14:10", "\"sctp/1\" is no service"),
+        ("id = 2", "id = 2\ndeny = [\"web\"]", "14:9", "\"web\" is no prefix; write"),
+        ("id = 2", "id = 2\ndeny = [\"1.2.3.4/8\"]", "14:9", "the prefix is 1.0.0.0/8"),
+        ("id = 2", "id = 2\nhost_services = [\"ssh\"]", "14:17", "must be \"all\" or a list"),
+        ("[dns]", "[host]\nprotect = true\n[dns]", "2:11", "add uplinks"),
+        ("[dns]", "[host]\nmasquerade = true\n[dns]", "2:14", "add uplinks"),
+        (
+            "[dns]",
+            "[host]\nuplinks = [\"e\"]\nprotect = \"maybe\"\n[dns]",
+            "3:11",
+            "must be true, false",
+        ),
+        ("[dns]", "[host]\nuplinks = [\"vm-slot1\"]\n[dns]", "2:12", "is slot \"slot1\"'s"),
+        ("[dns]", "[limits]\nflows = 0\n[dns]", "2:9", "flows 0 must be 1 to"),
+        (
+            "[dns]",
+            "[gate]\naddresses = [\"10.1.0.1\"]\nports = [\"tcp/443\"]\n[dns]",
+            "2:14",
+            "is the gateway of slot \"slot1\"",
+        ),
+        (
+            "[dns]",
+            "[gate]\naddresses = [\"10.9.0.1\"]\nports = []\n[dns]",
+            "3:9",
+            "the gate has no ports",
+        ),
+        ("vm-slot2\"", "vm-slot2\"\nshared = 1", "16:10", "invalid type: integer"),
         ("[dns]", "[dns", "1:5", ""),
         ("[dns]", "[dsn]", "1:2", "unknown field `dsn`"),
         ("name = \"slot2\"", "name = \"a b\"", "12:8", "slot name \"a b\" must be 1 to 31 letters"),
@@ -214,10 +253,33 @@ fn without_capabilities_the_kernel_is_left_alone_and_the_message_says_what_is_ne
 }
 
 #[test]
+fn the_example_hosts_are_good_and_their_matrix_says_who_meets() {
+    for (example, slots) in [("microvms", 5), ("mixed", 4), ("lockdown", 2)] {
+        let file = shipped(&format!("examples/{example}.toml"));
+        let ended = Ended::of(&mut netguard(&["check", &file.to_string_lossy()]));
+        assert!(ended.success().contains(&format!("good: {slots} slots")), "{ended:?}");
+    }
+    let file = shipped("examples/mixed.toml");
+    let matrix = Ended::of(&mut netguard(&["policy", "--matrix", &file.to_string_lossy()]));
+    let rows: Vec<Vec<_>> =
+        matrix.success().lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
+    let cell = |from: &str, column: usize| {
+        let row = rows.iter().find(|row| row[0] == from).expect("a row");
+        row.iter().filter(|cell| !cell.is_empty()).nth(column).copied()
+    };
+    assert_eq!(cell("podman", 1), Some("isolated"));
+    assert_eq!(cell("podman", 2), Some("dropped 540001"));
+    assert_eq!(cell("k3s", 2), Some("open"));
+    let listing = Ended::of(&mut netguard(&["policy", "--json", &file.to_string_lossy()]));
+    let listing: serde_json::Value = serde_json::from_str(listing.success()).expect("JSON");
+    assert_eq!(listing["slots"][2]["bridge"], "br-vms");
+}
+
+#[test]
 fn the_shipped_example_is_good() {
     let path = shipped("netguard.toml");
     let ended = Ended::of(&mut netguard(&["check", &path.to_string_lossy()]));
-    assert!(ended.success().contains("good: 2 slots, 2 upstreams"), "{ended:?}");
+    assert!(ended.success().contains("good: 5 slots, 2 upstreams"), "{ended:?}");
 }
 
 #[test]
@@ -266,7 +328,7 @@ fn a_kernel_is_checked_alone_or_with_a_file_by_whoever_may_load_programs() {
     }
     let file = shipped("netguard.toml").to_string_lossy().into_owned();
     let both = Ended::of(&mut netguard(&["check", "--kernel", &file]));
-    for words in ["good: 2 slots", "good: takes every program", "ng_xdp ", "ng_port_ingress "] {
+    for words in ["good: 5 slots", "good: takes every program", "ng_xdp ", "ng_port_ingress "] {
         assert!(both.success().contains(words), "{words}: {both:?}");
     }
     let mut weak = Command::new("setpriv");

@@ -23,6 +23,16 @@ const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 const URG: u8 = 0x20;
 
+/// The part of a datagram from `offset` on, in bytes, as a fragment of the packet with that identification.
+fn fragment(path: Path, id: u16, offset: u16, more: bool, number: u8, part: &[u8]) -> Vec<u8> {
+    let low = u8::try_from(id).expect("identifications of these tests are small");
+    let mut frame = path.fragment(number, low, offset / 8, more, part);
+    if frame[12..14] == [8, 0] {
+        frame[18..20].copy_from_slice(&id.to_be_bytes());
+    }
+    frame
+}
+
 /// [`SLOTS`] without a limit on ICMP, with few flows.
 fn slots() -> String {
     let slot1 = "subnet6 = \"fd00:10:1::/64\"";
@@ -394,8 +404,8 @@ fn fragments_follow_their_first_in_order_or_not_at_all() {
             };
             let way_name = if leaves { "out" } else { "in" };
             let dst = if leaves { 123 } else { 8000 };
-            let first = move |id| way.fragment(id, 0, true, UDP, &udp_head(own, dst, 200, 64));
-            let later = move |id, at, more| way.fragment(id, at, more, UDP, &part);
+            let first = move |id| fragment(way, id, 0, true, UDP, &udp_head(own, dst, 200, 64));
+            let later = move |id, at, more| fragment(way, id, at, more, UDP, &part);
             let mut tell = |name: &str, steps: Vec<Step>| {
                 // What enters must have been asked for.
                 let mut all = vec![Leaves(out.udp(8000, 123, b""), PASS)];
@@ -440,7 +450,7 @@ fn fragments_follow_their_first_in_order_or_not_at_all() {
             );
             tell(
                 "another protocol",
-                vec![step(first(8), PASS), step(way.fragment(8, 64, false, TCP, &part), bad())],
+                vec![step(first(8), PASS), step(fragment(way, 8, 64, false, TCP, &part), bad())],
             );
             let id = if leaves { 9 } else { 15 };
             tell(
@@ -448,72 +458,72 @@ fn fragments_follow_their_first_in_order_or_not_at_all() {
                 vec![
                     step(first(id), PASS),
                     if leaves {
-                        Enters(back.fragment(id, 64, false, UDP, &part), bad())
+                        Enters(fragment(back, id, 64, false, UDP, &part), bad())
                     } else {
-                        Leaves(out.fragment(id, 64, false, UDP, &part), bad())
+                        Leaves(fragment(out, id, 64, false, UDP, &part), bad())
                     },
                 ],
             );
             tell(
                 "not in eights",
                 vec![
-                    step(way.fragment(10, 0, true, UDP, &udp_head(own, dst, 200, 60)), bad()),
+                    step(fragment(way, 10, 0, true, UDP, &udp_head(own, dst, 200, 60)), bad()),
                     step(first(10), PASS),
-                    step(way.fragment(10, 64, true, UDP, &part[..60]), bad()),
-                    step(way.fragment(10, 64, false, UDP, &part[..60]), PASS),
+                    step(fragment(way, 10, 64, true, UDP, &part[..60]), bad()),
+                    step(fragment(way, 10, 64, false, UDP, &part[..60]), PASS),
                 ],
             );
             tell(
                 "an empty one",
                 vec![
                     step(first(11), PASS),
-                    step(way.fragment(11, 64, false, UDP, &[]), dropped(R::BadHeader)),
+                    step(fragment(way, 11, 64, false, UDP, &[]), dropped(R::BadHeader)),
                 ],
             );
             tell(
                 "longer than a packet can be",
-                vec![step(way.fragment(12, 65528, false, UDP, &part), bad())],
+                vec![step(fragment(way, 12, 65528, false, UDP, &part), bad())],
             );
             tell(
                 "without a transport header",
                 vec![
-                    step(way.fragment(13, 0, true, TCP, &part[..8]), dropped(R::Truncated)),
-                    step(way.fragment(13, 64, false, TCP, &part), bad()),
+                    step(fragment(way, 13, 0, true, TCP, &part[..8]), dropped(R::Truncated)),
+                    step(fragment(way, 13, 64, false, TCP, &part), bad()),
                 ],
             );
             tell(
                 "a tunnel",
-                vec![step(way.fragment(14, 64, false, 47, &part), dropped(R::Protocol))],
+                vec![step(fragment(way, 14, 64, false, 47, &part), dropped(R::Protocol))],
             );
         }
         // What the first is not allowed, no later one is.
         stories.push((
             format!("a denied first, {family}"),
             vec![
-                Enters(back.fragment(20, 0, true, UDP, &udp_head(9, 9, 200, 64)), {
+                Enters(fragment(back, 20, 0, true, UDP, &udp_head(9, 9, 200, 64)), {
                     dropped(R::Unsolicited)
                 }),
-                Enters(back.fragment(20, 64, false, UDP, &part), bad()),
+                Enters(fragment(back, 20, 64, false, UDP, &part), bad()),
             ],
         ));
         stories.push((
             format!("a query, {family}"),
             vec![
-                Leaves(out.fragment(21, 0, true, UDP, &udp_head(8001, 53, 200, 64)), bad()),
-                Leaves(out.fragment(21, 64, false, UDP, &part), bad()),
+                Leaves(fragment(out, 21, 0, true, UDP, &udp_head(8001, 53, 200, 64)), bad()),
+                Leaves(fragment(out, 21, 64, false, UDP, &part), bad()),
             ],
         ));
         stories.push((
             format!("encrypted DNS, {family}"),
-            vec![Leaves(out.fragment(22, 0, true, UDP, &udp_head(8001, 853, 200, 64)), {
+            vec![Leaves(fragment(out, 22, 0, true, UDP, &udp_head(8001, 853, 200, 64)), {
                 dropped(R::DnsOverQuic)
             })],
         ));
     });
-    let atomic = ip(GUEST6, WEB6).fragment(30, 0, false, UDP, &udp_head(8001, 123, 64, 64));
+    let atomic = fragment(ip(GUEST6, WEB6), 30, 0, false, UDP, &udp_head(8001, 123, 64, 64));
     stories.push(("an atomic fragment".to_owned(), vec![Leaves(atomic, bad())]));
     let ping = [[8, 0, 0, 0, 0, 1, 0, 1], [0; 8]].concat();
-    let ping = ip(GUEST, WEB).fragment(31, 0, true, 1, &ping);
+    let ping = fragment(ip(GUEST, WEB), 31, 0, true, 1, &ping);
     stories.push(("a ping in fragments".to_owned(), vec![Leaves(ping, dropped(R::IcmpSize))]));
     play(&mut Kernel::with(&slots()), stories);
 }

@@ -5,11 +5,11 @@ use crate::{Address, Direction, SlotId, maps::Layout};
 /// How many entries a bucket of the map `FLOWS` has. A flow may stand in either of two buckets.
 pub const WAYS: u32 = 4;
 
-/// How many entries `FLOWS` has for so many flows: twice as many, because two buckets of four take
-/// every flow only up to about half of that.
+/// How many entries `FLOWS` has for so many flows: four times as many, because two buckets of four take every
+/// flow only up to about a third of that, and shares are powers of two.
 #[must_use]
 pub const fn flow_entries(flows_max: u32) -> u32 {
-    match flows_max.checked_mul(2) {
+    match flows_max.checked_mul(4) {
         Some(entries) => entries.next_power_of_two(),
         None => 1 << 31,
     }

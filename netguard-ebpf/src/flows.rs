@@ -140,18 +140,19 @@ pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
 
 /// Opens the packet's flow, whose key [`find`] has left in the scratch memory.
 ///
-/// Free entries are taken first, then half-open flows that the slot itself began, the oldest first. Who
-/// comes from outside takes the place of the oldest flow that the slot began, so that a slot which opens
+/// Free entries are taken first, those of the emptier bucket before the others, then half-open flows that the
+/// slot itself began, the oldest first. Who comes from outside takes the place of the oldest flow that the slot began, so that a slot which opens
 /// flows without end cannot keep its own operator out.
 #[inline(never)]
 pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
     let from_outside = way == Direction::Ingress as u32;
     let hash = hash(&scratch.flow_key);
     scratch.set_best(Candidate { index: u32::MAX, rank: u64::MAX, state: EMPTY });
+    let start = start(scratch, slot, hash);
     let mut probe = 0;
     // Counted at its end, for Linux 6.1: see `dns_flows::acquire`.
     loop {
-        let index = place(slot, hash, probe);
+        let index = place(slot, hash, probe ^ start);
         let Some(flow) = at(index) else { return 0 };
         // SAFETY: as in `advance`.
         let (state, seen_ns, same, is_slots) = unsafe {
@@ -201,6 +202,20 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
         atomic::publish(word, state);
     }
     1
+}
+
+/// Where a new flow begins to look for room, so that both buckets fill evenly: at the second one, if the first
+/// is half full and the second is not. A function of its own in BPF too: what it finds is one number to the
+/// verifier.
+#[inline(never)]
+fn start(scratch: &Scratch, slot: &SlotEntry, hash: u64) -> u32 {
+    const MIDDLE: u32 = WAYS / 2 - 1; // entries are taken in order
+    let is_free = |probe| {
+        // SAFETY: as in `advance`.
+        at(place(slot, hash, probe))
+            .is_none_or(|flow| unsafe { is_over((*flow).state, (*flow).seen_ns, scratch.now_ns) })
+    };
+    if !is_free(MIDDLE) && is_free(WAYS + MIDDLE) { WAYS } else { 0 }
 }
 
 /// Finds the entry of [`Scratch::flow_key`] and leaves its index in the scratch memory.

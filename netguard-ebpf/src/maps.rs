@@ -2,7 +2,7 @@
 //! name these statics.
 //!
 //! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS` and `SLOTS`. What is allocated
-//! ahead are the arrays: about 20 MB with the default number of flows.
+//! ahead are the arrays: about 40 MB with the default number of flows.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,

@@ -137,24 +137,6 @@ impl Path {
         self.protocol(number.0, &payload)
     }
 
-    /// A fragment: the part of the datagram from `offset` on, in bytes, with these bytes.
-    #[must_use]
-    pub fn fragment(self, id: u16, offset: u16, more: bool, number: u8, part: &[u8]) -> Vec<u8> {
-        let more_v4 = if more { 0x2000 } else { 0 };
-        if self.src.is_ipv4() {
-            let mut frame = self.protocol(number, part);
-            frame[18..20].copy_from_slice(&id.to_be_bytes());
-            frame[20..22].copy_from_slice(&(more_v4 | (offset / 8)).to_be_bytes());
-            return frame;
-        }
-        const HEADER: u8 = 44;
-        let mut payload = vec![number, 0];
-        payload.extend((offset | u16::from(more)).to_be_bytes());
-        payload.extend(u32::from(id).to_be_bytes());
-        payload.extend(part);
-        self.protocol(HEADER, &payload)
-    }
-
     /// Any protocol with any payload.
     #[must_use]
     pub fn protocol(self, number: u8, payload: &[u8]) -> Vec<u8> {

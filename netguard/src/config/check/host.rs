@@ -14,7 +14,7 @@ const DEFAULT_RUNTIME: &str = "default";
 /// How many flows are tracked if the file does not say.
 const FLOWS_DEFAULT: u32 = 100_000;
 /// How many can be: 4 GiB of table.
-const FLOWS_MOST: u32 = 1 << 25;
+const FLOWS_MOST: u32 = 1 << 24;
 
 impl Checker<'_> {
     /// Those of the file, and one for slots that name none, unless the file describes it itself.
