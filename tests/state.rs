@@ -114,7 +114,8 @@ fn a_connection_is_opened_by_a_handshake_and_ends_with_both_sides() {
     }
     const HANDSHAKE: [(Side, u8, Meets); 3] =
         [(Opener, SYN, Passes), (Other, SYN | ACK, Passes), (Opener, ACK, Passes)];
-    let table: [(&str, bool, &[(Side, u8, Meets)]); 27] = [
+    type Line<'a> = (&'a str, bool, &'a [(Side, u8, Meets)]);
+    let table: [Line<'_>; 27] = [
         ("an ACK to nothing", false, &[(Opener, ACK, State)]),
         ("a SYN+ACK to nothing", false, &[(Opener, SYN | ACK, State)]),
         ("a FIN to nothing", false, &[(Opener, FIN | ACK, State)]),

@@ -85,7 +85,8 @@ pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<
     };
     // A place that another CPU has filled in between is not taken twice: the client asks again.
     let flags = if free_since == 0 { BPF_NOEXIST } else { BPF_ANY };
-    DNS_FLOWS.insert(key, &*memory, u64::from(flags)).map_err(|_| DropReason::DnsFlowsFull)?;
+    let entry: &DnsFlow = memory;
+    DNS_FLOWS.insert(key, entry, u64::from(flags)).map_err(|_| DropReason::DnsFlowsFull)?;
     Ok(port)
 }
 

@@ -274,7 +274,7 @@ fn parse_transport(cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason
         IGMP => parse_igmp(cursor, packet)?,
         _ => return Err(DropReason::Protocol), // tunnels and raw protocols: no rule can name them
     }
-    if packet.more_fragments && packet.payload % 8 != 0 {
+    if packet.more_fragments && !packet.payload.is_multiple_of(8) {
         return Err(DropReason::Fragment); // RFC 791 section 3.2: only the last one may end anywhere
     }
     Ok(())
@@ -292,7 +292,7 @@ fn check_later_fragment(packet: &Packet) -> Result<(), DropReason> {
     // RFC 1858 section 4: at offset 8 it would overwrite what the first one was judged by. No packet is
     // longer than its length field can say.
     let end = packet.fragment_offset + packet.payload;
-    let is_odd = packet.more_fragments && packet.payload % 8 != 0;
+    let is_odd = packet.more_fragments && !packet.payload.is_multiple_of(8);
     if packet.fragment_offset == 8 || end > u32::from(u16::MAX) || is_odd {
         return Err(DropReason::Fragment);
     }
