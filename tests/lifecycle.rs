@@ -501,3 +501,41 @@ fn the_foreground_lab_goes_with_ctrl_c() {
         assert!(!Path::new(left).exists(), "{left} is left");
     }
 }
+
+#[test]
+fn links_that_netguard_manages_come_with_the_daemon_and_go_with_unload() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::unguarded("veth");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("netguard.toml");
+    let config = "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.1\"]\n[[slot]]\n\
+                  name = \"own{n}\"\nid = 101\ncount = 2\nmanage_links = true\n";
+    std::fs::write(&file, config).expect("a file");
+    let binary = netguard_tests::binary::path();
+    let instance = lab.name();
+    let before = (lab.exec("hv", "ip -br link").stdout, lab.exec("hv", "nft list tables").stdout);
+    let (binary, file) = (binary.display(), file.display());
+    let mut daemon =
+        lab.start("hv", &format!("exec {binary} run --instance {instance} --config {file}"));
+    until("the links are there and guarded", || {
+        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
+        lab.exec("hv", &format!("{binary} status --instance {instance}")).stdout.contains("vm-own2")
+    });
+    for link in ["br-own1", "vm-own1", "br-own2", "vm-own2"] {
+        let shown = lab.exec("hv", &format!("ip -d link show {link}"));
+        assert!(shown.success().contains(&format!("alias netguard {instance}")), "{shown:?}");
+    }
+    assert!(lab.exec("hv", "ip addr show br-own1").success().contains("10.101.0.1/24"));
+    until("the table is there", || {
+        lab.exec("hv", "nft list tables").stdout.contains(&format!("netguard-{instance}"))
+    });
+    let pid = daemon.child().id();
+    let _ = lab.exec("hv", &format!("kill -TERM {pid}")).success();
+    let _ = daemon.child().wait();
+    let unloaded = lab.exec("hv", &format!("{binary} unload --instance {instance}"));
+    assert!(unloaded.success().contains("removed vm-own1 vm-own2 br-own1 br-own2"), "{unloaded:?}");
+    let after = (lab.exec("hv", "ip -br link").stdout, lab.exec("hv", "nft list tables").stdout);
+    assert_eq!(after, before, "the host is as it was");
+}

@@ -11,6 +11,7 @@ use std::{
     net::IpAddr,
     panic::resume_unwind,
     path::Path,
+    process::Command,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
@@ -192,9 +193,19 @@ fn compare(
     compared
 }
 
+/// What the kernel has complained of since it started, as far as its log reaches back.
+fn kernel_warnings() -> usize {
+    let output = Command::new("dmesg").output().expect("dmesg is util-linux's");
+    assert!(output.status.success(), "the kernel's log cannot be read");
+    let log = String::from_utf8_lossy(&output.stdout).into_owned();
+    let is_warning = |line: &&str| ["WARNING:", "BUG:", "Oops"].iter().any(|it| line.contains(it));
+    log.lines().filter(is_warning).count()
+}
+
 /// Runs the policies on every core and says how many packets were compared.
 fn on_every_core(policies: usize, compare: impl Fn(u64) -> usize + Sync) -> usize {
     let seed = first_seed();
+    let warnings = kernel_warnings();
     let (next, compared) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || {
         loop {
@@ -213,6 +224,7 @@ fn on_every_core(policies: usize, compare: impl Fn(u64) -> usize + Sync) -> usiz
             thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
     });
+    assert!(kernel_warnings() <= warnings, "the kernel complains, see dmesg");
     compared.into_inner()
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use netguard::{
     config::Config,
-    datapath::{Datapath, DropStream, PinDirectory, Probed, View, ensure_bpffs},
+    datapath::{Datapath, DropStream, PinDirectory, Probed, counters, ensure_bpffs},
     policy::{Facts, InterfaceFact, Plan},
 };
 pub use netguard_common::vouched_by;
@@ -297,8 +297,9 @@ impl Kernel {
     }
 
     fn counted(&self) -> Vec<(u8, u64)> {
-        let view = View::open(&self.pins).expect("the pins");
-        view.counters.iter().map(|row| (row.outcome, row.counter.packets)).fold(
+        let slots = self.config.policy.slots.iter().map(|slot| slot.id);
+        let rows = counters(&self.pins, slots).expect("the pins");
+        rows.iter().map(|row| (row.outcome, row.counter.packets)).fold(
             Vec::new(),
             |mut sums: Vec<(u8, u64)>, (outcome, packets)| {
                 match sums.iter_mut().find(|(other, _)| *other == outcome) {

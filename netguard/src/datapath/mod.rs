@@ -26,7 +26,7 @@ pub use kernel::{check_kernel, release as kernel_release};
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::Probed;
 pub use verify::verify;
-pub use view::{CounterRow, LinkRow, ProgramRow, View};
+pub use view::{CounterRow, LinkRow, ProgramRow, View, counters};
 
 use crate::policy::Plan;
 use maps::PolicyMaps;

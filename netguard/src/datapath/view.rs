@@ -89,9 +89,7 @@ impl View {
     pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
         let slots = slots(pins)?;
         let ports = entries::<u32, PortEntry>(pins, layout::PORTS)?;
-        let mut counters = passed(pins, slots.keys().copied())?;
-        counters.extend(dropped(pins)?);
-        counters.sort_by_key(|row| (row.slot_id, row.direction, row.outcome));
+        let counters = counters(pins, slots.keys().copied())?;
         Ok(Self {
             slots,
             ports,
@@ -123,6 +121,21 @@ where
         .map(|entry| entry.map(|(key, value)| (key.0, value.0)))
         .collect::<Result<_, _>>()
         .map_err(|source| Error::map(name, source))
+}
+
+/// What became of the packets of some slots, and of those without one.
+///
+/// # Errors
+///
+/// The instance has no pins, or this process may not read them.
+pub fn counters(
+    pins: &PinDirectory,
+    slots: impl Iterator<Item = SlotId>,
+) -> Result<Vec<CounterRow>, Error> {
+    let mut rows = passed(pins, slots)?;
+    rows.extend(dropped(pins)?);
+    rows.sort_by_key(|row| (row.slot_id, row.direction, row.outcome));
+    Ok(rows)
 }
 
 fn slots(pins: &PinDirectory) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
