@@ -521,13 +521,15 @@ fn links_that_netguard_manages_come_with_the_daemon_and_go_with_unload() {
         lab.start("hv", &format!("exec {binary} run --instance {instance} --config {file}"));
     until("the links are there and guarded", || {
         assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
-        lab.exec("hv", &format!("{binary} status --instance {instance}")).stdout.contains("vm-own2")
+        lab.exec("hv", &format!("{binary} status --instance {instance}"))
+            .stdout
+            .contains("vm-own102")
     });
-    for link in ["br-own1", "vm-own1", "br-own2", "vm-own2"] {
+    for link in ["br-own101", "vm-own101", "br-own102", "vm-own102"] {
         let shown = lab.exec("hv", &format!("ip -d link show {link}"));
         assert!(shown.success().contains(&format!("alias netguard {instance}")), "{shown:?}");
     }
-    assert!(lab.exec("hv", "ip addr show br-own1").success().contains("10.101.0.1/24"));
+    assert!(lab.exec("hv", "ip addr show br-own101").success().contains("10.101.0.1/24"));
     until("the table is there", || {
         lab.exec("hv", "nft list tables").stdout.contains(&format!("netguard-{instance}"))
     });
@@ -535,7 +537,10 @@ fn links_that_netguard_manages_come_with_the_daemon_and_go_with_unload() {
     let _ = lab.exec("hv", &format!("kill -TERM {pid}")).success();
     let _ = daemon.child().wait();
     let unloaded = lab.exec("hv", &format!("{binary} unload --instance {instance}"));
-    assert!(unloaded.success().contains("removed vm-own1 vm-own2 br-own1 br-own2"), "{unloaded:?}");
+    assert!(
+        unloaded.success().contains("removed vm-own101 vm-own102 br-own101 br-own102"),
+        "{unloaded:?}"
+    );
     let after = (lab.exec("hv", "ip -br link").stdout, lab.exec("hv", "nft list tables").stdout);
     assert_eq!(after, before, "the host is as it was");
 }
