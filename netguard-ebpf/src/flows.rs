@@ -356,10 +356,9 @@ fn step_tcp(flow: &Flow, flags: u8, from_opener: bool) -> Step {
         (SYN_SENT, false) if flags == ACK => Step::To(state, 0),
         (SYN_SENT, false) => Step::Never,
         (SYN_RECEIVED, true) if flags == SYN_ACK => Step::Never,
+        _ if fins | fin == FIN_OPENER | FIN_OTHER => Step::To(CLOSED, fins | fin),
         (SYN_RECEIVED, true) => Step::To(ESTABLISHED, fins | fin),
-        (SYN_RECEIVED, false) => Step::To(state, fins | fin),
-        (ESTABLISHED, _) if fins | fin == FIN_OPENER | FIN_OTHER => Step::To(CLOSED, fins | fin),
-        _ => Step::To(state, fins | fin), // established, or what is still on its way after the end
+        _ => Step::To(state, fins | fin), // not yet confirmed, established, or late after the end
     }
 }
 
