@@ -115,7 +115,7 @@ fn a_connection_is_opened_by_a_handshake_and_ends_with_both_sides() {
     const HANDSHAKE: [(Side, u8, Meets); 3] =
         [(Opener, SYN, Passes), (Other, SYN | ACK, Passes), (Opener, ACK, Passes)];
     type Line<'a> = (&'a str, bool, &'a [(Side, u8, Meets)]);
-    let table: [Line<'_>; 27] = [
+    let table: [Line<'_>; 28] = [
         ("an ACK to nothing", false, &[(Opener, ACK, State)]),
         ("a SYN+ACK to nothing", false, &[(Opener, SYN | ACK, State)]),
         ("a FIN to nothing", false, &[(Opener, FIN | ACK, State)]),
@@ -127,6 +127,18 @@ fn a_connection_is_opened_by_a_handshake_and_ends_with_both_sides() {
         ("SYN+FIN", false, &[(Opener, SYN | FIN, Flags)]),
         ("SYN+RST", false, &[(Opener, SYN | RST, Flags)]),
         ("FIN alone", false, &[(Opener, FIN, Flags)]),
+        (
+            "ended by both before it is confirmed, and a new one",
+            false,
+            &[
+                (Opener, SYN, Passes),
+                (Other, SYN | ACK, Passes),
+                (Other, FIN | ACK, Passes),
+                (Opener, FIN | ACK, Passes),
+                (Other, SYN, Policy),
+                (Opener, SYN, Passes),
+            ],
+        ),
         ("the SYN once more", false, &[(Opener, SYN, Passes), (Opener, SYN, Passes)]),
         ("data before the answer", false, &[(Opener, SYN, Passes), (Opener, ACK, State)]),
         ("SYN+ACK of the opener", false, &[(Opener, SYN, Passes), (Opener, SYN | ACK, State)]),
