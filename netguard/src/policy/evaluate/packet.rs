@@ -335,11 +335,11 @@ fn with_transport(packet: Packet, rest: &[u8]) -> Result<Packet, DropReason> {
         ICMP | ICMPV6 => Transport::Icmp(icmp(rest, packet.payload, packet.src.is_ipv4())?),
         IGMP => {
             rest.get(..8).ok_or(Truncated)?;
-            if packet.fragment.is_some() {
-                return Err(DropReason::Protocol);
-            }
             if packet.payload < 8 {
                 return Err(BadHeader);
+            }
+            if packet.fragment.is_some() {
+                return Err(DropReason::Protocol);
             }
             Transport::Igmp
         }
