@@ -96,6 +96,7 @@ fn reaches(slot: &Slot) -> String {
     let mut parts = vec![match (slot.egress.open, slot.egress.allow.len()) {
         (true, _) => "internet".to_owned(),
         (false, 0) => "no internet".to_owned(),
+        (false, 1) => "what 1 rule allows".to_owned(),
         (false, allowed) => format!("what {} allow", rules(allowed)),
     }];
     if !slot.egress.deny.is_empty() {
