@@ -155,6 +155,190 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
     }
 }
 
+/// What the second slot says besides, the text at which the problem is told, and words of it.
+#[test]
+fn every_key_of_a_slot_says_what_it_wants_instead() {
+    for (more, at, words) in [
+        ("allow = ['203.0.113.0/24 tpc/443']", "'203", "\"tpc/443\" is no service; write"),
+        ("allow = ['203.0.113.0/24 tcp/0']", "'203", "\"tcp/0\" is no service; write"),
+        ("allow = ['203.0.113.0/24 tcp/9-1']", "'203", "\"tcp/9-1\" is no service; write"),
+        ("allow = ['203.0.113.0/24 icmp/8']", "'203", "\"icmp/8\" is no service; write"),
+        ("allow = ['203.0.113.0/33']", "'203", "\"203.0.113.0/33\" is no prefix; write"),
+        ("allow = ['github.com']", "'git", "\"github.com\" is no prefix; write"),
+        ("deny = ['203.0.113.9/24']", "'203", "has host bits set; the prefix is 203.0.113.0/24"),
+        ("egress = 'none'\nallow = ['::/0']", "'::", "allows nothing; write egress = \"listed\""),
+        ("egress = 'listed'", "'listed", "\"listed\" without a list; add allow = ["),
+        ("egress = 'closed'", "'closed", "unknown variant `closed`, expected one of `open`"),
+        ("mode = 'off'", "'off", "unknown variant `off`, expected `guarded` or `lockdown`"),
+        ("runtime = 'podman'", "'podman", "no [[runtime]] is named \"podman\"; there are"),
+        ("host_services = ['tcp']\nhost_services = []", "host_services = []", "duplicate key"),
+        (
+            "host_services = 'some'",
+            "'some",
+            "host_services \"some\" must be \"all\" or a list like",
+        ),
+        ("host_services = ['http']", "['http", "host_services \"http\" must be \"all\" or a list"),
+        ("host_services = [80]", "[80", "host_services 80 must be \"all\" or a list like"),
+        ("mac = '01:00:5e:00:00:01'", "'01", "is no address of one machine; write \"02:00"),
+        ("mac = '02:00:00:00:01'", "'02", "is no address of one machine; write \"02:00"),
+        ("mac = '00:00:00:00:00:00'", "'00", "is no address of one machine; write \"02:00"),
+        ("limits = { packets = 5 }", "packets", "unknown field `packets`, expected one of"),
+        ("limits = { icmp_max_bytes = 70000 }", "70000", "expected u16"),
+        ("metadata = 'yes'", "'yes", "expected a boolean"),
+    ] {
+        let text = format!("{GOOD}{more}\n");
+        refused_at(&text, text.rfind(at).expect("the place is in the text"), &[words]);
+    }
+}
+
+/// The text is refused with one problem at that byte, in these words.
+fn refused_at(text: &str, at: usize, words: &[&str]) {
+    let before = &text[..at];
+    let line = before.matches('\n').count() + 1;
+    let column = at - before.rfind('\n').map_or(0, |newline| newline + 1) + 1;
+    let place = format!("DIR/netguard.toml:{line}:{column}: ");
+    let ended = check(text);
+    assert_eq!(ended.code, 2, "{text}: {ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{words:?}: {}", ended.stderr);
+    assert!(ended.stderr.contains(&place), "{words:?}: no {place} in {}", ended.stderr);
+    for words in words {
+        assert!(ended.stderr.contains(words), "no {words:?} in {}", ended.stderr);
+    }
+}
+
+#[test]
+fn every_key_beyond_the_slots_says_what_it_wants_instead() {
+    let gate = "[gate]\naddresses = ['10.99.0.1']\nports = ['tcp/443']\n";
+    let no_ports = gate.replace("['tcp/443']", "[]");
+    let no_addresses = gate.replace("['10.99.0.1']", "[]");
+    let at = |address: &str| gate.replace("'10.99.0.1'", address);
+    let uplinks = "[host]\nuplinks = ['eth0']\n";
+    for (top, place, words) in [
+        (gate.replace("tcp/443", "https"), "'https", "the gate's ports: \"https\" is no service"),
+        (no_ports, "[]", "the gate has no ports: ports = [\"tcp/443\"]"),
+        (no_addresses, "[]", "the gate has no address: addresses = [\"10.99.0.1\"]"),
+        (at("'10.1.0.1'"), "'10", "the gate 10.1.0.1 is the gateway of slot \"slot1\"; give the"),
+        (at("'127.0.0.1'"), "'127", "the gate 127.0.0.1 is no address that slots could reach"),
+        (at("'224.0.0.1'"), "'224", "the gate 224.0.0.1 is no address that slots could reach"),
+        (at("'10.99.0.1', '10.98.0.1'"), "'10.98", "two addresses of one family; leave out 10.98"),
+        ("[host]\nprotect = true\n".into(), "true", "protect needs to know against whom: add upl"),
+        ("[host]\nmasquerade = true\n".into(), "true", "masquerade needs to know where to: add"),
+        (format!("{uplinks}protect = 'maybe'\n"), "'maybe", "must be true, false or \"dry-run\""),
+        (
+            format!("{uplinks}protect = true\nallow_in = ['ssh']\n"),
+            "'ssh",
+            "allow_in: \"ssh\" is no service; write",
+        ),
+        (uplinks.replace("eth0", "vm-slot1"), "'vm-slot1", "uplink vm-slot1 is slot \"slot1\"'s"),
+        (uplinks.replace("eth0", "br-slot2"), "'br-slot2", "uplink br-slot2 is slot \"slot2\"'s"),
+        (uplinks.replace("eth0", "e/0"), "'e/0", "uplink \"e/0\" is no interface name"),
+        ("[limits]\nflows = 0\n".into(), "0\n", "flows 0 must be 1 to "),
+        ("[limits]\nflows = 99999999\n".into(), "99999999", "flows 99999999 must be 1 to "),
+        (
+            "[[runtime]]\nname = 'k3s'\n[[runtime]]\nname = 'k3s' # 2\n".into(),
+            "'k3s' # 2",
+            "runtime \"k3s\" is there twice",
+        ),
+        ("[[runtime]]\nname = ''\n".into(), "''", "a runtime needs a name: name = \"podman\""),
+    ] {
+        let text = format!("{top}{GOOD}");
+        refused_at(&text, text.find(place).expect("the place is in the text"), &[words]);
+    }
+}
+
+#[test]
+fn templates_and_shared_bridges_say_what_they_lack() {
+    let top = "[dns]\nupstreams = ['1.1.1.1']\n";
+    let slot = "[[slot]]\nsubnet = '10.1.0.0/24'\n";
+    let shared = "[[slot]]\nname = 'a'\nid = 1\nbridge = 'br0'\nshared = true\n\
+                  subnet = '10.1.0.0/24'\n";
+    let second = shared.replace("'a'", "'b'").replace("id = 1", "id = 2").replace("10.1", "10.2");
+    for (slots, place, words) in [
+        (format!("{slot}id = 1\n"), "[[slot]]", "this slot has no name: add name = \"slot1\""),
+        (format!("{slot}name = 'a'\n"), "'a'", "slot \"a\" has no id: add id = 1, a number of"),
+        ("[[slot]]\ncount = 0\n".into(), "0", "count 0 must be 1 to 4096: slot numbers from 1 on"),
+        ("[[slot]]\ncount = 4097\n".into(), "4097", "count 4097 must be 1 to 4096"),
+        ("[[slot]]\nid = 4096\ncount = 2\n".into(), "2", "count 2 must be 1 to 1: slot numbers"),
+        ("[[slot]]\ncount = 2\nname = 'vm'\n".into(), "'vm'", "and needs {n}: write \"slot{n}\""),
+        (
+            format!("{shared}{second}"),
+            "'br0'\nshared = true\nsubnet = '10.2",
+            "slot \"b\": shared bridge br0 is already slot \"a\"'s (line 6)",
+        ),
+        (
+            format!("{shared}{}", second.replace("shared = true\n", "")),
+            "'br0'\nsubnet = '10.2",
+            "slot \"b\": shared bridge br0 is already slot \"a\"'s (line 6)",
+        ),
+    ] {
+        let text = format!("{top}{slots}");
+        let from = top.len();
+        let at = text[from..].find(place).expect("the place is in the text") + from;
+        refused_at(&text, at, &[words]);
+    }
+    let two = GOOD.replace("br-slot2", "br-slot1");
+    assert!(check(&two).success().contains("good: 2 slots"), "two slots on one bridge");
+}
+
+#[test]
+fn every_shipped_example_is_good() {
+    let files = fs::read_dir(shipped("examples")).expect("the examples");
+    let files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let ended = Ended::of(&mut netguard(&["check", &file.to_string_lossy()]));
+        assert!(ended.success().contains(": good: "), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_policy_is_shown_as_slots_and_as_a_matrix() {
+    let file = shipped("examples/mixed.toml").to_string_lossy().into_owned();
+    let shown = |arguments: &[&str]| {
+        let ended = Ended::of(&mut netguard(&[&["policy", &file], arguments].concat()));
+        ended.success().to_owned()
+    };
+    assert_eq!(shown(&[]), SLOTS_OF_MIXED);
+    assert_eq!(shown(&["--matrix"]), MATRIX_OF_MIXED);
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+    let slots = json(&shown(&["--json"]));
+    assert_eq!(slots["slots"].as_array().expect("slots").len(), 4);
+    assert_eq!(slots["slots"][2]["port"], "vm-vm1");
+    assert_eq!(slots["slots"][0]["port"], serde_json::Value::Null);
+    assert_eq!(slots["slots"][0]["subnets"][0]["gateway"], "10.88.0.1");
+    let rows = json(&shown(&["--matrix", "--json"]));
+    let rows = rows["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 5);
+    for row in rows.iter().filter(|row| row["runtime"] != "k3s") {
+        assert_eq!(row["to"]["k3s"], "dropped 540001", "{row}");
+    }
+    let bad = Ended::of(&mut netguard(&["policy", "/nowhere/netguard.toml"]));
+    assert_eq!(bad.code, 2, "{bad:?}");
+}
+
+const SLOTS_OF_MIXED: &str = "\
+id   slot         runtime    bridge       port         subnet             mac                reaches
+1    podman       podman     podman0      (shared)     10.88.0.0/16       any                what 1 rule allows
+2    k3s          k3s        cni0         (shared)     10.42.0.0/24       any                internet, tcp/6443
+3    vm1          qemu       br-vms       vm-vm1       10.5.1.0/24        any                internet, less 2 rules
+4    vm2          qemu       br-vms       vm-vm2       10.5.2.0/24        any                internet, metadata
+";
+
+const MATRIX_OF_MIXED: &str = r"from \ to  podman          k3s             qemu
+podman     isolated        dropped 540001  dropped 540001
+k3s        dropped 540001  open            dropped 540001
+qemu       dropped 540001  dropped 540001  isolated
+  vm1      dropped 540001  dropped 540001  isolated
+  vm2      dropped 540001  dropped 540001  isolated
+
+from \ to  host                               internet         private         metadata        management
+podman     dns, ping, gate tcp/443            listed (1 rule)  dropped 540020  dropped 540019  dropped 540023
+k3s        dns, ping, tcp/6443, gate tcp/443  open             dropped 540020  dropped 540019  dropped 540023
+qemu       dns, ping, gate tcp/443            differs          dropped 540020  differs         dropped 540023
+  vm1      dns, ping, gate tcp/443            open, 2 denied   dropped 540020  dropped 540019  dropped 540023
+  vm2      dns, ping, gate tcp/443            open             dropped 540020  open            dropped 540023
+";
+
 #[test]
 fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
     let text = GOOD.replace("id = 2", "id = 0").replace("10.1.0.0/24", "10.1.0.7/24");

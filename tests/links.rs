@@ -1,10 +1,15 @@
 //! The links that netguard makes itself, each test in a network namespace of its own. `ip` and
 //! `bridge` are the witnesses.
 
+use std::{fs, path::Path, process::Stdio};
+
 use netguard::links::{Made, Wanted, Watcher, isolate, make, remove_owned, remove_stale};
 use netguard_tests::{
+    binary::{Ended, netguard},
     can_use_kernel,
     hosts::{enter_new_namespace, ip, shell},
+    lab::Background,
+    until,
 };
 use serde_json::Value;
 
@@ -267,4 +272,104 @@ fn a_changed_flag_is_news() {
             }
         }
     });
+}
+
+const CONFIG: &str = r#"
+[host]
+uplinks = ["uplink0"]
+
+[dns]
+upstreams = ["1.1.1.1"]
+
+[[slot]]
+count = 2
+manage_links = true
+
+[[slot]]
+name = "own"
+id = 9
+subnet = "10.9.0.0/24"
+"#;
+
+/// Takes the pins of a failed test away too.
+struct Loaded(String);
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        let _ = Ended::of(&mut netguard(&["unload", "--instance", &self.0]));
+    }
+}
+
+#[test]
+fn a_daemon_makes_what_it_manages_and_unload_takes_it_away() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let loaded = Loaded(format!("test-{}-made", std::process::id()));
+    let instance = loaded.0.as_str();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, log) = (directory.path().join("netguard.toml"), directory.path().join("log"));
+    fs::write(&file, CONFIG).expect("a file");
+    let file = file.to_string_lossy();
+    let run = ["run", "--instance", instance, "--config", &file];
+    let pins = format!("/sys/fs/bpf/netguard/{instance}");
+    ip("link set lo up
+        link add uplink0 type bridge
+        link add br-foreign type bridge
+        link set br-foreign alias 'netguard another'
+    ");
+    let _ = shell("nft add table inet foreign && nft add table inet netguard-another").success();
+    let tables = || shell("nft list tables").success().to_owned();
+    let (before, tables_before) = (names(), tables());
+
+    // The third slot's bridge is not there, and nobody manages it.
+    let refused = Ended::of(&mut netguard(&run));
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("bridge br-own does not exist"), "{refused:?}");
+    assert!(refused.stderr.contains("manage_links = true"), "{refused:?}");
+    assert_eq!((names(), tables()), (before.clone(), tables_before.clone()));
+    assert!(!Path::new(&pins).exists(), "{pins} is left");
+
+    ip("link add br-own type bridge\naddr add 10.9.0.1/24 dev br-own\nlink set br-own up");
+    let before = names();
+    let output = fs::File::create(&log).expect("a log");
+    let read = || fs::read_to_string(&log).unwrap_or_default();
+    let child = netguard(&run)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("the log"))
+        .stderr(output)
+        .spawn()
+        .expect("netguard starts");
+    let mut daemon = Background::from(child);
+    until("the daemon guards", || {
+        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "{}", read());
+        read().contains("guarding 3 slots")
+    });
+    for number in [1, 2] {
+        let (bridge, port) = (format!("br-slot{number}"), format!("vm-slot{number}"));
+        for name in [&bridge, &port] {
+            let shown = shell(&format!("ip -d link show dev {name}"));
+            assert!(shown.success().contains(&format!("alias netguard {instance}")), "{shown:?}");
+        }
+        assert_eq!(addresses(&bridge), [format!("10.{number}.0.1/24")]);
+        assert_eq!(link(&port)["master"], bridge.as_str());
+        assert!(is_isolated(&port) && is_up(&link(&port)));
+    }
+    assert_eq!(link("br-own")["ifalias"], Value::Null);
+    assert!(tables().contains(&format!("netguard-{instance}\n")), "{}", tables());
+
+    let pid = daemon.child().id().to_string();
+    let _ = shell(&format!("kill -TERM {pid}")).success();
+    assert_eq!(daemon.child().wait().expect("the daemon ends").code(), Some(0), "{}", read());
+    assert_eq!(addresses("br-slot1"), ["10.1.0.1/24"], "a stopped daemon leaves all in place");
+    assert!(Path::new(&pins).exists());
+
+    let unload = Ended::of(&mut netguard(&["unload", "--instance", instance]));
+    assert!(unload.success().contains("nothing is enforced"), "{unload:?}");
+    for name in ["br-slot1", "vm-slot1", "br-slot2", "vm-slot2"] {
+        assert!(unload.stdout.contains(name), "{name} in {unload:?}");
+    }
+    assert_eq!((names(), tables()), (before, tables_before));
+    assert!(!Path::new(&pins).exists(), "{pins} is left");
 }

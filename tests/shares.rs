@@ -2,6 +2,8 @@
 //! another's.
 
 use DropReason as R;
+use std::time::Duration;
+
 use netguard_common::{DropReason, Hook};
 use netguard_tests::{
     can_use_kernel,
@@ -128,6 +130,43 @@ fn a_share_full_of_answered_flows_takes_no_more_but_what_comes_from_outside() {
     // And so does the neighbour.
     kernel.apply(&slots(2, 2, 64, ""));
     assert_eq!(open_udp(&mut kernel, &guest(2), 1), Ok(()));
+}
+
+#[test]
+fn a_connection_that_is_opened_again_takes_its_old_place() {
+    if !can_use_kernel() {
+        return;
+    }
+    const RST: u8 = 0x04;
+    let mut kernel = Kernel::with(&slots(1, 1, 64, ""));
+    let (out, back) = (ip(&guest(1), WEB), ip(WEB, &guest(1)));
+    // Enough rounds that some find an entry free in front of their old one.
+    for round in 0..10_u16 {
+        let ports = || (5000 + 100 * round)..(5060 + 100 * round);
+        let open = |kernel: &mut Kernel| {
+            for port in ports() {
+                assert_eq!(leaves(kernel, &out.tcp_flags(port, 443, SYN)), Ok(()));
+                assert_eq!(enters(kernel, &back.tcp_flags(443, port, SYN | ACK)), Ok(()));
+                assert_eq!(leaves(kernel, &out.tcp_flags(port, 443, ACK)), Ok(()));
+            }
+        };
+        let close = |kernel: &mut Kernel| {
+            for port in ports() {
+                assert_eq!(enters(kernel, &back.tcp_flags(443, port, RST)), Ok(()));
+            }
+        };
+        open(&mut kernel);
+        close(&mut kernel);
+        open(&mut kernel);
+        // Longer than what is closed is remembered, shorter than what is established.
+        assert!(kernel.age_flows(Duration::from_secs(61)), "up for a minute");
+        for port in ports() {
+            let data = back.tcp_flags(443, port, ACK);
+            assert_eq!(enters(&mut kernel, &data), Ok(()), "port {port}");
+        }
+        close(&mut kernel);
+        assert!(kernel.age_flows(Duration::from_secs(61)), "up for a minute");
+    }
 }
 
 /// Opens so many answered flows for each slot, then looks for all of them.
