@@ -294,13 +294,14 @@ fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
     if let Some(pid) = instance.running_pid() {
         anyhow::bail!("netguard runs as instance {instance} (pid {pid}); stop it first");
     }
-    pins.remove()?;
+    // The pins go last: as long as something is left, so is the instance, and unload can be tried again.
     match firewall::remove(&firewall::Table::name_of(instance)) {
         Err(firewall::Error::Missing) | Ok(_) => {} // without nft there is no table of ours
         Err(error) => return Err(error.into()),
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let removed = runtime.block_on(links::remove_owned(instance.as_str()))?;
+    pins.remove()?;
     print(&format!("unloaded {instance}: nothing is enforced"))?;
     if !removed.is_empty() {
         print(&format!("removed {}", removed.join(" ")))?;
