@@ -200,9 +200,11 @@ impl Daemon {
             daemon.datapath.roll_back();
             return Err(error);
         }
-        let removed = host::remove_stale_links(&config.policy, instance).await?;
-        if !removed.is_empty() {
-            daemon.journal.note(format!("removed {}", removed.join(" ")));
+        match host::remove_stale_links(&config.policy, instance).await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => daemon.journal.note(format!("removed {}", removed.join(" "))),
+            // What is left over opens nothing, and the next start tries again.
+            Err(error) => daemon.journal.note(format!("{:#}", anyhow::Error::from(error))),
         }
         Ok(daemon)
     }
