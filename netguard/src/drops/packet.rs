@@ -34,6 +34,17 @@ impl Summary {
             return Self { protocol: "truncated".into(), ..Self::default() };
         };
         let mut summary = Self::default();
+        // The reader goes by the version in the header; where the ether type names the other one, nothing behind
+        // it means anything.
+        let is_other = match (&packet.net, frame.get(12..14)) {
+            (Some(LaxNetSlice::Ipv4(_)), Some(kind)) => kind == EtherType::IPV6.0.to_be_bytes(),
+            (Some(LaxNetSlice::Ipv6(_)), Some(kind)) => kind == EtherType::IPV4.0.to_be_bytes(),
+            _ => false, // as it says, or behind a tag
+        };
+        if is_other {
+            summary.protocol = ether_type(frame);
+            return summary;
+        }
         match &packet.net {
             Some(LaxNetSlice::Ipv4(ip)) => {
                 summary.src = Some(ip.header().source_addr().into());
@@ -146,5 +157,21 @@ impl fmt::Display for Summary {
             Some(detail) => write!(f, " {detail}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_contradicts_the_ether_type_invents_no_addresses() {
+        let mut frame = vec![0; 54];
+        (frame[12], frame[13], frame[14]) = (0x86, 0xdd, 0x45);
+        let summary = Summary::of(&frame);
+        assert_eq!((summary.src, summary.dst), (None, None));
+        assert_eq!(summary.to_string(), "ether type 0x86dd");
+        (frame[12], frame[13], frame[17]) = (0x08, 0x00, 40);
+        assert!(Summary::of(&frame).src.is_some(), "as it says");
     }
 }
