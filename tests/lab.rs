@@ -7,20 +7,13 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use netguard_tests::{can_use_kernel, lab::Lab};
+use netguard_tests::{
+    can_use_kernel,
+    lab::{Lab, on_both_port_kinds},
+};
 use serde_json::Value;
 
 const SLOTS: std::ops::RangeInclusive<u8> = 1..=5;
-
-fn on_both_port_kinds(test: impl Fn(&Lab)) {
-    if !can_use_kernel() {
-        return;
-    }
-    for ports in ["veth", "tap"] {
-        eprintln!("{ports} ports");
-        test(&Lab::up(ports));
-    }
-}
 
 fn guest(slot: u8) -> IpAddr {
     Ipv4Addr::new(10, slot, 0, 2).into()

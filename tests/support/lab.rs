@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     binary::{Ended, netguard},
-    until,
+    can_use_kernel, until,
 };
 
 /// A running lab.
@@ -217,6 +217,17 @@ impl Lab {
     #[must_use]
     pub fn daemon_pid(&self) -> Option<u64> {
         self.status()["daemon_pid"].as_u64()
+    }
+}
+
+/// Runs a test in a guarded lab with veth ports, and in one with TAP ports.
+pub fn on_both_port_kinds(test: impl Fn(&Lab)) {
+    if !can_use_kernel() {
+        return;
+    }
+    for ports in ["veth", "tap"] {
+        eprintln!("{ports} ports");
+        test(&Lab::up(ports));
     }
 }
 
