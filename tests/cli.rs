@@ -138,6 +138,12 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
             "the gate has no ports",
         ),
         ("vm-slot2\"", "vm-slot2\"\nshared = 1", "16:10", "invalid type: integer"),
+        (
+            "name = \"slot2\"\nid = 2\nbridge = \"br-slot2\"\nport = \"vm-slot2\"\nsubnet = \"10.2.0.0/24\"",
+            "id = 2\ncount = 300",
+            "13:9",
+            "slot 256 of the template would have the subnet 10.256.0.0/24; write subnet = ",
+        ),
         ("[dns]", "[dns", "1:5", ""),
         ("[dns]", "[dsn]", "1:2", "unknown field `dsn`"),
         ("name = \"slot2\"", "name = \"a b\"", "12:8", "slot name \"a b\" must be 1 to 31 letters"),

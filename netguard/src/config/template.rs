@@ -1,6 +1,7 @@
 //! From entries to slots: a template becomes as many as it counts, and what an entry leaves out is derived
 //! from its name and number. Nothing is checked here but that there is a number.
 
+use ipnet::IpNet;
 use netguard_common::MAX_SLOT_ID;
 use toml::Spanned;
 
@@ -77,6 +78,21 @@ pub(super) fn expand(slot: &file::Slot, at: usize) -> Result<Vec<Entry>, Lack> {
         return Err(Lack { at: name.span().start, message });
     }
     let numbers = first..=first + (*count.get_ref() - 1);
+    // One byte of an address ends at 255: told once, and not for each slot beyond.
+    let subnet = |number| from_template(slot, count, number).subnet;
+    let is_subnet =
+        |number| subnet(number).is_none_or(|subnet| subnet.get_ref().parse::<IpNet>().is_ok());
+    if is_subnet(first)
+        && let Some(number) = numbers.clone().find(|number| !is_subnet(*number))
+        && let Some(bad) = subnet(number)
+    {
+        let message = format!(
+            "slot {number} of the template would have the subnet {}; write subnet = \
+             \"10.{{hi}}.{{lo}}.0/24\", the two bytes of the number",
+            bad.get_ref()
+        );
+        return Err(Lack { at: bad.span().start, message });
+    }
     Ok(numbers.map(|number| from_template(slot, count, number)).collect())
 }
 
