@@ -1,6 +1,5 @@
-//! Copies by words. What the compiler takes for a copy of bytes becomes a call of `memmove`, a loop over single bytes,
-//! which costs a tenth of a verdict, and which Linux 6.1 to 6.2 refuse for its layout ("back-edge", push_insn in
-//! kernel/bpf/verifier.c).
+//! Copies by words. What the compiler takes for a copy of bytes becomes a call of `memmove`, a loop over single bytes:
+//! see `headers` for what that costs.
 
 use netguard_common::{Address, flow::FlowKey};
 
