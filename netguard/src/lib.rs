@@ -1,12 +1,11 @@
 //! netguard as a library: what the binary and the tests are made of.
 //!
 //! Data flows one way: `config` (the file) -> `policy::Policy` (its meaning) -> `policy::Plan` (the
-//! bytes of the maps) -> `datapath` (the kernel) -> `drops` and `dns` (what happened) -> `journal`.
+//! bytes of the maps) -> `datapath` (the kernel) -> `drops` and `netguard_dns` (what happened) -> `journal`.
 
 pub mod config;
 pub mod daemon;
 pub mod datapath;
-pub mod dns;
 pub mod drops;
 pub mod firewall;
 pub mod instance;

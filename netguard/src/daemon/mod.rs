@@ -14,6 +14,7 @@ use std::{
 };
 
 use netguard_common::SlotId;
+use netguard_dns::{Endpoint, Happening, Resolver, SlotServer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::unix::AsyncFd,
@@ -24,7 +25,6 @@ use tokio::{
 use crate::{
     config::{Config, Problems},
     datapath::{self, Changes, Datapath, DropStream, Failed, PinDirectory},
-    dns::{Endpoint, Happening, Resolver, SlotServer},
     drops::{Clock, Drop},
     firewall,
     instance::{Instance, Lock, LockError},

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::SystemTime};
 use serde_json::{Value, json};
 
 use super::{Event, Format};
-use crate::dns::{Decision, QueryRecord, Transport};
+use netguard_dns::{Decision, QueryRecord, Transport};
 
 impl Format {
     /// The event's line, without its end.

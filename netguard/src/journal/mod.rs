@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::{dns::QueryRecord, drops::Drop};
+use netguard_dns::QueryRecord;
+
+use crate::drops::Drop;
 
 /// How many lines may wait for the reader.
 const QUEUE_LENGTH: usize = 16384;

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{Error, Lab, PortKind, guests, namespace, wire};
-use crate::dns::DomainName;
+use netguard_dns::DomainName;
 
 /// Public resolvers: a DNS server answers on each, over UDP, TCP and (for the attempt) port 853.
 const RESOLVERS: [&str; 4] = ["1.1.1.1", "8.8.8.8", "2606:4700:4700::1111", "2001:4860:4860::8888"];
@@ -189,9 +189,9 @@ async fn answer_connections(listener: TcpListener, zone: Arc<Zone>) {
 async fn answer_connection(mut stream: TcpStream, zone: &Zone) -> Option<()> {
     let server = stream.local_addr().ok()?;
     loop {
-        let query = crate::dns::read_framed(&mut stream).await.ok()?;
+        let query = netguard_dns::read_framed(&mut stream).await.ok()?;
         let reply = zone.answer(&query, server, "tcp")?.to_vec().ok()?;
-        crate::dns::write_framed(&mut stream, &reply).await.ok()?;
+        netguard_dns::write_framed(&mut stream, &reply).await.ok()?;
     }
 }
 

@@ -21,7 +21,7 @@ pub use plan::{Facts, InterfaceFact, Plan, Prefix, TrieKey};
 pub use rules::{Protocol, Rule, Service};
 pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet};
 
-use crate::dns::Allowlist;
+use netguard_dns::Allowlist;
 
 /// Everything the operator asked for, checked.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use netguard_dns::{Allowlist, DomainName};
 use toml::Spanned;
 
 use super::{
@@ -16,10 +17,7 @@ use super::{
     },
     Checker, is_host,
 };
-use crate::{
-    dns::{Allowlist, DomainName},
-    policy::Slot,
-};
+use crate::policy::Slot;
 
 /// The allowlist that netguard ships.
 const SHIPPED_ALLOWLIST: &str =

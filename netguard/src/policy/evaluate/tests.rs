@@ -52,7 +52,7 @@ pub(in crate::policy) fn policy() -> Policy {
         dns: DnsPolicy {
             upstreams: Vec::new(),
             port: 53,
-            allowlist: crate::dns::Allowlist::default(),
+            allowlist: netguard_dns::Allowlist::default(),
         },
     }
 }

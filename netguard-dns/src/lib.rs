@@ -5,8 +5,12 @@
 
 mod allowlist;
 mod answer;
+mod cache;
+mod clock;
 mod framing;
 mod name;
+mod question;
+mod reply;
 mod server;
 mod upstream;
 
@@ -17,12 +21,16 @@ use std::{
 };
 
 pub use allowlist::Allowlist;
+pub use answer::{Answer, Blocked};
+pub use cache::{Asked, Cache, Kept};
+pub use clock::Moment;
 pub use framing::{read_framed, write_framed};
 use hickory_proto::op::{Message, ResponseCode};
 pub use name::{BadName, DomainName};
+pub use question::Question;
 pub use server::{Endpoint, SlotServer};
 
-use answer::Question;
+use reply::Question as Query;
 use upstream::Upstreams;
 
 /// How a query came.
@@ -112,29 +120,29 @@ impl Resolver {
         transport: Transport,
     ) -> Option<Vec<u8>> {
         let (time, started) = (SystemTime::now(), Instant::now());
-        let (question, decided) = match answer::read(bytes) {
-            answer::Read::NoQuery => return None,
-            answer::Read::Unreadable(why, reply) => (None, Decided::refused(why, reply)),
-            answer::Read::Refused(question, why, rcode) => {
-                let reply = answer::refusal(&question, rcode);
+        let (question, decided) = match reply::read(bytes) {
+            reply::Read::NoQuery => return None,
+            reply::Read::Unreadable(why, reply) => (None, Decided::refused(why, reply)),
+            reply::Read::Refused(question, why, rcode) => {
+                let reply = reply::refusal(&question, rcode);
                 (Some(question), Decided::refused(why, reply))
             }
-            answer::Read::Question(question) => {
+            reply::Read::Question(question) => {
                 let decided = self.decide(&question).await;
                 (Some(question), decided)
             }
         };
-        let reply = answer::encode(&decided.reply, question.as_ref(), transport);
+        let reply = reply::encode(&decided.reply, question.as_ref(), transport);
         let record = QueryRecord {
             time,
             slot: Arc::clone(slot),
             client,
             transport,
-            name: question.as_ref().map_or_else(String::new, Question::display_name),
-            query_type: question.as_ref().map_or_else(String::new, Question::display_type),
+            name: question.as_ref().map_or_else(String::new, Query::display_name),
+            query_type: question.as_ref().map_or_else(String::new, Query::display_type),
             decision: decided.decision,
             rcode: decided.reply.metadata.response_code,
-            addresses: answer::addresses(&decided.reply),
+            addresses: reply::addresses(&decided.reply),
             upstream: decided.upstream,
             latency: started.elapsed(),
         };
@@ -142,20 +150,20 @@ impl Resolver {
         reply
     }
 
-    async fn decide(&self, question: &Question) -> Decided {
+    async fn decide(&self, question: &Query) -> Decided {
         let covering = question.domain().and_then(|name| self.allowlist.covering(&name).cloned());
         let Some(rule) = covering else {
-            let reply = answer::not_allowed(question);
+            let reply = reply::not_allowed(question);
             return Decided { decision: Decision::Denied, reply, upstream: None };
         };
         let decision = Decision::Allowed(rule);
         match self.upstreams.resolve(question).await {
             Some((upstream, answered)) => {
-                let reply = answer::from_upstream(question, answered);
+                let reply = reply::from_upstream(question, answered);
                 Decided { decision, reply, upstream: Some(upstream) }
             }
             None => {
-                let reply = answer::refusal(question, ResponseCode::ServFail);
+                let reply = reply::refusal(question, ResponseCode::ServFail);
                 Decided { decision, reply, upstream: None }
             }
         }

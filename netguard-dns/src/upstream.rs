@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use super::{
-    Happening, Log,
-    answer::{Question, UDP_PAYLOAD_MAX},
-    read_framed, write_framed,
+    Happening, Log, read_framed,
+    reply::{Question, UDP_PAYLOAD_MAX},
+    write_framed,
 };
 
 /// How long one upstream may take before the next is asked.
