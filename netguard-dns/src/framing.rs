@@ -3,17 +3,14 @@
 use std::io;
 
 use bytes::{BufMut as _, BytesMut};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Reads one message behind its two-byte length (RFC 1035 section 4.2.2).
 ///
 /// # Errors
 ///
 /// The connection ends or fails before the message is whole.
-pub async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub async fn read_framed(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; usize::from(length)];
     stream.read_exact(&mut message).await?;
@@ -25,7 +22,10 @@ pub async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 /// # Errors
 ///
 /// The connection fails, or the message is longer than 65,535 bytes.
-pub async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+pub async fn write_framed(
+    stream: &mut (impl AsyncWriteExt + Unpin),
+    message: &[u8],
+) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     let mut framed = BytesMut::with_capacity(message.len() + 2);
     framed.put_u16(length);

@@ -1,19 +1,14 @@
-//! Questions read from a guest's bytes, and the replies that netguard builds itself.
+//! The bytes of replies: those that netguard makes itself, and answers patched for the guest that asks.
 
 use std::net::IpAddr;
 
-use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{
-        DNSClass, Name, RData, Record, RecordType,
-        rdata::{SOA, opt::EdnsOption},
-    },
+use crate::{
+    Answer,
+    query::{HEADER_LENGTH, Query},
 };
 
-use super::{DomainName, Transport};
-
 /// The largest UDP reply, so that none is ever fragmented (RFC 9715 section 3).
-pub(super) const UDP_PAYLOAD_MAX: u16 = 1232;
+pub const UDP_PAYLOAD_MAX: u16 = 1232;
 /// RFC 1035 section 4.2.1: what a guest without EDNS can take.
 const UDP_PAYLOAD_PLAIN: u16 = 512;
 /// How long a guest may remember that a name is not allowed, in seconds.
@@ -22,266 +17,309 @@ const DENIAL_TTL: u32 = 60;
 const EDE_BLOCKED: u16 = 15;
 /// The option code of extended DNS errors (RFC 8914 section 2).
 const EDE_OPTION: u16 = 15;
-const HEADER_LENGTH: usize = 12;
 
-/// One question of a guest: all that is kept of its bytes.
-#[derive(Clone, Debug)]
-pub(super) struct Question {
-    id: u16,
-    recursion_desired: bool,
-    pub(super) checking_disabled: bool,
-    pub(super) query: Query,
-    edns: Option<Asked>,
+pub const NOERROR: u16 = 0;
+pub const SERVFAIL: u16 = 2;
+pub const NXDOMAIN: u16 = 3;
+pub const REFUSED: u16 = 5;
+
+const TYPE_A: u16 = 1;
+const TYPE_SOA: u16 = 6;
+const TYPE_HINFO: u16 = 13;
+const TYPE_AAAA: u16 = 28;
+const TYPE_OPT: u16 = 41;
+const CLASS_IN: u16 = 1;
+/// A pointer to the question's name (RFC 1035 section 4.1.4).
+const TO_QUESTION: [u8; 2] = [0xc0, HEADER_LENGTH as u8];
+
+/// How a query came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// In one datagram.
+    Udp,
+    /// On a connection.
+    Tcp,
 }
 
-/// What the guest's OPT record said.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    payload: u16,
-    dnssec_ok: bool,
-}
-
-impl Question {
-    /// The asked name in the form that the allowlist has; the root and odd bytes have none.
-    pub(super) fn domain(&self) -> Option<DomainName> {
-        DomainName::from_wire(self.query.name())
-    }
-
-    pub(super) fn dnssec_ok(&self) -> bool {
-        self.edns.is_some_and(|asked| asked.dnssec_ok)
-    }
-
-    pub(super) fn display_name(&self) -> String {
-        let name = self.query.name();
-        if name.is_root() {
-            return ".".into();
-        }
-        let text = name.to_lowercase().to_ascii();
-        text.strip_suffix('.').map_or(text.clone(), ToOwned::to_owned)
-    }
-
-    pub(super) fn display_type(&self) -> String {
-        self.query.query_type().to_string()
-    }
-}
-
-/// What a message of a guest is.
-pub(super) enum Read {
-    /// A question to decide.
-    Question(Question),
-    /// A question that is never answered: why, and with which code to say so.
-    Refused(Question, &'static str, ResponseCode),
-    /// No question that can be read: why, and the reply that says so.
-    Unreadable(&'static str, Message),
-    /// No query at all: silence, so that no two servers can be made to talk for ever.
-    NoQuery,
-}
-
-pub(super) fn read(bytes: &[u8]) -> Read {
-    let Some(header) = bytes.first_chunk::<HEADER_LENGTH>() else {
-        return Read::NoQuery;
-    };
-    let is_response = header[2] & 0x80 != 0;
-    if is_response {
-        return Read::NoQuery;
-    }
-    let op_code = OpCode::from_u8(header[2] >> 3 & 0x0f);
-    let empty = |rcode| {
-        let mut reply = Message::response(u16::from_be_bytes([header[0], header[1]]), op_code);
-        reply.metadata.recursion_desired = header[2] & 0x01 != 0;
-        reply.metadata.response_code = rcode;
-        reply
-    };
-    if op_code != OpCode::Query {
-        return Read::Unreadable("opcode", empty(ResponseCode::NotImp));
-    }
-    let malformed = || Read::Unreadable("malformed", empty(ResponseCode::FormErr));
-    let Ok(message) = Message::from_vec(bytes) else {
-        return malformed();
-    };
-    let Ok([query]) = <[Query; 1]>::try_from(message.queries) else {
-        return malformed(); // one question per message (RFC 9619)
-    };
-    let edns = message.edns.as_ref();
-    let question = Question {
-        id: message.metadata.id,
-        recursion_desired: message.metadata.recursion_desired,
-        checking_disabled: message.metadata.checking_disabled,
-        query,
-        edns: edns
-            .map(|edns| Asked { payload: edns.max_payload(), dnssec_ok: edns.flags().dnssec_ok }),
-    };
-    if edns.is_some_and(|edns| edns.version() != 0) {
-        return Read::Refused(question, "edns version", ResponseCode::BADVERS);
-    }
-    if question.query.query_class() != DNSClass::IN {
-        return Read::Refused(question, "class", ResponseCode::Refused);
-    }
-    match question.query.query_type() {
-        RecordType::AXFR | RecordType::IXFR => {
-            Read::Refused(question, "zone transfer", ResponseCode::Refused)
-        }
-        _ => Read::Question(question), // every other type is for the upstream to know
-    }
-}
-
-/// NXDOMAIN with a SOA that lets the guest remember it (RFC 2308 section 3).
-pub(super) fn not_allowed(question: &Question) -> Message {
-    let mut reply = reply_to(question, ResponseCode::NXDomain);
-    let name = question.query.name().clone();
-    let here = || Name::from_ascii("netguard.invalid.").unwrap_or_else(|_| Name::root());
-    let soa = SOA::new(here(), here(), 1, 3600, 600, 86400, DENIAL_TTL);
-    reply.add_authority(Record::from_rdata(name, DENIAL_TTL, RData::SOA(soa)));
-    if let Some(edns) = reply.edns.as_mut() {
-        let mut option = EDE_BLOCKED.to_be_bytes().to_vec();
-        option.extend_from_slice(b"not on netguard's allowlist");
-        edns.options_mut().insert(EdnsOption::Unknown(EDE_OPTION, option));
-    }
-    reply
-}
-
-/// An empty reply with a code.
-pub(super) fn refusal(question: &Question, rcode: ResponseCode) -> Message {
-    reply_to(question, rcode)
-}
-
-/// The upstream's answer and authority under the guest's own question.
-pub(super) fn from_upstream(question: &Question, upstream: Message) -> Message {
-    // A code above 15 needs the guest's OPT to be told (RFC 6891 section 6.1.3).
-    let rcode = match upstream.metadata.response_code {
-        extended if u16::from(extended) > 15 && question.edns.is_none() => ResponseCode::ServFail,
-        rcode => rcode,
-    };
-    let mut reply = reply_to(question, rcode);
-    reply.metadata.authentic_data = upstream.metadata.authentic_data && question.dnssec_ok();
-    reply.add_answers(upstream.answers);
-    reply.add_authorities(upstream.authorities);
-    reply
-}
-
-fn reply_to(question: &Question, rcode: ResponseCode) -> Message {
-    let mut reply = Message::response(question.id, OpCode::Query);
-    reply.metadata.message_type = MessageType::Response;
-    reply.metadata.recursion_desired = question.recursion_desired;
-    reply.metadata.recursion_available = true;
-    reply.metadata.checking_disabled = question.checking_disabled;
-    reply.metadata.response_code = rcode;
-    reply.add_query(question.query.clone());
-    if let Some(asked) = question.edns {
-        let mut edns = Edns::new();
-        edns.set_max_payload(UDP_PAYLOAD_MAX);
-        edns.set_dnssec_ok(asked.dnssec_ok);
-        reply.set_edns(edns);
-    }
-    reply
-}
-
-/// The reply's bytes, truncated to what the guest can take.
-pub(super) fn encode(
-    reply: &Message,
-    question: Option<&Question>,
-    transport: Transport,
-) -> Option<Vec<u8>> {
-    let limit = match transport {
+/// The longest reply that the guest can take.
+#[must_use]
+pub fn limit(query: &Query, transport: Transport) -> usize {
+    match transport {
         Transport::Tcp => usize::from(u16::MAX),
         Transport::Udp => {
-            let asked = question.and_then(|question| question.edns);
-            let payload = asked.map_or(UDP_PAYLOAD_PLAIN, |asked| asked.payload);
-            usize::from(payload.clamp(UDP_PAYLOAD_PLAIN, UDP_PAYLOAD_MAX))
+            let asked = query.edns.map_or(UDP_PAYLOAD_PLAIN, |edns| edns.payload);
+            usize::from(asked.clamp(UDP_PAYLOAD_PLAIN, UDP_PAYLOAD_MAX))
         }
-    };
-    let bytes = reply.to_vec().ok()?;
-    if bytes.len() <= limit { Some(bytes) } else { reply.truncate().to_vec().ok() }
+    }
 }
 
-/// The addresses that a reply gives away.
-pub(super) fn addresses(reply: &Message) -> Vec<IpAddr> {
-    reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect()
+/// A message that could not be read, `bytes`, is answered with its header alone (RFC 1035 section 4.1.1).
+pub fn unreadable(bytes: &[u8], rcode: u16, out: &mut Vec<u8>) {
+    const OPCODE_AND_RD: u8 = 0x79;
+    out.clear();
+    let Some([id0, id1, flags, ..]) = bytes.first_chunk::<HEADER_LENGTH>() else { return };
+    out.extend([*id0, *id1, 0x80 | flags & OPCODE_AND_RD, rcode as u8 & 0x0f]);
+    out.extend([0; 8]);
+}
+
+/// The question again, and a code.
+pub fn empty(query: &Query, rcode: u16, error: Option<&str>, out: &mut Vec<u8>) {
+    start(query, rcode, [0, 0], out);
+    opt(query, rcode, error, out);
+}
+
+/// There is no such name, or nothing of that type: with a SOA to remember it by (RFC 2308 section 3), and why, if
+/// that is for the guest to know.
+pub fn nothing(query: &Query, rcode: u16, error: Option<&str>, out: &mut Vec<u8>) {
+    /// `netguard.invalid.`, then twice: the primary server and whom to write to.
+    const HERE: &[u8] = b"\x08netguard\x07invalid\x00";
+    const NUMBERS: [u32; 5] = [1, 3600, 600, 86400, DENIAL_TTL];
+    start(query, rcode, [0, 1], out);
+    let length = 2 * HERE.len() + size_of_val(&NUMBERS);
+    record(TYPE_SOA, DENIAL_TTL, length, out);
+    out.extend([HERE, HERE].concat());
+    out.extend(NUMBERS.iter().flat_map(|number| number.to_be_bytes()));
+    opt(query, rcode, error, out);
+}
+
+/// The address of the asked type.
+pub fn address(query: &Query, address: IpAddr, out: &mut Vec<u8>) {
+    start(query, NOERROR, [1, 0], out);
+    match address {
+        IpAddr::V4(v4) => {
+            record(TYPE_A, DENIAL_TTL, 4, out);
+            out.extend(v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            record(TYPE_AAAA, DENIAL_TTL, 16, out);
+            out.extend(v6.octets());
+        }
+    }
+    opt(query, NOERROR, None, out);
+}
+
+/// The answer to a question for everything (RFC 8482 section 4.2).
+pub fn any(query: &Query, out: &mut Vec<u8>) {
+    const TEXT: &[u8] = b"\x07RFC8482\x00";
+    start(query, NOERROR, [1, 0], out);
+    record(TYPE_HINFO, 3600, TEXT.len(), out);
+    out.extend(TEXT);
+    opt(query, NOERROR, None, out);
+}
+
+/// An answer that came `age` seconds ago. One that is too long is cut to its question.
+pub fn answer(query: &Query, answer: &Answer, age: u32, limit: usize, out: &mut Vec<u8>) {
+    // A code above 15 needs the guest's OPT to be told.
+    let rcode = if answer.rcode > 15 && query.edns.is_none() { SERVFAIL } else { answer.rcode };
+    let opt_length = if query.edns.is_some() { 11 } else { 0 };
+    let message = &*answer.message;
+    let question = HEADER_LENGTH + query.name.lower().len() + 4;
+    if message.len() + opt_length > limit || message.len() < question {
+        start(query, rcode, [0, 0], out);
+        out[2] |= 0x02;
+        opt(query, rcode, None, out);
+        return;
+    }
+    out.clear();
+    out.extend_from_slice(message);
+    header(query, rcode, out);
+    out[10..12].copy_from_slice(&u16::from(query.edns.is_some()).to_be_bytes());
+    let sent = query.name.as_sent();
+    out[HEADER_LENGTH..HEADER_LENGTH + sent.len()].copy_from_slice(sent);
+    if answer.authentic && (query.authentic || query.edns.is_some_and(|edns| edns.dnssec_ok)) {
+        out[3] |= 0x20;
+    }
+    if age > 0 {
+        for offset in &answer.ttl_offsets {
+            let at = usize::from(*offset);
+            let Some(field) = out.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>()) else {
+                continue;
+            };
+            *field = u32::from_be_bytes(*field).saturating_sub(age).to_be_bytes();
+        }
+    }
+    opt(query, rcode, None, out);
+}
+
+/// Id and flags, over a header that is there: QR, what the guest asked for, RA and the code's lower bits.
+fn header(query: &Query, rcode: u16, out: &mut [u8]) {
+    let [id0, id1] = query.id.to_be_bytes();
+    let flags0 = 0x80 | u8::from(query.recursion_desired);
+    let flags1 = 0x80 | u8::from(query.checking_disabled) << 4 | rcode as u8 & 0x0f;
+    out[..4].copy_from_slice(&[id0, id1, flags0, flags1]);
+}
+
+/// Header and question, for so many answers and authorities.
+fn start(query: &Query, rcode: u16, [answers, authorities]: [u8; 2], out: &mut Vec<u8>) {
+    out.clear();
+    let additional = u8::from(query.edns.is_some());
+    out.extend([0, 0, 0, 0, 0, 1, 0, answers, 0, authorities, 0, additional]);
+    header(query, rcode, out);
+    out.extend_from_slice(query.name.as_sent());
+    out.extend(query.record_type.to_be_bytes());
+    out.extend(CLASS_IN.to_be_bytes());
+}
+
+/// A record of the asked name, up to its data.
+fn record(record_type: u16, ttl: u32, length: usize, out: &mut Vec<u8>) {
+    out.extend(TO_QUESTION);
+    out.extend(record_type.to_be_bytes());
+    out.extend(CLASS_IN.to_be_bytes());
+    out.extend(ttl.to_be_bytes());
+    out.extend((length as u16).to_be_bytes());
+}
+
+/// netguard's OPT, for who has sent one (RFC 6891 section 7).
+fn opt(query: &Query, rcode: u16, error: Option<&str>, out: &mut Vec<u8>) {
+    let Some(edns) = query.edns else { return };
+    let error = error.map(|text| (EDE_BLOCKED, text));
+    let length = error.map_or(0, |(_, text)| 6 + text.len());
+    out.push(0);
+    out.extend(TYPE_OPT.to_be_bytes());
+    out.extend(UDP_PAYLOAD_MAX.to_be_bytes());
+    out.extend([(rcode >> 4) as u8, 0, u8::from(edns.dnssec_ok) << 7, 0]);
+    out.extend((length as u16).to_be_bytes());
+    if let Some((code, text)) = error {
+        out.extend(EDE_OPTION.to_be_bytes());
+        out.extend((2 + text.len() as u16).to_be_bytes());
+        out.extend(code.to_be_bytes());
+        out.extend(text.as_bytes());
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use hickory_proto::{
+        op::{Edns, Message, OpCode, ResponseCode},
+        rr::{Name, RData, Record, RecordType, rdata::opt::EdnsOption},
+    };
+
     use super::*;
 
-    fn query(edit: impl FnOnce(&mut Message)) -> Vec<u8> {
+    fn query(edit: impl FnOnce(&mut Message)) -> Query {
         let mut message = Message::query();
         message.metadata.id = 7;
-        let name = Name::from_ascii("blocked.example.").unwrap();
-        message.add_query(Query::query(name, RecordType::A));
+        let name = Name::from_ascii("Blocked.example.").unwrap();
+        message.add_query(hickory_proto::op::Query::query(name, RecordType::A));
         edit(&mut message);
-        message.to_vec().unwrap()
+        let mut query = Query::default();
+        crate::query::read(&message.to_vec().unwrap(), &mut query).unwrap();
+        query
+    }
+
+    fn with_opt(payload: u16) -> Query {
+        query(|message| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(payload);
+            message.set_edns(edns);
+        })
+    }
+
+    fn read(reply: impl FnOnce(&mut Vec<u8>)) -> Message {
+        let mut out = vec![1; 3]; // what was in it before is gone
+        reply(&mut out);
+        Message::from_vec(&out).unwrap()
+    }
+
+    /// An answer of so many addresses.
+    fn addresses(count: u8) -> Answer {
+        let mut message = Message::response(0, OpCode::Query);
+        let name = Name::from_ascii("blocked.example.").unwrap();
+        message.metadata.recursion_available = true;
+        message.add_query(hickory_proto::op::Query::query(name.clone(), RecordType::A));
+        for host in 0..count {
+            let data = RData::A(std::net::Ipv4Addr::new(203, 0, 113, host).into());
+            message.add_answer(Record::from_rdata(name.clone(), 300, data));
+        }
+        let message = message.to_vec().unwrap();
+        let first = HEADER_LENGTH + 17 + 4 + 6;
+        Answer {
+            ttl_offsets: (0..u16::from(count)).map(|index| first as u16 + index * 16).collect(),
+            message: message.into(),
+            life: Duration::from_secs(300),
+            rcode: 0,
+            authentic: true,
+            addresses: Box::default(),
+            upstream: None,
+            blocked: None,
+        }
     }
 
     #[test]
     fn a_denial_is_nxdomain_with_soa_and_extended_error() {
-        let bytes = query(|message| {
-            message.set_edns(Edns::new());
-        });
-        let Read::Question(question) = read(&bytes) else { panic!("not read as a question") };
-        let reply = encode(&not_allowed(&question), Some(&question), Transport::Udp).unwrap();
-        let reply = Message::from_vec(&reply).unwrap();
+        let query = with_opt(1232);
+        let reply = read(|out| nothing(&query, NXDOMAIN, Some("not on the list"), out));
         assert_eq!(reply.metadata.id, 7);
         assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(reply.queries[0].name().to_string(), "Blocked.example.", "as it was sent");
         assert_eq!(reply.authorities[0].ttl, DENIAL_TTL);
         assert_eq!(reply.authorities[0].record_type(), RecordType::SOA);
         let edns = reply.edns.unwrap();
         let blocked = edns.option(EDE_OPTION.into()).expect("extended error");
-        assert!(matches!(blocked, EdnsOption::Unknown(_, data) if data.starts_with(&[0, 15])));
+        assert!(
+            matches!(blocked, EdnsOption::Unknown(_, data) if data == b"\x00\x0fnot on the list")
+        );
     }
 
     #[test]
-    fn what_is_no_question_gets_the_code_that_says_so() {
-        assert!(matches!(read(&[0; 11]), Read::NoQuery));
-        let mut response = query(|_| {});
-        response[2] |= 0x80;
-        assert!(matches!(read(&response), Read::NoQuery));
-        let code = |bytes: &[u8]| match read(bytes) {
-            Read::Unreadable(_, reply) => (reply.metadata.id, reply.metadata.response_code),
-            _ => panic!("it was read"),
-        };
-        assert_eq!(code(&query(|_| {})[..20]), (7, ResponseCode::FormErr));
-        let two = query(|message| {
-            let again = message.queries[0].clone();
-            message.add_query(again);
+    fn an_answer_is_the_guests_own_with_its_age_taken_off() {
+        let query = with_opt(1232);
+        let reply = read(|out| answer(&query, &addresses(3), 100, 1232, out));
+        assert_eq!(reply.metadata.id, 7);
+        assert_eq!(reply.queries[0].name().to_string(), "Blocked.example.");
+        assert_eq!(reply.answers.len(), 3);
+        assert!(reply.answers.iter().all(|record| record.ttl == 200));
+        assert!(!reply.metadata.authentic_data, "the guest did not ask for it");
+        assert!(reply.edns.is_some());
+        let older = read(|out| answer(&query, &addresses(1), 1000, 1232, out));
+        assert_eq!(older.answers[0].ttl, 0);
+    }
+
+    #[test]
+    fn the_ad_bit_is_for_who_understands_it() {
+        let asks = query(|message| message.metadata.authentic_data = true);
+        let reply = read(|out| answer(&asks, &addresses(1), 0, 512, out));
+        assert!(reply.metadata.authentic_data);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_to_its_question() {
+        let plain = query(|_| {});
+        let long = addresses(100);
+        let over_udp = read(|out| {
+            answer(&plain, &long, 0, limit(&plain, Transport::Udp), out);
+            assert!(out.len() <= 512);
         });
-        assert_eq!(code(&two), (7, ResponseCode::FormErr));
-        let mut update = query(|_| {});
-        update[2] |= 5 << 3;
-        assert_eq!(code(&update), (7, ResponseCode::NotImp));
-        let Read::Unreadable(_, reply) = read(&update) else { panic!("it was read") };
-        assert_eq!(reply.metadata.op_code, OpCode::Update, "RFC 1035 section 4.1.1: copied");
-        let chaos = query(|message| {
-            message.queries[0].set_query_class(DNSClass::CH);
-        });
-        assert!(matches!(read(&chaos), Read::Refused(_, "class", ResponseCode::Refused)));
-        let transfer = query(|message| {
-            message.queries[0].set_query_type(RecordType::AXFR);
-        });
-        assert!(matches!(read(&transfer), Read::Refused(_, "zone transfer", _)));
+        assert!(over_udp.metadata.truncation && over_udp.answers.is_empty());
+        let over_tcp = read(|out| answer(&plain, &long, 0, limit(&plain, Transport::Tcp), out));
+        assert!(!over_tcp.metadata.truncation);
+        assert_eq!(over_tcp.answers.len(), 100);
+        assert_eq!(limit(&with_opt(65535), Transport::Udp), 1232);
+        assert_eq!(limit(&with_opt(100), Transport::Udp), 512);
     }
 
     #[test]
     fn an_extended_code_is_not_told_without_opt() {
-        let Read::Question(question) = read(&query(|_| {})) else { panic!("not a question") };
-        let mut upstream = Message::response(1, OpCode::Query);
-        upstream.metadata.response_code = ResponseCode::BADVERS;
-        let reply = from_upstream(&question, upstream);
-        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+        let mut badvers = addresses(0);
+        badvers.rcode = 16;
+        let told = read(|out| answer(&with_opt(1232), &badvers, 0, 1232, out));
+        assert_eq!(u16::from(told.metadata.response_code), 16);
+        let hidden = read(|out| answer(&query(|_| {}), &badvers, 0, 512, out));
+        assert_eq!(hidden.metadata.response_code, ResponseCode::ServFail);
     }
 
     #[test]
-    fn a_reply_that_does_not_fit_is_truncated() {
-        let Read::Question(question) = read(&query(|_| {})) else { panic!("not a question") };
-        let mut upstream = Message::response(1, OpCode::Query);
-        for host in 0..100 {
-            let address = RData::A(std::net::Ipv4Addr::new(203, 0, 113, host).into());
-            upstream.add_answer(Record::from_rdata(question.query.name().clone(), 60, address));
-        }
-        let reply = from_upstream(&question, upstream);
-        let over_udp = encode(&reply, Some(&question), Transport::Udp).unwrap();
-        assert!(over_udp.len() <= usize::from(UDP_PAYLOAD_PLAIN));
-        assert!(Message::from_vec(&over_udp).unwrap().metadata.truncation);
-        let over_tcp = encode(&reply, Some(&question), Transport::Tcp).unwrap();
-        assert_eq!(Message::from_vec(&over_tcp).unwrap().answers.len(), 100);
+    fn a_question_for_everything_gets_one_record() {
+        let reply = read(|out| any(&query(|_| {}), out));
+        assert_eq!(reply.answers[0].record_type(), RecordType::HINFO);
+    }
+
+    #[test]
+    fn what_could_not_be_read_gets_its_own_header_back() {
+        let mut out = Vec::new();
+        unreadable(&[1, 2, 0x29, 0xff, 9, 9, 9, 9, 9, 9, 9, 9, 9], 4, &mut out);
+        assert_eq!(out, [1, 2, 0xa9, 4, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 }
