@@ -243,7 +243,7 @@ fn check_file(file: &Path) -> anyhow::Result<()> {
         file.display(),
         policy.slots.len(),
         policy.dns.upstreams.len(),
-        policy.dns.allowlist.len(),
+        policy.dns.names_max(),
     ))
 }
 

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
 };
 
 use netguard_common::SlotId;
@@ -38,6 +39,7 @@ pub struct Endpoint {
 pub struct Server {
     shared: Arc<Shared>,
     workers: Vec<Arc<Worker>>,
+    threads: Vec<JoinHandle<()>>,
     /// Slots are dealt out among the threads.
     next: AtomicUsize,
 }
@@ -66,8 +68,8 @@ impl Server {
         let log = Mutex::new(resolver.journal().query_log());
         let shared = Arc::new(Shared { resolver: Arc::clone(resolver), runtime, log });
         let workers = (0..threads.max(1)).map(|number| Worker::start(number, &shared));
-        let workers = workers.collect::<io::Result<_>>()?;
-        Ok(Self { shared, workers, next: AtomicUsize::new(0) })
+        let (workers, threads) = workers.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Self { shared, workers, threads, next: AtomicUsize::new(0) })
     }
 
     /// Binds every socket of the endpoint and serves them.
@@ -116,6 +118,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         for worker in &self.workers {
             worker.stop();
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // one that has panicked is over too
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -46,7 +47,7 @@ pub struct Worker {
 const WAKE: u64 = 0;
 
 impl Worker {
-    pub fn start(number: usize, shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
+    pub fn start(number: usize, shared: &Arc<Shared>) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
         let worker = Arc::new(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
@@ -57,8 +58,8 @@ impl Worker {
         worker.epoll.add(&worker.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         let (own, shared) = (Arc::clone(&worker), Arc::clone(shared));
         let thread = std::thread::Builder::new().name(format!("dns-{number}"));
-        thread.spawn(move || own.run(&shared))?;
-        Ok(worker)
+        let thread = thread.spawn(move || own.run(&shared))?;
+        Ok((worker, thread))
     }
 
     pub fn add(&self, listener: Listener) -> io::Result<u64> {

@@ -71,8 +71,10 @@ pub(super) struct Runtime {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Dns {
-    /// Addresses, with or without a port.
+    /// Addresses, with or without a port; with `tls://` before and `#name` behind for DNS over TLS.
     pub(super) upstreams: Spanned<Vec<Spanned<String>>>,
+    /// A PEM file of the authorities that vouch for upstreams over TLS; Mozilla's if absent.
+    pub(super) tls_roots: Option<Spanned<PathBuf>>,
     /// Where the resolver listens on each gateway.
     #[serde(default = "default_port")]
     pub(super) port: Spanned<u16>,
@@ -80,9 +82,32 @@ pub(super) struct Dns {
     pub(super) allowlist: Option<Spanned<PathBuf>>,
     /// Which categories count; all of them if absent.
     pub(super) categories: Option<Vec<Spanned<String>>>,
+    /// Files with a name on each line.
+    pub(super) lists: Option<Vec<Spanned<PathBuf>>>,
     /// Further names.
+    pub(super) names: Option<Vec<Spanned<String>>>,
+    /// Names whose answers may have addresses that are not public.
     #[serde(default)]
-    pub(super) names: Vec<Spanned<String>>,
+    pub(super) private_names: Vec<Spanned<String>>,
+    /// The types that are asked of upstreams.
+    pub(super) types: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) svcb: Svcb,
+    pub(super) name_max: Option<Spanned<usize>>,
+    pub(super) cache_bytes: Option<Spanned<u64>>,
+    /// Seconds.
+    pub(super) cache_max_ttl: Option<Spanned<u32>>,
+}
+
+/// `svcb`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Svcb {
+    /// HTTPS and SVCB have no answer.
+    #[default]
+    None,
+    /// They have, without the keys that hide names from their own server's neighbours.
+    Strip,
 }
 
 fn default_port() -> Spanned<u16> {
@@ -121,7 +146,18 @@ pub(super) struct Slot {
     #[serde(default)]
     pub(super) manage_links: bool,
     #[serde(default)]
+    pub(super) dns: SlotDns,
+    #[serde(default)]
     pub(super) limits: SlotLimits,
+}
+
+/// `[slot.dns]`: each key in place of the same one in `[dns]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlotDns {
+    pub(super) categories: Option<Vec<Spanned<String>>>,
+    pub(super) lists: Option<Vec<Spanned<PathBuf>>>,
+    pub(super) names: Option<Vec<Spanned<String>>>,
 }
 
 /// `mode`
@@ -156,6 +192,9 @@ pub(super) struct SlotLimits {
     pub(super) bytes_per_second: Option<u64>,
     pub(super) icmp_per_second: Option<u32>,
     pub(super) icmp_max_bytes: Option<u16>,
+    pub(super) queries_per_second: Option<u32>,
+    pub(super) names_per_minute: Option<u32>,
+    pub(super) answer_bytes_per_minute: Option<u32>,
 }
 
 /// An allowlist file: categories by name.

@@ -19,8 +19,9 @@ impl Source {
         Self { path: path.to_owned(), line_starts }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Where a path in the text leads: it counts from the text's own directory.
+    pub(super) fn beside(&self, path: &Path) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new(".")).join(path)
     }
 
     /// The line of a byte offset, counted from 1.

@@ -5,6 +5,7 @@
 //! pinned and enforce until `netguard unload`.
 
 mod host;
+mod resolver;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,10 +15,11 @@ use std::{
 };
 
 use netguard_common::SlotId;
-use netguard_dns::{Endpoint, Happening, Resolver, SlotServer};
+use netguard_dns::{Endpoint, Pins, Resolver, Server, SlotServer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::unix::AsyncFd,
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     time::{Interval, MissedTickBehavior},
 };
@@ -35,6 +37,8 @@ use crate::{
 
 /// How many drop records are read before other events have their turn.
 const DROPS_AT_ONCE: usize = 256;
+/// How often floods are reported.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// When what failed is tried again, if the host does not change before.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -75,6 +79,8 @@ enum Event {
     Drops,
     /// Interfaces or addresses came, went or changed, or it is time to try again what failed.
     HostChanged,
+    /// What nobody waits for.
+    Housekeeping,
     /// Somebody asks netguard to stop.
     Stop(&'static str),
 }
@@ -110,8 +116,11 @@ struct Daemon {
     more_drops: bool,
     signals: [Signal; 3],
     resolver: Arc<Resolver>,
+    server: Server,
     /// By bridge and slot.
-    servers: BTreeMap<(u32, SlotId), SlotServer>,
+    listening: BTreeMap<(u32, SlotId), SlotServer>,
+    /// For what is due once in a while.
+    every_second: Interval,
     journal: Journal,
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
@@ -159,12 +168,9 @@ impl Daemon {
             unsafe { AsyncFd::register(datapath.take_drops()?) }.map_err(io::Error::from)?;
         let policy = config.policy.clone();
         let (journal, writer) = Journal::start(format)?;
-        let (log, dns) = (journal.clone(), &policy.dns);
-        let log = move |happening| match happening {
-            Happening::Query(query) => log.write(Entry::Query(query)),
-            Happening::Upstream(message) => log.note(message),
-        };
-        let resolver = Arc::new(Resolver::new(dns.allowlist.clone(), dns.upstreams.clone(), log));
+        let pins = Arc::new(Pins::default());
+        let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
+        let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let signals = [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
@@ -173,6 +179,8 @@ impl Daemon {
         let mut retry = tokio::time::interval(RETRY);
         // It is polled only while something fails: the ticks of the time before are not owed.
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut every_second = tokio::time::interval(HOUSEKEEPING);
+        every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut daemon = Self {
             policy,
             datapath,
@@ -181,7 +189,9 @@ impl Daemon {
             more_drops: false,
             signals,
             resolver,
-            servers: BTreeMap::new(),
+            server,
+            listening: BTreeMap::new(),
+            every_second,
             journal,
             writer,
             failures: BTreeSet::new(),
@@ -233,7 +243,7 @@ impl Daemon {
             [] => String::new(),
             ports => format!("; waiting for {}", ports.join(" ")),
         };
-        let (slots, names) = (slots.len(), self.policy.dns.allowlist.len());
+        let (slots, names) = (slots.len(), self.policy.dns.names_max());
         self.journal.note(format!("guarding {slots} slots, {names} names allowed{waiting}"));
         for warning in host::warnings(&self.policy) {
             self.journal.note(warning);
@@ -250,6 +260,7 @@ impl Daemon {
                 }
                 Event::Drops => self.log_drops(),
                 Event::HostChanged => self.follow_host().await?,
+                Event::Housekeeping => self.resolver.report_over_rate(),
             }
         }
     }
@@ -267,6 +278,7 @@ impl Daemon {
                 None => Err(io::Error::other("the rtnetlink subscription broke").into()),
             },
             _ = self.retry.tick(), if failing => Ok(Event::HostChanged),
+            _ = self.every_second.tick() => Ok(Event::Housekeeping),
             ready = self.drops.readable() => {
                 ready?.clear_ready();
                 Ok(Event::Drops)
@@ -331,20 +343,20 @@ impl Daemon {
             .iter()
             .filter_map(|slot| Some(((facts.interface(&slot.bridge)?.index, slot.id), slot)))
             .collect();
-        self.servers.retain(|key, _| bridges.contains_key(key));
+        self.listening.retain(|key, _| bridges.contains_key(key));
         let mut failed = Vec::new();
         for (key, slot) in bridges {
-            if self.servers.contains_key(&key) {
+            if self.listening.contains_key(&key) {
                 continue;
             }
             let endpoint = Endpoint {
-                slot: slot.name.as_str().into(),
+                slot: slot.id,
                 bridge: slot.bridge.clone(),
                 addresses: slot.subnets.iter().map(|subnet| subnet.gateway).collect(),
                 port: self.policy.dns.port,
             };
-            match SlotServer::start(&endpoint, &self.resolver) {
-                Ok(server) => drop(self.servers.insert(key, server)),
+            match self.server.listen(&endpoint) {
+                Ok(server) => drop(self.listening.insert(key, server)),
                 Err(error) => failed.push(error),
             }
         }
@@ -373,8 +385,8 @@ impl Daemon {
 
     /// Lets the log have its last lines.
     fn finish(self) {
-        let Self { journal, writer, resolver, servers, .. } = self;
-        drop((journal, resolver, servers));
+        let Self { journal, writer, resolver, server, listening, .. } = self;
+        drop((listening, server, resolver, journal));
         writer.finish();
     }
 }

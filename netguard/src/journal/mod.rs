@@ -5,24 +5,25 @@
 //! answer.
 
 mod line;
+mod query;
 
 use std::{
     io::{self, BufWriter, ErrorKind, Write},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
 };
 
-use netguard_dns::QueryRecord;
-
 use crate::drops::Drop;
 
-/// How many lines may wait for the reader.
+/// How many events may wait for the reader.
 const QUEUE_LENGTH: usize = 16384;
+/// How many bytes of [`Event::Lines`] may wait for the reader.
+const QUEUE_BYTES: usize = 8 << 20;
 /// How long the writer rests when the output refuses a line.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// How long a stopping daemon waits for the reader.
@@ -43,8 +44,8 @@ pub enum Format {
 pub enum Event {
     /// A packet was dropped.
     Drop(Drop),
-    /// A query was answered.
-    Query(QueryRecord),
+    /// Whole lines that a thread of the resolver has written itself, and how many.
+    Lines(Vec<u8>, u64),
     /// Something happened to netguard itself.
     Note(SystemTime, String),
 }
@@ -55,13 +56,31 @@ impl Event {
     pub fn note(message: impl Into<String>) -> Self {
         Self::Note(SystemTime::now(), message.into())
     }
+
+    /// How many lines it is, and how many bytes where lines are written already.
+    fn size(&self) -> (u64, usize) {
+        match self {
+            Self::Lines(lines, count) => (*count, lines.len()),
+            Self::Drop(_) | Self::Note(..) => (1, 0),
+        }
+    }
 }
 
 /// Where events are handed in; cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
+    format: Format,
     queue: SyncSender<Event>,
-    lost: Arc<AtomicU64>,
+    backlog: Arc<Backlog>,
+}
+
+/// What the queue itself does not tell.
+#[derive(Default)]
+struct Backlog {
+    /// Lines that were lost since the last that was written.
+    lost: AtomicU64,
+    /// Bytes of [`Event::Lines`] in the queue.
+    bytes: AtomicUsize,
 }
 
 /// The thread behind a [`Journal`].
@@ -77,18 +96,22 @@ impl Journal {
     /// The system refuses a thread.
     pub fn start(format: Format) -> io::Result<(Self, Writer)> {
         let (queue, events) = sync_channel(QUEUE_LENGTH);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
+        let backlog = Arc::new(Backlog::default());
+        let shared = Arc::clone(&backlog);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write(format, &events, &counted))?;
-        Ok((Self { queue, lost }, Writer { thread }))
+            .spawn(move || write(format, &events, &shared))?;
+        Ok((Self { format, queue, backlog }, Writer { thread }))
     }
 
     /// Hands in an event; never waits. If the queue is full the event is lost, and counted.
     pub fn write(&self, event: Event) {
-        if self.queue.try_send(event).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        let (lines, bytes) = event.size();
+        let waiting = self.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = waiting + bytes <= QUEUE_BYTES;
+        if !fits || self.queue.try_send(event).is_err() {
+            self.backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.backlog.lost.fetch_add(lines, Ordering::Relaxed);
         }
     }
 
@@ -110,20 +133,22 @@ impl Writer {
 }
 
 /// Ends when every journal is gone, or when there is no reader any more.
-fn write(format: Format, events: &Receiver<Event>, lost: &AtomicU64) {
+fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog) {
     let mut out = BufWriter::new(io::stdout());
     while let Some(event) = next(events, &mut out) {
-        let missing = lost.swap(0, Ordering::Relaxed);
+        let missing = backlog.lost.swap(0, Ordering::Relaxed);
         let gap = (missing > 0).then(|| {
             Event::note(format!("{missing} log lines were lost: whoever reads them is too slow"))
         });
         for event in gap.iter().chain([&event]) {
-            match writeln!(out, "{}", format.line(event)) {
+            let (lines, bytes) = event.size();
+            backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match format.write(event, &mut out) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return, // nobody reads
                 Err(_) => {
                     // A full disk may have room again, and then the gap is told.
-                    lost.fetch_add(1, Ordering::Relaxed);
+                    backlog.lost.fetch_add(lines, Ordering::Relaxed);
                     std::thread::sleep(AFTER_ERROR);
                 }
             }

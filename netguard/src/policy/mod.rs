@@ -4,6 +4,7 @@
 //! `config` builds a [`Policy`] and has checked everything in it; [`Plan`] turns it into the bytes
 //! of the maps.
 
+mod dns;
 mod evaluate;
 mod matrix;
 mod places;
@@ -11,17 +12,16 @@ mod plan;
 mod rules;
 mod slot;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use dns::{DnsPolicy, SlotDns, is_public};
 pub use evaluate::{Evaluator, IsLocal, Openings, Traffic, Verdict};
 pub use matrix::{Cell, Matrix, Row};
 pub use plan::{Facts, InterfaceFact, Plan, Prefix, TrieKey};
 pub use rules::{Protocol, Rule, Service};
 pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet};
-
-use netguard_dns::Allowlist;
 
 /// Everything the operator asked for, checked.
 #[derive(Clone, Debug)]
@@ -78,15 +78,4 @@ pub struct Protection {
     pub allow_in: Vec<Service>,
     /// True if the rest is only counted.
     pub dry_run: bool,
-}
-
-/// The resolver's part of the policy.
-#[derive(Clone, Debug)]
-pub struct DnsPolicy {
-    /// Asked in this order; at least one.
-    pub upstreams: Vec<SocketAddr>,
-    /// The port on each gateway where the resolver listens.
-    pub port: u16,
-    /// The names that slots may resolve.
-    pub allowlist: Allowlist,
 }

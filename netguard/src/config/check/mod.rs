@@ -3,6 +3,7 @@
 
 mod dns;
 mod host;
+mod names;
 mod slots;
 
 use std::net::IpAddr;
@@ -10,14 +11,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
-pub(super) use dns::shipped_allowlist;
+pub(super) use names::shipped_allowlist;
 
 use super::{
     file,
     problem::{Problem, Problems, Source},
     template::{self, SlotSpans},
 };
-use crate::policy::{DnsPolicy, Policy};
+use crate::policy::Policy;
 
 /// Checks the file and says what it means, with the places of the slots' keys, or everything that is wrong
 /// with it.
@@ -43,11 +44,8 @@ pub(super) fn check(
     let gate = checker.gate(file.gate.as_ref(), &slots);
     let host = checker.host(&file.host, &entries, &slots);
     let flows_max = checker.flows_max(&file.limits);
-    let upstreams = checker.upstreams(&file.dns.upstreams, &slots);
-    let port = checker.port(&file.dns.port);
-    let allowlist = checker.allowlist(&file.dns);
+    let dns = checker.dns(&file.dns, &slots, &entries);
     Problems::unless_empty(checker.problems)?;
-    let dns = DnsPolicy { upstreams, port, allowlist };
     let spans = entries.iter().map(template::Entry::spans).collect();
     Ok((Policy { slots, runtimes, gate, host, flows_max, dns }, spans))
 }

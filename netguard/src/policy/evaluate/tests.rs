@@ -49,11 +49,7 @@ pub(in crate::policy) fn policy() -> Policy {
             ..Host::default()
         },
         flows_max: 1 << 16,
-        dns: DnsPolicy {
-            upstreams: Vec::new(),
-            port: 53,
-            allowlist: netguard_dns::Allowlist::default(),
-        },
+        dns: DnsPolicy::default(),
     }
 }
 

@@ -1,0 +1,198 @@
+//! What a file says of names: categories, lists and single names, for all slots and for one. What several slots share
+//! is read and kept once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use netguard_common::SlotId;
+use netguard_dns::{Allowlist, Entry, NameSet, QueryLimits};
+use toml::Spanned;
+
+use super::{
+    super::{
+        file::{self, AllowlistFile},
+        problem::Source,
+        read_text, template,
+    },
+    Checker,
+};
+use crate::policy::SlotDns;
+
+/// The allowlist that netguard ships.
+const SHIPPED_ALLOWLIST: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/allowlist.toml"));
+
+pub(in crate::config) fn shipped_allowlist() -> AllowlistFile {
+    toml::from_str(SHIPPED_ALLOWLIST).expect("the shipped allowlist is under test")
+}
+
+/// What each slot may ask.
+pub(super) fn of_slots(
+    checker: &mut Checker<'_>,
+    dns: &file::Dns,
+    entries: &[template::Entry],
+) -> BTreeMap<SlotId, SlotDns> {
+    let Some(mut shelf) = Shelf::open(checker, dns) else { return BTreeMap::new() };
+    let mut slots = BTreeMap::new();
+    for entry in entries {
+        let own = &entry.rest.dns;
+        let mut sets =
+            shelf.categories(checker, own.categories.as_ref().or(dns.categories.as_ref()));
+        for path in own.lists.as_ref().or(dns.lists.as_ref()).into_iter().flatten() {
+            sets.push(shelf.list(checker, path));
+        }
+        if let Some(names) = own.names.as_ref().or(dns.names.as_ref()) {
+            sets.push(shelf.names(checker, names));
+        }
+        let limits = limits(&entry.rest.limits);
+        slots.insert(*entry.id.get_ref(), SlotDns { allowlist: Allowlist::of(sets), limits });
+    }
+    slots
+}
+
+fn limits(limits: &file::SlotLimits) -> QueryLimits {
+    let default = QueryLimits::default();
+    QueryLimits {
+        queries_per_second: limits.queries_per_second.unwrap_or(default.queries_per_second),
+        names_per_minute: limits.names_per_minute.unwrap_or(default.names_per_minute),
+        answer_bytes_per_minute: limits
+            .answer_bytes_per_minute
+            .unwrap_or(default.answer_bytes_per_minute),
+    }
+}
+
+/// Sets that are read already. What is wrong with one is told once.
+struct Shelf {
+    categories: AllowlistFile,
+    source: Source,
+    /// By the places of their names in the file: slots of one template have the same.
+    chosen: HashMap<Option<Vec<String>>, Arc<NameSet>>,
+    lists: HashMap<PathBuf, Arc<NameSet>>,
+    single: HashMap<usize, Arc<NameSet>>,
+}
+
+impl Shelf {
+    /// With the categories of the file that the operator names, or of the shipped one.
+    fn open(checker: &mut Checker<'_>, dns: &file::Dns) -> Option<Self> {
+        let of = |categories, source| Self {
+            categories,
+            source,
+            chosen: HashMap::new(),
+            lists: HashMap::new(),
+            single: HashMap::new(),
+        };
+        let Some(path) = &dns.allowlist else {
+            let source = Source::new(Path::new("the shipped allowlist"), SHIPPED_ALLOWLIST);
+            return Some(of(shipped_allowlist(), source));
+        };
+        let full = checker.source.beside(path.get_ref());
+        let text = match read_text(&full) {
+            Ok(text) => text,
+            Err(error) => {
+                let message = format!("allowlist {} cannot be read: {error}", full.display());
+                checker.refuse(path, message);
+                return None;
+            }
+        };
+        let source = Source::new(&full, &text);
+        match toml::from_str(&text) {
+            Ok(categories) => Some(of(categories, source)),
+            Err(error) => {
+                checker.problems.push(source.toml_problem(&error));
+                None
+            }
+        }
+    }
+
+    /// The names of the categories that count: all of them if none is chosen.
+    fn categories(
+        &mut self,
+        checker: &mut Checker<'_>,
+        chosen: Option<&Vec<Spanned<String>>>,
+    ) -> Vec<Arc<NameSet>> {
+        let key = chosen.map(|chosen| chosen.iter().map(|it| it.get_ref().clone()).collect());
+        if let Some(set) = self.chosen.get(&key) {
+            return vec![Arc::clone(set)];
+        }
+        for wanted in chosen.into_iter().flatten() {
+            if !self.categories.contains_key(wanted.get_ref()) {
+                let known = self.categories.keys().cloned().collect::<Vec<_>>().join(", ");
+                let message = format!("no category {:?}; there are {known}", wanted.get_ref());
+                checker.refuse(wanted, message);
+            }
+        }
+        let mut set = NameSet::default();
+        for (category, list) in &self.categories {
+            let is_wanted = |wanted: &Vec<String>| wanted.contains(category);
+            if !key.as_ref().is_none_or(is_wanted) {
+                continue;
+            }
+            for name in &list.names {
+                let added = name.get_ref().parse::<Entry>().map_err(|error| error.to_string());
+                let added = added.and_then(|it| set.add(&it).map_err(|error| error.to_string()));
+                if let Err(message) = added {
+                    checker.problems.push(self.source.problem(name.span().start, message));
+                }
+            }
+        }
+        set.finish();
+        let set = Arc::new(set);
+        self.chosen.insert(key, Arc::clone(&set));
+        vec![set]
+    }
+
+    /// The names of a file, one on each line; `#` begins a comment.
+    fn list(&mut self, checker: &mut Checker<'_>, path: &Spanned<PathBuf>) -> Arc<NameSet> {
+        /// A file of something else has a problem on every line.
+        const PROBLEMS_MAX: usize = 10;
+        let full = checker.source.beside(path.get_ref());
+        if let Some(set) = self.lists.get(&full) {
+            return Arc::clone(set);
+        }
+        let mut set = NameSet::default();
+        match read_text(&full) {
+            Err(error) => {
+                checker.refuse(path, format!("list {} cannot be read: {error}", full.display()));
+            }
+            Ok(text) => {
+                let mut problems = 0;
+                for line in text.lines() {
+                    let name = line.split('#').next().unwrap_or_default().trim();
+                    if name.is_empty() {
+                        continue;
+                    }
+                    let added = name.parse::<Entry>().map_err(|error| error.to_string());
+                    let added = added.and_then(|it| set.add(&it).map_err(|it| it.to_string()));
+                    let Err(message) = added else { continue };
+                    let source = Source::new(&full, &text);
+                    let at = line.as_ptr() as usize - text.as_ptr() as usize;
+                    checker.problems.push(source.problem(at, message));
+                    problems += 1;
+                    if problems == PROBLEMS_MAX {
+                        break;
+                    }
+                }
+            }
+        }
+        set.finish();
+        let set = Arc::new(set);
+        self.lists.insert(full, Arc::clone(&set));
+        set
+    }
+
+    /// Single names.
+    fn names(&mut self, checker: &mut Checker<'_>, names: &[Spanned<String>]) -> Arc<NameSet> {
+        let Some(first) = names.first() else { return Arc::default() };
+        let key = first.span().start;
+        if let Some(set) = self.single.get(&key) {
+            return Arc::clone(set);
+        }
+        let set: NameSet = checker.parse_all::<Entry>(names, "names").into_iter().collect();
+        let set = Arc::new(set);
+        self.single.insert(key, Arc::clone(&set));
+        set
+    }
+}
