@@ -17,7 +17,7 @@ mod ports;
 pub mod query;
 mod question;
 mod record;
-mod reply;
+pub mod reply;
 mod resolver;
 mod rules;
 mod server;

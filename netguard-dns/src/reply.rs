@@ -18,9 +18,13 @@ const EDE_BLOCKED: u16 = 15;
 /// The option code of extended DNS errors (RFC 8914 section 2).
 const EDE_OPTION: u16 = 15;
 
+/// No error.
 pub const NOERROR: u16 = 0;
+/// Server failure.
 pub const SERVFAIL: u16 = 2;
+/// No such name.
 pub const NXDOMAIN: u16 = 3;
+/// Refused by policy.
 pub const REFUSED: u16 = 5;
 
 const TYPE_A: u16 = 1;
