@@ -7,6 +7,7 @@ mod allowlist;
 mod answer;
 mod cache;
 mod clock;
+pub mod forward;
 mod framing;
 mod name;
 mod question;
