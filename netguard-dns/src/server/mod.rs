@@ -95,14 +95,16 @@ impl Server {
                 );
                 io::Error::new(error.kind(), message)
             };
+            // Sockets that share a port do not notice whom they share it with: this one does.
+            drop(bind(at, Type::DGRAM, &endpoint.bridge, false).map_err(named)?);
             for number in first..first + threads {
-                let socket = bind(at, Type::DGRAM, &endpoint.bridge).map_err(named)?;
+                let socket = bind(at, Type::DGRAM, &endpoint.bridge, true).map_err(named)?;
                 let worker = &self.workers[number % self.workers.len()];
                 let listener = Listener { socket, slot: Arc::clone(&slot) };
                 let token = worker.add(listener).map_err(named)?;
                 server.udp.push((Arc::clone(worker), token));
             }
-            let socket = bind(at, Type::STREAM, &endpoint.bridge).map_err(named)?;
+            let socket = bind(at, Type::STREAM, &endpoint.bridge, false).map_err(named)?;
             socket.listen(128).map_err(named)?;
             let _entered = self.shared.runtime.enter();
             let socket = TcpListener::from_std(socket.into()).map_err(named)?;
@@ -136,7 +138,8 @@ impl Drop for SlotServer {
     }
 }
 
-fn bind(at: SocketAddr, kind: Type, bridge: &str) -> io::Result<Socket> {
+/// `shared` with the sockets of other threads.
+fn bind(at: SocketAddr, kind: Type, bridge: &str, shared: bool) -> io::Result<Socket> {
     /// As much as a busy slot sends while its thread is busy with another.
     const RECEIVE_BUFFER: usize = 1 << 20;
     let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
@@ -145,7 +148,7 @@ fn bind(at: SocketAddr, kind: Type, bridge: &str) -> io::Result<Socket> {
     if kind == Type::STREAM {
         socket.set_reuse_address(true)?; // a restart must not wait for TIME_WAIT
     } else {
-        socket.set_reuse_port(true)?; // one socket per thread
+        socket.set_reuse_port(shared)?;
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER); // less is slower, not wrong
     }
     socket.bind_device(Some(bridge.as_bytes()))?;
