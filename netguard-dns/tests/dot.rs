@@ -79,6 +79,7 @@ impl Server {
         let (handshakes, queries) = (Arc::clone(&server.handshakes), Arc::clone(&server.queries));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap(); // it writes in pieces
                 let (acceptor, handshakes) = (acceptor.clone(), Arc::clone(&handshakes));
                 let queries = Arc::clone(&queries);
                 tokio::spawn(async move {

@@ -289,7 +289,7 @@ async fn a_dead_upstream_is_told_once_probed_and_told_when_it_answers_again() {
     assert_eq!(kept.answer.life, Duration::from_secs(5));
     let fails = format!("upstream {} fails: timed out", dying.address);
     forwarder.answer(question("b.example", 1), false).await;
-    assert_eq!(*told.lock().unwrap(), [fails.clone()]);
+    assert_eq!(told.lock().unwrap().join("|"), fails);
     assert!(forwarder.upstreams()[0].failing);
     is_alive.store(true, Relaxed);
     forwarder.answer(question("c.example", 1), false).await;
