@@ -162,9 +162,11 @@ async fn one_connection_serves_all_queries() {
 #[tokio::test(start_paused = true)]
 async fn queries_do_not_wait_for_each_other_and_each_gets_its_own_answer() {
     let _frozen = Frozen::new();
-    let server = Server::start(Serves::Backwards(100)).await;
+    /// So many that two have drawn the same id, but for once in ten million times.
+    const COUNT: usize = 1_500;
+    let server = Server::start(Serves::Backwards(COUNT)).await;
     let (forwarder, _, _) = fake::forwarder_with(server.settings("127.0.0.1"));
-    let names: Vec<_> = (0..100).map(|nth| format!("n{nth}.example")).collect();
+    let names: Vec<_> = (0..COUNT).map(|nth| format!("n{nth}.example")).collect();
     let ask = |name: &String| forwarder.answer(question(name, 1), false);
     let kept = futures_util::future::join_all(names.iter().map(ask)).await;
     for (kept, name) in kept.iter().zip(&names) {
