@@ -238,11 +238,10 @@ mod tests {
 
     #[test]
     fn a_name_that_nobody_can_resolve_does_not_make_an_upstream_fail() {
-        let (ledger, start) = ledger(1);
-        for second in 0..10 {
-            let asked = start + Duration::from_secs(second);
-            answer(&ledger, 0, asked, MS);
-            assert_eq!(ledger.failed(0, asked, asked + 900 * MS), None);
+        let (ledger, asked) = ledger(1);
+        answer(&ledger, 0, asked + MS, MS);
+        for _ in 0..10 {
+            assert_eq!(ledger.failed(0, asked, asked + 4000 * MS), None);
         }
         assert!(!ledger.health()[0].failing);
     }

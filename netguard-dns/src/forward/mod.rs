@@ -1,7 +1,7 @@
 //! Asking the upstream resolvers: what leaves the host, whom it goes to, and what of the answer is believed.
 //!
-//! A question is asked once at a time, whoever waits for it. What comes back is checked ([`query`]), scrubbed
-//! ([`scrub`]), held against the policy's addresses ([`addresses`]), encoded anew ([`encode`]) and put into the cache.
+//! A question is asked once at a time, whoever waits for it. What comes back is checked (`query`), scrubbed
+//! (`scrub`), held against the policy's addresses (`addresses`), encoded anew (`encode`) and put into the cache.
 //! Whether a guest may ask at all, and how much, is decided before.
 
 mod addresses;

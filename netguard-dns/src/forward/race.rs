@@ -25,8 +25,8 @@ pub(super) enum Outcome<T> {
     Nothing,
 }
 
-/// An upstream being asked.
-pub(super) type Asking<T> = Pin<Box<dyn Future<Output = Outcome<T>> + Send>>;
+/// An upstream being asked, and what came of it.
+pub(super) type Asking<T> = Pin<Box<dyn Future<Output = (usize, Outcome<T>)> + Send>>;
 
 /// Asks in that order until somebody answers; what they still owe is left in `running`. `ask` begins to ask one;
 /// `overtaken` is told who takes so long that another one is asked.
@@ -36,7 +36,7 @@ pub(super) async fn race<T>(
     running: &mut FuturesUnordered<Asking<T>>,
     mut ask: impl FnMut(usize) -> Asking<T>,
     overtaken: impl Fn(usize),
-) -> Option<T> {
+) -> Option<(usize, T)> {
     let everyone = &order.upstreams;
     let mut begun = 0;
     let mut next = everyone.iter().copied().cycle();
@@ -56,17 +56,18 @@ pub(super) async fn race<T>(
         }
         tokio::select! {
             biased;
-            Some(outcome) = running.next() => {
+            Some((which, outcome)) = running.next() => {
                 match outcome {
-                    Outcome::Usable(answer) => return Some(answer),
-                    Outcome::Error(answer) => error = error.or(Some(answer)),
+                    Outcome::Usable(answer) => return Some((which, answer)),
+                    Outcome::Error(answer) => error = error.or(Some((which, answer))),
                     Outcome::Nothing => {}
                 }
-                if all_asked {
-                    if running.is_empty() {
-                        return error;
-                    }
-                    continue; // somebody still owes an answer
+                if all_asked && running.is_empty() {
+                    return error;
+                }
+                let in_turn = everyone.iter().take(begun).any(|asked| *asked == which);
+                if all_asked || !in_turn {
+                    continue; // somebody still owes an answer; that a probe fails is no news
                 }
             }
             () = sleep_until(give_up_at) => return error,
@@ -113,7 +114,7 @@ mod tests {
         let start = Instant::now();
         let asked = RefCell::new(Vec::new());
         let overtaken = RefCell::new(Vec::new());
-        let ask = |which: usize| -> Asking<usize> {
+        let ask = |which: usize| -> Asking<()> {
             asked.borrow_mut().push((which, start.elapsed().as_millis()));
             let does = does[which];
             Box::pin(async move {
@@ -122,17 +123,18 @@ mod tests {
                     Fail(after) | Hang(after) => sleep(after).await,
                     Die => std::future::pending().await,
                 }
-                match does {
-                    Answer(_) => Outcome::Usable(which),
-                    Fail(_) => Outcome::Error(which),
+                let outcome = match does {
+                    Answer(_) => Outcome::Usable(()),
+                    Fail(_) => Outcome::Error(()),
                     Hang(_) | Die => Outcome::Nothing,
-                }
+                };
+                (which, outcome)
             })
         };
         let mut running = FuturesUnordered::new();
         let tell = |which| overtaken.borrow_mut().push(which);
         let winner = race(&order, start + DEADLINE, &mut running, ask, tell).await;
-        let winner = winner.map(|which| (which, start.elapsed().as_millis()));
+        let winner = winner.map(|(which, ())| (which, start.elapsed().as_millis()));
         if winner.is_none() && does.iter().all(|does| matches!(does, Die)) {
             assert_eq!(start.elapsed(), DEADLINE);
         }
@@ -201,6 +203,10 @@ mod tests {
         assert_eq!((winner, asked), (Some((0, 100)), vec![(0, 0), (1, 0)]));
         let (winner, _, _) = run(order(), &[Answer(100 * MS), Answer(10 * MS)]).await;
         assert_eq!(winner, Some((1, 10)));
+        for does in [Hang(MS), Fail(MS)] {
+            let (winner, asked, _) = run(order(), &[Answer(100 * MS), does]).await;
+            assert_eq!((winner, asked), (Some((0, 100)), vec![(0, 0), (1, 0)]));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,8 +28,8 @@ const NOERROR: u16 = 0;
 /// RFC 1035 section 4.1.1.
 const NXDOMAIN: u16 = 3;
 
-/// A message, and the number of the upstream that sent it.
-type Answered = (usize, Box<Message>);
+/// What an upstream has sent.
+type Answered = Box<Message>;
 
 impl Forwarder {
     /// The answer to a question, not yet kept.
@@ -88,7 +88,7 @@ impl Forwarder {
     }
 
     /// The first usable answer of an upstream, or else an error of one.
-    async fn exchange(&self, question: Question, deadline: Instant) -> Option<Answered> {
+    async fn exchange(&self, question: Question, deadline: Instant) -> Option<(usize, Answered)> {
         let order = self.ledger.order(Instant::now());
         let question = Arc::new(question);
         let mut running = FuturesUnordered::new();
@@ -101,7 +101,7 @@ impl Forwarder {
                 question: Arc::clone(&question),
                 deadline,
             };
-            Box::pin(asking.run())
+            Box::pin(async move { (which, asking.run().await) })
         };
         let overtaken = |which| self.ledger.overtaken(which, race::HEDGE);
         let answered = race::race(&order, deadline, &mut running, ask, overtaken).await;
@@ -160,8 +160,8 @@ impl Attempt {
         match answer {
             Err(_) => Outcome::Nothing,
             Ok(message) => match u16::from(message.metadata.response_code) {
-                NOERROR | NXDOMAIN => Outcome::Usable((self.which, message)),
-                _ => Outcome::Error((self.which, message)),
+                NOERROR | NXDOMAIN => Outcome::Usable(message),
+                _ => Outcome::Error(message),
             },
         }
     }

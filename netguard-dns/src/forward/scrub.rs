@@ -202,17 +202,16 @@ fn is_proof(record: &Record, name: &Name) -> bool {
 
 /// Whether a DNAME record makes an alias of just that name to just that target (RFC 6672 section 2.2).
 fn substitutes(record: &Record, name: &Name, target: &Name) -> bool {
-    if record.record_type() != RecordType::DNAME || record.name == *name {
+    let is_above = record.name.zone_of(name) && record.name != *name;
+    if record.record_type() != RecordType::DNAME || !is_above {
         return false;
     }
-    let suffixes = (wire::name_bytes(&record.name), wire::data_bytes(&record.data));
+    let (owner, new) = (wire::name_bytes(&record.name), wire::data_bytes(&record.data));
     let (name, target) = (wire::name_bytes(name), wire::name_bytes(target));
-    let is_name = wire::read_name(&suffixes.1).is_some(); // never compressed (RFC 6672 section 2.5)
-    let prefix = name.strip_suffix(&*suffixes.0);
+    let prefix = name.strip_suffix(&*owner);
     let suffix = prefix.and_then(|prefix| target.strip_prefix(prefix));
-    is_name
-        && record.name.zone_of(&wire::read_name(&name).unwrap_or_default())
-        && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(&suffixes.1))
+    // A target that is compressed (against RFC 6672 section 2.5) would point anywhere in the new message.
+    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(&new))
 }
 
 /// A record as it may be kept: of class IN, its names in lower case so that none tells the case of the query, without

@@ -247,7 +247,7 @@ fn a_dname_is_kept_if_it_makes_the_alias() {
     let kept = ["test. DNAME", "www.test. CNAME", "www.example. A"];
     assert_eq!(with(dname("test.", "example."), "www.example."), kept);
     assert_eq!(with(dname("Test.", "Example."), "www.example."), kept);
-    let bare = |target| [format!("www.test. CNAME"), format!("{target} A")];
+    let bare = |target| ["www.test. CNAME".to_owned(), format!("{target} A")];
     assert_eq!(with(dname("test.", "other."), "www.example."), bare("www.example."));
     assert_eq!(with(dname("www.test.", "example."), "www.example."), bare("www.example."));
     assert_eq!(with(dname("w.test.", "example."), "www.example."), bare("www.example."));
