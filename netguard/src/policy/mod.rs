@@ -15,11 +15,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-pub use evaluate::{Evaluator, IsLocal, Openings, Traffic, Verdict};
+pub use evaluate::{Evaluator, IsLocal, Openings, Pin, Traffic, Verdict};
 pub use matrix::{Cell, Matrix, Row};
 pub use plan::{Facts, InterfaceFact, Plan, Prefix, TrieKey};
 pub use rules::{Protocol, Rule, Service};
-pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet};
+pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet, Unnamed};
 
 use netguard_dns::Allowlist;
 
