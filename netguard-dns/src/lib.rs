@@ -9,6 +9,7 @@ mod cache;
 mod clock;
 mod framing;
 mod name;
+mod pins;
 mod question;
 mod reply;
 mod server;
@@ -27,6 +28,7 @@ pub use clock::Moment;
 pub use framing::{read_framed, write_framed};
 use hickory_proto::op::{Message, ResponseCode};
 pub use name::{BadName, DomainName};
+pub use pins::{BadPorts, GRACE, Pin, PinError, PinMap, Pins, Ports};
 pub use question::Question;
 pub use server::{Endpoint, SlotServer};
 
