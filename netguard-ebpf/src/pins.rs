@@ -28,9 +28,10 @@ fn is_pinned_apart(attempt: &Attempt, own: u32) -> u32 {
     // SAFETY: an entry stays readable for the whole program, and what its lanes say counts only if the entry is
     // still this key's after they have been read.
     let Some(entry) = (unsafe { PINS.get(&key) }) else { return 0 };
+    // The exact clock, which is read for new flows only: what is over is over.
     let has_ports = matches!(attempt.protocol, TCP | UDP);
     let port = if has_ports { u16::from_be(attempt.port_be) } else { 0 };
-    u32::from(has_open_lane(entry, port, clock::coarse_ns()) && is_same(entry, &key))
+    u32::from(has_open_lane(entry, port, clock::now_ns()) && is_same(entry, &key))
 }
 
 /// Counted at its end, for Linux 6.1: see `dns_flows::acquire`.
