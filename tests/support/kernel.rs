@@ -144,6 +144,27 @@ impl Kernel {
         &self.config
     }
 
+    /// Where its maps are pinned.
+    #[must_use]
+    pub fn pins(&self) -> &PinDirectory {
+        &self.pins
+    }
+
+    /// The programs are loaded anew, as by another daemon, and take over what the first has left.
+    ///
+    /// # Panics
+    ///
+    /// The kernel refuses them.
+    pub fn restart(&mut self) {
+        let plan = Plan::compile(&self.config.policy, &self.facts);
+        let mut datapath = Datapath::load(self.pins.clone(), &plan).expect("the programs");
+        self.drops = datapath.take_drops().expect("the ring buffer");
+        self.pinned = datapath.take_pins().expect("the map of pins");
+        let changes = datapath.apply(plan).expect("the maps take the plan");
+        assert!(changes.failed.is_empty(), "{changes:?}");
+        self.datapath = datapath;
+    }
+
     /// What the plan was told of the host.
     #[must_use]
     pub fn facts(&self) -> &Facts {

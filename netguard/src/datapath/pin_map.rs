@@ -15,6 +15,8 @@ use netguard_dns::PinMap;
 use super::{
     Error,
     maps::{Wire, tolerate_absent},
+    pins::PinDirectory,
+    view,
 };
 
 type Map = HashMap<MapData, Wire<PinKey>, Wire<PinEntry>>;
@@ -27,6 +29,15 @@ pub struct PinWriter {
 impl PinWriter {
     pub(super) fn new(map: Map) -> Self {
         Self { map: Mutex::new(map) }
+    }
+
+    /// Opens the map of an instance, which need not be this process's.
+    ///
+    /// # Errors
+    ///
+    /// The instance has no pins, or this process may not write them.
+    pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
+        view::open(pins, PINS).map(Self::new)
     }
 
     /// Everything that the map holds, by slot and address; also what is over.

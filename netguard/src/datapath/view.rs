@@ -122,7 +122,8 @@ impl PinnedAddresses {
     }
 }
 
-fn open<T>(pins: &PinDirectory, name: &'static str) -> Result<T, Error>
+/// Opens a pinned map.
+pub(super) fn open<T>(pins: &PinDirectory, name: &'static str) -> Result<T, Error>
 where
     T: TryFrom<Map, Error = MapError>,
 {
