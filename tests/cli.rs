@@ -325,9 +325,9 @@ fn a_policy_is_shown_as_slots_and_as_a_matrix() {
 const SLOTS_OF_MIXED: &str = "\
 id   slot         runtime    bridge       port         subnet             mac                reaches
 1    podman       podman     podman0      (shared)     10.88.0.0/16       any                what 1 rule allows
-2    k3s          k3s        cni0         (shared)     10.42.0.0/24       any                internet, tcp/6443
-3    vm1          qemu       br-vms       vm-vm1       10.5.1.0/24        any                internet, less 2 rules
-4    vm2          qemu       br-vms       vm-vm2       10.5.2.0/24        any                internet, metadata
+2    k3s          k3s        cni0         (shared)     10.42.0.0/24       any                pinned addresses, tcp/6443
+3    vm1          qemu       br-vms       vm-vm1       10.5.1.0/24        any                pinned addresses, less 2 rules
+4    vm2          qemu       br-vms       vm-vm2       10.5.2.0/24        any                pinned addresses, metadata
 ";
 
 const MATRIX_OF_MIXED: &str = r"from \ to  podman          k3s             qemu
@@ -337,12 +337,12 @@ qemu       dropped 540001  dropped 540001  isolated
   vm1      dropped 540001  dropped 540001  isolated
   vm2      dropped 540001  dropped 540001  isolated
 
-from \ to  host                               internet         private         metadata        management
-podman     dns, ping, gate tcp/443            listed (1 rule)  dropped 540020  dropped 540019  dropped 540023
-k3s        dns, ping, tcp/6443, gate tcp/443  open             dropped 540020  dropped 540019  dropped 540023
-qemu       dns, ping, gate tcp/443            differs          dropped 540020  differs         dropped 540023
-  vm1      dns, ping, gate tcp/443            open, 2 denied   dropped 540020  dropped 540019  dropped 540023
-  vm2      dns, ping, gate tcp/443            open             dropped 540020  open            dropped 540023
+from \ to  host                               internet          private         metadata        management
+podman     dns, ping, gate tcp/443            listed (1 rule)   dropped 540020  dropped 540019  dropped 540023
+k3s        dns, ping, tcp/6443, gate tcp/443  pinned            dropped 540020  dropped 540019  dropped 540023
+qemu       dns, ping, gate tcp/443            differs           dropped 540020  differs         dropped 540023
+  vm1      dns, ping, gate tcp/443            pinned, 2 denied  dropped 540020  dropped 540019  dropped 540023
+  vm2      dns, ping, gate tcp/443            pinned            dropped 540020  open            dropped 540023
 ";
 
 #[test]
@@ -463,6 +463,7 @@ fn the_example_hosts_are_good_and_their_matrix_says_who_meets() {
     let listing = Ended::of(&mut netguard(&["policy", "--json", &file.to_string_lossy()]));
     let listing: serde_json::Value = serde_json::from_str(listing.success()).expect("JSON");
     assert_eq!(listing["slots"][2]["bridge"], "br-vms");
+    assert_eq!(listing["slots"][2]["reaches"], "pinned addresses, less 2 rules");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The flow table of README: who reaches whom, one cell a test, with real clients on the hosts of a lab. Labs are
 //! those of `dist/examples` where one of them has the cell.
 
+use std::fs;
+
 use netguard_tests::{
     can_use_kernel,
     lab::{Background, Lab},
@@ -92,7 +94,11 @@ fn slot_to_internet_denied() {
     if !can_use_kernel() {
         return;
     }
-    let lab = Lab::of("mixed", "veth");
+    let mixed = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/examples/mixed.toml");
+    let mixed = fs::read_to_string(mixed).expect("the example");
+    let (pinned, denied) = ("egress = \"pinned\"\ndeny", "deny");
+    assert!(mixed.contains(pinned), "vm1 has denials");
+    let lab = Lab::with(&mixed.replace(pinned, denied), "veth");
     assert!(connects(&lab, "vm1", WEB, 80));
     is_dropped(&lab, ("vm1", "vm1"), "egress-denied", "nc -z -w 1 203.0.113.66 80");
     // 198.51.100.0/24 is closed over UDP alone.

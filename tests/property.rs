@@ -23,8 +23,8 @@ use netguard::{
 use netguard_common::{DropReason, Hook};
 use netguard_tests::{
     can_use_kernel,
-    kernel::{Kernel, Outcome, vouched_by},
-    random::{Packets, Probe, SLOT, policy},
+    kernel::{Kernel, Outcome, now_ns, vouched_by},
+    random::{Packets, Probe, SLOT, pins, policy},
 };
 use rand::{SeedableRng as _, rngs::SmallRng};
 
@@ -161,7 +161,10 @@ fn compare(
     let mut kernel = Kernel::with(&toml);
     let (policy, facts): (Policy, Facts) = (kernel.config().policy.clone(), kernel.facts().clone());
     let slot = own_slot(&policy);
-    let mut evaluator = Evaluator::new(&policy, &facts);
+    let now_ns = now_ns();
+    let pins = pins(&mut random, now_ns);
+    kernel.pin(&pins);
+    let mut evaluator = Evaluator::new(&policy, &facts).with_pins(pins, now_ns);
     let mut source = Packets::new(random, mutated);
     let mut past: Vec<String> = Vec::new();
     let mut compared = 0;
@@ -280,7 +283,8 @@ fn random_packets_meet_every_reason() {
         let config = Config::parse(&toml, Path::new("test.toml"))
             .unwrap_or_else(|problems| panic!("{problems}\n{toml}"));
         let slot = own_slot(&config.policy);
-        let mut evaluator = Evaluator::new(&config.policy, &facts);
+        let pins = pins(&mut random, 1);
+        let mut evaluator = Evaluator::new(&config.policy, &facts).with_pins(pins, 1);
         let mut packets = Packets::new(random, 0.2);
         for _ in 0..PACKETS {
             let verdict = ask(&mut evaluator, slot, &packets.produce(), false);

@@ -1,9 +1,12 @@
 //! The packet's verdict, case by case, by the programs that the kernel has loaded.
 
+use std::ops::RangeInclusive;
+
+use netguard::policy::Pin;
 use netguard_common::{DropReason, Hook};
 use netguard_tests::{
     can_use_kernel,
-    kernel::{FROM_HOST, FROM_SLOT1, Kernel, Outcome, SLOTS},
+    kernel::{FROM_HOST, FROM_SLOT1, Kernel, Outcome, SLOTS, now_ns},
     packet::{BRIDGE_MAC, GUEST_MAC, arp, ip, tagged, with_byte, with_ip_options},
 };
 
@@ -16,7 +19,14 @@ const WEB6: &str = "2001:db8:113::9";
 type Case = (&'static str, Vec<u8>, Outcome);
 
 fn check(cases: Vec<Case>, verdict: impl Fn(&mut Kernel, &[u8]) -> Outcome) {
-    let mut kernel = Kernel::new();
+    check_with(Kernel::new(), cases, verdict);
+}
+
+fn check_with(
+    mut kernel: Kernel,
+    cases: Vec<Case>,
+    verdict: impl Fn(&mut Kernel, &[u8]) -> Outcome,
+) {
     let failed: Vec<_> = cases
         .into_iter()
         .filter_map(|(name, frame, expected)| {
@@ -29,6 +39,78 @@ fn check(cases: Vec<Case>, verdict: impl Fn(&mut Kernel, &[u8]) -> Outcome) {
 
 fn dropped(reason: DropReason) -> Outcome {
     Outcome::Drop(reason)
+}
+
+#[test]
+fn what_leaves_a_slot_by_a_pin() {
+    use DropReason as R;
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    if !can_use_kernel() {
+        return;
+    }
+    let id = "id = 1";
+    let rules = "allow = [\"203.0.113.7 tcp/80\"]\ndeny = [\"203.0.113.66\"]";
+    let kernel = Kernel::with(&SLOTS.replace(id, &format!("{id}\negress = \"pinned\"\n{rules}")));
+    let later = now_ns() + HOUR_NS;
+    let pin = |slot, address: &str, ports: RangeInclusive<u16>, until_ns| {
+        let address = address.parse().expect("an address");
+        Pin { slot, address, ports, until_ns }
+    };
+    let any = || 0..=u16::MAX;
+    // Eight ranges, of which the last counts as the first does.
+    let mut pins: Vec<_> = (1..=5).map(|port| pin(1, WEB, port..=port, later)).collect();
+    pins.extend([
+        pin(1, WEB, 80..=80, now_ns()),
+        pin(1, WEB, 22..=22, later),
+        pin(1, WEB, 443..=444, later),
+        pin(1, WEB6, any(), later),
+        pin(1, "203.0.113.8", any(), now_ns()),
+        pin(2, "203.0.113.11", any(), later),
+    ]);
+    for closed in ["203.0.113.66", "203.0.113.7", "1.1.1.1", "192.168.1.7", "169.254.169.254"] {
+        pins.push(pin(1, closed, any(), later));
+    }
+    for closed in ["10.1.0.1", "10.2.0.2", "198.51.100.1", "100.64.0.2", "fd00:10:2::2", "fe80::1"]
+    {
+        pins.push(pin(1, closed, any(), later));
+    }
+    kernel.pin(&pins);
+    let syn = |dst: &str, port| ip(GUEST, dst).tcp_syn(40000, port);
+    let syn6 = |dst: &str, port| ip(GUEST6, dst).tcp_syn(40000, port);
+    let cases = vec![
+        ("a pinned port", syn(WEB, 22), Outcome::Pass),
+        ("the first range", syn(WEB, 1), Outcome::Pass),
+        ("the end of the last range", syn(WEB, 444), Outcome::Pass),
+        ("the same by UDP", ip(GUEST, WEB).udp(40000, 443, b""), Outcome::Pass),
+        ("a port below", syn(WEB, 442), dropped(R::NotPinned)),
+        ("a port above", syn(WEB, 445), dropped(R::NotPinned)),
+        ("a port whose time is over", syn(WEB, 80), dropped(R::NotPinned)),
+        ("a ping of what has ports", ip(GUEST, WEB).ping(1), dropped(R::NotPinned)),
+        ("a ping of what has none", ip(GUEST6, WEB6).ping(1), Outcome::Pass),
+        ("any port", syn6(WEB6, 65535), Outcome::Pass),
+        ("never resolved", syn("203.0.113.12", 443), dropped(R::NotPinned)),
+        ("never resolved, IPv6", syn6("2001:db8:113::a", 443), dropped(R::NotPinned)),
+        ("another slot's", syn("203.0.113.11", 443), dropped(R::NotPinned)),
+        ("all over", syn("203.0.113.8", 443), dropped(R::NotPinned)),
+        ("denied by a rule", syn("203.0.113.66", 443), dropped(R::EgressDenied)),
+        ("allowed by a rule", syn("203.0.113.7", 80), Outcome::Pass),
+        ("pinned where a rule names another port", syn("203.0.113.7", 443), Outcome::Pass),
+        // Names that point inwards open nothing.
+        ("a resolver", syn("1.1.1.1", 443), dropped(R::DnsOverHttps)),
+        ("a private network", syn("192.168.1.7", 80), dropped(R::PrivateDestination)),
+        ("metadata", syn("169.254.169.254", 80), dropped(R::Metadata)),
+        ("the own gateway", syn("10.1.0.1", 22), dropped(R::Host)),
+        ("the host", syn("198.51.100.1", 22), dropped(R::Host)),
+        ("management", syn("100.64.0.2", 22), dropped(R::Management)),
+        ("a neighbour", syn("10.2.0.2", 22), dropped(R::CrossSlot)),
+        ("a neighbour's IPv6", syn6("fd00:10:2::2", 22), dropped(R::CrossSlot)),
+        ("the link", syn6("fe80::1", 22), dropped(R::LinkLocal)),
+        // And what needs no pin needs none.
+        ("a query", ip(GUEST, "8.8.8.8").udp(40000, 53, b"query"), Outcome::Redirect),
+        ("DNS over TLS", syn6(WEB6, 853), dropped(R::DnsOverTls)),
+        ("no handshake", ip(GUEST, WEB).tcp_ack(1, 22, b""), dropped(R::TcpState)),
+    ];
+    check_with(kernel, cases, Kernel::egress);
 }
 
 #[test]

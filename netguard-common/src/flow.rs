@@ -54,8 +54,10 @@ pub struct Flow {
     pub opened: u8,
     /// [`FIN_OPENER`] and [`FIN_OTHER`].
     pub fins: u8,
+    /// 1 if nothing but a pin allowed it: it outlives the pin.
+    pub pinned: u8,
     /// Zero.
-    pub _reserved: u16,
+    pub _reserved: u8,
 }
 const _: () = assert!(size_of::<Flow>() == 64);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.

@@ -9,6 +9,7 @@
 pub mod address;
 pub mod flow;
 pub mod maps;
+pub mod pin;
 pub mod reason;
 pub mod record;
 

@@ -1,15 +1,15 @@
 //! The BPF maps: one name, one key and one value each.
 //!
 //! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`]) are written by the daemon and
-//! only read by the programs. State maps (the others) are written by the programs and outlive a daemon.
+//! only read by the programs. State maps (the others) outlive a daemon; but for [`PINS`] the programs write them.
 //!
 //! Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's name carries it,
 //! because a loader that finds a pinned map does not check the map's layout.
 
 use crate::{Address, SlotId};
 
-/// The version of every layout in this module and in [`crate::flow`].
-pub const LAYOUT_VERSION: u32 = 2;
+/// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// `ifindex -> PortEntry`: what an interface is to netguard.
 pub const PORTS: &str = "PORTS";
@@ -34,14 +34,19 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const SPENT: &str = "SPENT";
 /// `DnsFlowKey -> DnsFlow`: who asked which resolver, to restore the replies.
 pub const DNS_FLOWS: &str = "DNS_FLOWS";
+/// [`crate::pin::PinKey`] to [`crate::pin::PinEntry`]: the addresses that DNS answers gave a slot. Written by the
+/// daemon, and kept from one to the next.
+pub const PINS: &str = "PINS";
+/// How many entries [`PINS`] has for all slots together.
+pub const PINS_MAX: u32 = 1 << 20;
 /// Ring buffer of [`crate::record::DropRecord`].
 pub const DROPS: &str = "DROPS";
 /// `0 -> u64` per CPU: records that found the ring buffer full.
 pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 8] =
-    [PASSED, COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, DROPS, RECORDS_LOST];
+pub const STATE_MAPS: [&str; 9] =
+    [PASSED, COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, PINS, DROPS, RECORDS_LOST];
 
 /// A type that is a map key or value on both sides.
 ///
@@ -133,6 +138,8 @@ pub mod slot_flags {
     pub const RULES: u16 = 1 << 6;
     /// The slot has limits on more than ICMP.
     pub const LIMITS: u16 = 1 << 7;
+    /// Where no rule speaks, the slot may reach the addresses that are pinned for it.
+    pub const PINNED: u16 = 1 << 8;
     /// There is such a slot; without it the entry is empty.
     pub const PRESENT: u16 = 1 << 15;
 }

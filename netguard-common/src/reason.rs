@@ -146,4 +146,6 @@ drop_reasons! {
     DnsOverHttps = 45, "dns-over-https";
     /// From one workload to another of a runtime that isolates its own.
     Isolated = 46, "isolated";
+    /// To an address that no DNS answer gave the slot.
+    NotPinned = 47, "not-pinned";
 }

@@ -40,6 +40,13 @@ impl DomainName {
     }
 }
 
+/// Sets of names can be asked with a plain suffix; hashes agree because both hash the text.
+impl std::borrow::Borrow<str> for DomainName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for DomainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

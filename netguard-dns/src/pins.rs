@@ -1,38 +1,420 @@
-//! STUB
-use crate::{Moment, Ports};
-use netguard_common::SlotId;
-use std::{io, net::IpAddr};
-/// Pins.
-#[derive(Default)]
-pub struct Pins;
-/// Error.
+//! Pins: which address a DNS answer gave which slot, by which name and for how long. What is here is in the kernel's
+//! map too, and there before the answer goes out; nothing but that map lets a packet through.
+//!
+//! Each slot has a table, a lock and a share of its own, so no slot waits for another or takes its room.
+
+mod denials;
+mod ports;
+mod shares;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, hash_map},
+    io,
+    net::IpAddr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use netguard_common::{
+    Address, SlotId,
+    maps::read_name,
+    pin::{PinEntry, PinKey},
+};
+
+pub use ports::{BadPorts, Ports};
+
+use self::{
+    denials::{Denials, is_at_or_below},
+    shares::{Share, entry, lanes},
+};
+use crate::{DomainName, Moment};
+
+/// How long a pin outlives the answer that gave it: an address is often used a moment after its time is over.
+pub const GRACE: Duration = Duration::from_secs(60);
+
+/// The kernel's map of pins.
+pub trait PinMap: Send + Sync {
+    /// Writes an entry, whatever was there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no room or no memory for it.
+    fn put(&self, key: &PinKey, entry: &PinEntry) -> io::Result<()>;
+
+    /// Removes an entry; one that is not there is fine.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    fn remove(&self, key: &PinKey) -> io::Result<()>;
+}
+
+/// Why an answer's addresses are not pinned.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
-    /// F
-    #[error("full")]
+    /// The slot holds as many pins as it may, or an address has more ranges of ports than the kernel keeps for it.
+    #[error("the slot has no room for more pins; it has some again when the oldest are over")]
     Full,
-    /// D
-    #[error("denied")]
+    /// An operator has denied the name.
+    #[error("the name is denied for the slot; `netguard allow` takes that back")]
     Denied,
-    /// K
-    #[error("kernel")]
-    Kernel(#[from] io::Error),
+    /// The slot is none of those that the table was made for.
+    #[error("no slot has the number {0}")]
+    NoSlot(SlotId),
+    /// The kernel's map did not take it.
+    #[error("cannot write the kernel's map of pins")]
+    Kernel(#[source] io::Error),
 }
+
+/// One pin, for whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The slot.
+    pub slot: SlotId,
+    /// The name that was asked.
+    pub name: String,
+    /// The address that was answered.
+    pub address: IpAddr,
+    /// Where it may be reached.
+    pub ports: Ports,
+    /// For how long the address has been pinned.
+    pub age: Duration,
+    /// For how long it still is.
+    pub left: Duration,
+}
+
+impl Pin {
+    /// What an entry of the kernel's map says; `None` if its time is over.
+    #[must_use]
+    pub fn of_entry(key: &PinKey, entry: &PinEntry, now: Moment) -> Option<Self> {
+        let lanes = || entry.lanes.iter().filter(|lane| now.ns() < lane.expires_ns);
+        let until = lanes().map(|lane| lane.expires_ns).max()?;
+        Some(Self {
+            slot: key.slot_id,
+            name: read_name(&entry.name).to_owned(),
+            address: key.address.into(),
+            ports: Ports::of(lanes().map(|lane| lane.first_port..=lane.last_port).collect())?,
+            age: now.since(Moment::from_ns(entry.since_ns)),
+            left: Moment::from_ns(until).since(now),
+        })
+    }
+}
+
+/// The pins of all slots.
+pub struct Pins {
+    map: Box<dyn PinMap>,
+    slots: HashMap<SlotId, Slot>,
+    per_slot: usize,
+}
+
+/// What belongs to one slot.
+#[derive(Default)]
+struct Slot {
+    /// True if there may be denials: nearly always there are none, and then nobody need ask for the lock.
+    has_denials: AtomicBool,
+    table: Mutex<Table>,
+}
+
+impl Slot {
+    /// A thread that panicked has left the table as whole as the kernel's map: each entry is changed last.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    addresses: HashMap<Address, Pinned>,
+    /// How many shares all addresses have together.
+    shares: usize,
+    denials: Denials,
+}
+
+/// An address, and who gave it.
+struct Pinned {
+    since: Moment,
+    /// At least one.
+    shares: Vec<Share>,
+}
+
 impl Pins {
-    /// Pin.
+    /// An empty table of those slots, each with room for so many pairs of an address and a name.
+    #[must_use]
+    pub fn new(
+        map: Box<dyn PinMap>,
+        slots: impl IntoIterator<Item = SlotId>,
+        per_slot: usize,
+    ) -> Self {
+        let slots = slots.into_iter().map(|slot| (slot, Slot::default())).collect();
+        Self { map, slots, per_slot }
+    }
+
+    /// Pins the addresses of an answer to `name` (lower case, without its final dot) that is good until `until`. They
+    /// are in the kernel when this returns `Ok`, and stay for [`GRACE`] longer. What is pinned for as long already
+    /// costs no system call.
+    ///
+    /// # Errors
+    ///
+    /// Not all of them are pinned: the answer must not go out.
     pub fn pin(
         &self,
-        _: SlotId,
-        _: &str,
-        _: &[IpAddr],
-        _: Option<&Ports>,
-        _: Moment,
-        _: Moment,
+        slot: SlotId,
+        name: &str,
+        addresses: &[IpAddr],
+        ports: &Ports,
+        until: Moment,
+        now: Moment,
     ) -> Result<(), PinError> {
+        let mut table = self.slots.get(&slot).ok_or(PinError::NoSlot(slot))?.table();
+        if table.denials.cover(name, now) {
+            return Err(PinError::Denied);
+        }
+        let ends = until.max(now).after(GRACE);
+        for address in addresses {
+            let share = Share { name: name.into(), ports: ports.clone(), ends };
+            self.pin_one(&mut table, PinKey::new(slot, (*address).into()), share, now)?;
+        }
         Ok(())
     }
-    /// Denied.
-    pub fn is_denied(&self, _: SlotId, _: &str, _: Moment) -> bool {
-        false
+
+    fn pin_one(
+        &self,
+        table: &mut Table,
+        key: PinKey,
+        share: Share,
+        now: Moment,
+    ) -> Result<(), PinError> {
+        let pinned = table.addresses.get(&key.address);
+        let known = pinned.and_then(|it| it.shares.iter().position(|it| it.is_alike(&share)));
+        if known.is_none() && table.shares >= self.per_slot {
+            self.expire_table(key.slot_id, table, now);
+            if table.shares >= self.per_slot {
+                return Err(PinError::Full);
+            }
+            // What is over may have been all that the address had.
+            return self.insert(table, key, share, None, now);
+        }
+        self.insert(table, key, share, known, now)
     }
+
+    /// First the kernel, then the table: what the kernel refuses is not here either.
+    fn insert(
+        &self,
+        table: &mut Table,
+        key: PinKey,
+        share: Share,
+        known: Option<usize>,
+        now: Moment,
+    ) -> Result<(), PinError> {
+        let pinned = table.addresses.entry(key.address);
+        let (since, shares) = match &pinned {
+            hash_map::Entry::Occupied(pinned) => {
+                (pinned.get().since, pinned.get().shares.as_slice())
+            }
+            hash_map::Entry::Vacant(_) => (now, &[][..]),
+        };
+        if known.and_then(|index| shares.get(index)).is_some_and(|old| old.ends >= share.ends) {
+            return Ok(());
+        }
+        let before = lanes(shares.iter(), now);
+        let after = lanes(shares.iter().chain([&share]), now).ok_or(PinError::Full)?;
+        if before != Some(after) {
+            let entry = entry(key, after, since, &share.name);
+            self.map.put(&key, &entry).map_err(PinError::Kernel)?;
+        }
+        let shares = &mut pinned.or_insert_with(|| Pinned { since, shares: Vec::new() }).shares;
+        match known.and_then(|index| shares.get_mut(index)) {
+            Some(old) => old.ends = share.ends,
+            None => {
+                shares.push(share);
+                table.shares += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// From now until `until` (or for good) the name and all below it are not pinned for the slot. Returns how many
+    /// pins that took away.
+    ///
+    /// # Errors
+    ///
+    /// The slot is unknown, or the kernel did not remove them all: the denial stands, and those that stayed are
+    /// removed when their time is over.
+    pub fn deny(
+        &self,
+        slot: SlotId,
+        name: &DomainName,
+        until: Option<Moment>,
+        now: Moment,
+    ) -> io::Result<usize> {
+        let (id, slot) = (slot, self.slots.get(&slot).ok_or_else(|| no_slot(slot))?);
+        let mut table = slot.table();
+        table.denials.add(name.clone(), until);
+        slot.has_denials.store(true, Ordering::Release);
+        let mut gone = 0;
+        let mut failed = None;
+        table.addresses.retain(|address, pinned| {
+            let is_denied = |share: &Share| is_at_or_below(&share.name, name);
+            if !pinned.shares.iter().any(is_denied) {
+                return true;
+            }
+            let is_kept = |share: &&Share| !is_denied(share) && now < share.ends;
+            let mut kept: Vec<_> = pinned.shares.iter().filter(is_kept).cloned().collect();
+            match self.rewrite(PinKey::new(id, *address), pinned.since, &mut kept, now) {
+                Ok(()) => {
+                    gone += pinned.shares.len() - kept.len();
+                    pinned.shares = kept;
+                }
+                Err(error) => failed = Some(error),
+            }
+            !pinned.shares.is_empty()
+        });
+        table.shares -= gone;
+        failed.map_or(Ok(gone), Err)
+    }
+
+    /// Writes what is left of an address when some of its shares are gone. Fewer shares may need more lanes, because
+    /// a wide one has covered narrow ones: those that find no room go too.
+    fn rewrite(
+        &self,
+        key: PinKey,
+        since: Moment,
+        kept: &mut Vec<Share>,
+        now: Moment,
+    ) -> io::Result<()> {
+        let lanes = loop {
+            match lanes(kept.iter(), now) {
+                Some(lanes) => break lanes,
+                None => drop(kept.pop()),
+            }
+        };
+        match kept.iter().max_by_key(|share| share.ends) {
+            Some(last) => self.map.put(&key, &entry(key, lanes, since, &last.name)),
+            None => self.map.remove(&key),
+        }
+    }
+
+    /// Takes a denial back; false if that very name was not denied.
+    pub fn allow(&self, slot: SlotId, name: &DomainName) -> bool {
+        let Some(slot) = self.slots.get(&slot) else { return false };
+        let mut table = slot.table();
+        let was_denied = table.denials.remove(name);
+        slot.has_denials.store(!table.denials.is_empty(), Ordering::Release);
+        was_denied
+    }
+
+    /// True if the name, or one above it, is denied for the slot.
+    #[must_use]
+    pub fn is_denied(&self, slot: SlotId, name: &str, now: Moment) -> bool {
+        let Some(slot) = self.slots.get(&slot) else { return false };
+        slot.has_denials.load(Ordering::Acquire) && slot.table().denials.cover(name, now)
+    }
+
+    /// Removes what is over, here and in the kernel, where it opens nothing any more anyway. Returns how many pins
+    /// went; what the kernel does not remove is tried again the next time.
+    pub fn expire(&self, now: Moment) -> usize {
+        let mut gone = 0;
+        for (id, slot) in &self.slots {
+            let mut table = slot.table();
+            gone += self.expire_table(*id, &mut table, now);
+            table.denials.expire(now);
+            slot.has_denials.store(!table.denials.is_empty(), Ordering::Release);
+        }
+        gone
+    }
+
+    fn expire_table(&self, slot: SlotId, table: &mut Table, now: Moment) -> usize {
+        let before = table.shares;
+        table.addresses.retain(|address, pinned| {
+            let is_live = |share: &Share| now < share.ends;
+            let all_over = !pinned.shares.iter().any(is_live);
+            if all_over && self.map.remove(&PinKey::new(slot, *address)).is_err() {
+                return true;
+            }
+            let with_dead = pinned.shares.len();
+            pinned.shares.retain(is_live);
+            table.shares -= with_dead - pinned.shares.len();
+            !all_over
+        });
+        before - table.shares
+    }
+
+    /// Takes over what the kernel holds from an earlier daemon: what is over, of a slot that is gone, or of a name that
+    /// the policy no longer allows is removed. Returns how many addresses are kept.
+    ///
+    /// # Errors
+    ///
+    /// The kernel did not remove one that must not stay; the others are taken over all the same.
+    pub fn adopt(
+        &self,
+        entries: Vec<(PinKey, PinEntry)>,
+        is_allowed: impl Fn(SlotId, &str) -> bool,
+        now: Moment,
+    ) -> io::Result<usize> {
+        let mut adopted = 0;
+        let mut failed = None;
+        for (key, entry) in entries {
+            let name = read_name(&entry.name);
+            let slot = self.slots.get(&key.slot_id).filter(|_| is_allowed(key.slot_id, name));
+            // The kernel does not know which name gave which lane: all are the last one's.
+            let shares: Vec<_> = entry
+                .lanes
+                .iter()
+                .filter(|lane| now.ns() < lane.expires_ns)
+                .filter_map(|lane| {
+                    let ports = Ports::of(vec![lane.first_port..=lane.last_port])?;
+                    let ends = Moment::from_ns(lane.expires_ns);
+                    Some(Share { name: name.into(), ports, ends })
+                })
+                .collect();
+            match slot {
+                Some(slot) if !shares.is_empty() => {
+                    let mut table = slot.table();
+                    let since = Moment::from_ns(entry.since_ns);
+                    table.shares += shares.len();
+                    let old = table.addresses.insert(key.address, Pinned { since, shares });
+                    table.shares -= old.map_or(0, |old| old.shares.len());
+                    adopted += 1;
+                }
+                _ => {
+                    if let Err(error) = self.map.remove(&key) {
+                        failed = Some(error);
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(adopted), Err)
+    }
+
+    /// Every live pin, by slot, name and address.
+    #[must_use]
+    pub fn list(&self, now: Moment) -> Vec<Pin> {
+        let mut list = Vec::new();
+        for (id, slot) in &self.slots {
+            for (address, pinned) in &slot.table().addresses {
+                let live = pinned.shares.iter().filter(|share| now < share.ends);
+                list.extend(live.map(|share| Pin {
+                    slot: *id,
+                    name: share.name.to_string(),
+                    address: (*address).into(),
+                    ports: share.ports.clone(),
+                    age: now.since(pinned.since),
+                    left: share.ends.since(now),
+                }));
+            }
+        }
+        list.sort_by(|one, other| {
+            (one.slot, &one.name, one.address).cmp(&(other.slot, &other.name, other.address))
+        });
+        list
+    }
+}
+
+fn no_slot(slot: SlotId) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, PinError::NoSlot(slot))
 }

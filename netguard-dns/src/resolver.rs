@@ -13,8 +13,8 @@ use arc_swap::ArcSwap;
 use netguard_common::SlotId;
 
 use crate::{
-    Blocked, Cache, Decision, Denial, Journal, Kept, Listed, Moment, PinError, Pins, QueryLog,
-    QueryRecord, Transport,
+    Blocked, Cache, Decision, Denial, Journal, Kept, Listed, Moment, PinError, Pins, Ports,
+    QueryLog, QueryRecord, Transport,
     budget::{Budget, Exhausted},
     forward::Forwarder,
     query::{self, Query, Unfit},
@@ -300,7 +300,8 @@ impl Resolver {
         }
         if own.pinned && !answer.addresses.is_empty() {
             let addresses = &answer.addresses;
-            match self.pins.pin(slot.id, name, addresses, rule.ports(), kept.until.max(now), now) {
+            let ports = rule.ports().unwrap_or(&Ports::ANY);
+            match self.pins.pin(slot.id, name, addresses, ports, kept.until.max(now), now) {
                 Ok(()) => {}
                 Err(PinError::Denied) => {
                     let denial = Denial::RunTime;
@@ -311,7 +312,7 @@ impl Resolver {
                     reply::empty(query, SERVFAIL, Some("too many addresses pinned"), out);
                     return (Decision::Refused("pins-full"), SERVFAIL);
                 }
-                Err(PinError::Kernel(_)) => {
+                Err(PinError::Kernel(_) | PinError::NoSlot(_)) => {
                     reply::empty(query, SERVFAIL, None, out);
                     return (Decision::Refused("pin-failed"), SERVFAIL);
                 }

@@ -128,11 +128,11 @@ fn stages<F: Frame>(
     }
     // Stages 7 and 9, the place and the rule for that place.
     scratch.attempt = Attempt::of_packet(&scratch.packet, WAY);
-    let leave = reach::ask(&scratch.attempt, own, slot)?;
+    let leave = reach::ask(&mut scratch.attempt, own, slot)?;
     flows::check_opening(&scratch.packet)?;
     Ok(match leave {
         Leave::Straight => Permit::Open,
-        Leave::ByRouting => Permit::Route,
+        Leave::ByRouting | Leave::ByPin => Permit::Route,
     })
 }
 
@@ -224,7 +224,8 @@ fn is_upkeep(packet: &Packet, own: SlotId, slot: &SlotEntry) -> bool {
         })
 }
 
-/// A flow that was allowed under another policy must be allowed by this one.
+/// A flow that was allowed under another policy must be allowed by this one. One that a pin allowed is not asked for
+/// a pin again, as long as pins open anything for the slot.
 #[inline(always)]
 pub fn allow_again(scratch: &mut Scratch, own: SlotId, slot: &SlotEntry) -> Result<(), DropReason> {
     let Some(flow) = flows::at(scratch.flow_index()) else { return Err(DropReason::Internal) };
@@ -234,5 +235,8 @@ pub fn allow_again(scratch: &mut Scratch, own: SlotId, slot: &SlotEntry) -> Resu
         return Ok(());
     }
     scratch.attempt = Attempt::of_flow(flow);
-    reach::ask(&scratch.attempt, own, slot).map(|_| ())
+    match reach::ask(&mut scratch.attempt, own, slot) {
+        Err(DropReason::NotPinned) if flow.pinned == 1 => Ok(()),
+        asked => asked.map(|_| ()),
+    }
 }

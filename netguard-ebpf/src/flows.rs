@@ -128,6 +128,8 @@ pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
         (*flow).seen_ns = scratch.now_ns;
         if (*flow).generation != generation {
             (*flow).generation = generation;
+            // Asked again just now; a flow that pins have opened once outlives them.
+            (*flow).pinned |= scratch.attempt.pinned;
         }
         if (*flow).fins != fins {
             (*flow).fins = fins;
@@ -199,6 +201,7 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
         (*flow).generation = slot.generation;
         (*flow).opened = way as u8;
         (*flow).fins = 0;
+        (*flow).pinned = scratch.attempt.pinned;
         atomic::publish(word, state);
     }
     1

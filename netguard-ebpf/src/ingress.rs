@@ -93,7 +93,7 @@ fn open(
     to_all: bool,
 ) -> Result<(), DropReason> {
     scratch.attempt = Attempt::of_packet(&scratch.packet, WAY);
-    reach::ask(&scratch.attempt, own, slot)?;
+    reach::ask(&mut scratch.attempt, own, slot)?;
     // Only hosts on this side of an uplink may open anything, so a source that may cannot come by one.
     // SAFETY: the verifier allows reads of this context field.
     if policy::is_uplink(unsafe { (*ctx.skb.skb).ingress_ifindex }) {

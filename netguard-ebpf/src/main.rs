@@ -26,6 +26,7 @@ mod ingress;
 mod limits;
 mod maps;
 mod packet;
+mod pins;
 mod policy;
 mod provenance;
 mod reach;

@@ -2,7 +2,7 @@
 //! name these statics.
 //!
 //! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS` and `SLOTS`. What is allocated
-//! ahead are the arrays: about 40 MB with the default number of flows.
+//! ahead are the arrays, about 40 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -13,9 +13,10 @@ use netguard_common::{
     MAX_SLOT_ID,
     flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
-        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, Passed, PlaceEntry, PortEntry,
-        RuleKey, ServiceEntry, ServiceKey, SlotEntry, Spent,
+        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, PINS_MAX, Passed, PlaceEntry,
+        PortEntry, RuleKey, ServiceEntry, ServiceKey, SlotEntry, Spent,
     },
+    pin::{PinEntry, PinKey},
     record::DropRecord,
 };
 
@@ -60,6 +61,9 @@ pub static SPENT: Array<Spent, { SLOTS_MAX + 1 }> = Array::new();
 #[btf_map]
 pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, ON_DEMAND> =
     HashMap::new();
+
+#[btf_map]
+pub static PINS: HashMap<PinKey, PinEntry, { PINS_MAX as usize }, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
 pub static DROPS: RingBuf<DropRecord, { 1 << 20 }> = RingBuf::new();

@@ -10,7 +10,7 @@ use netguard_common::{
 use crate::{
     icmp::{self, Kind},
     packet::{ICMP, ICMPV6, Packet},
-    policy,
+    pins, policy,
 };
 
 /// A flow that somebody wants to open.
@@ -28,6 +28,9 @@ pub struct Attempt {
     pub is_echo: bool,
     /// Who begins: a [`Direction`] as a number.
     pub opened: u8,
+    /// 1 if nothing but a pin allows it, which is known when the policy has been asked. A number in memory and no
+    /// way of its own through the programs: the verifier would walk each.
+    pub pinned: u8,
 }
 
 impl Attempt {
@@ -40,7 +43,7 @@ impl Attempt {
         };
         let (port_be, protocol) = (packet.dst_port_be, packet.protocol);
         let is_echo = icmp::kind(packet) == Kind::Request;
-        Self { guest, peer, port_be, protocol, is_echo, opened: way as u8 }
+        Self { guest, peer, port_be, protocol, is_echo, opened: way as u8, pinned: 0 }
     }
 
     /// What the first packet of a flow wanted.
@@ -50,7 +53,7 @@ impl Attempt {
         let port_be = if flow.is_slots() { key.peer_port_be } else { key.guest_port_be };
         let (guest, peer, protocol) = (key.guest, key.peer, key.protocol);
         let is_echo = matches!(protocol, ICMP | ICMPV6); // all that is tracked of ICMP
-        Self { guest, peer, port_be, protocol, is_echo, opened: flow.opened }
+        Self { guest, peer, port_be, protocol, is_echo, opened: flow.opened, pinned: 0 }
     }
 }
 
@@ -61,18 +64,25 @@ pub enum Leave {
     Straight,
     /// If the host's routing does not take it for the host itself.
     ByRouting,
+    /// The same, and nothing but a pin allows it.
+    ByPin,
 }
 
 /// The numbers that [`may_open`] returns besides drop reasons, which lie between.
 const STRAIGHT: u32 = 0;
 const BY_ROUTING: u32 = 256;
+const BY_PIN: u32 = 257;
 
 /// Asks the policy. A function of its own in BPF too: those return one register.
 #[inline(always)]
-pub fn ask(attempt: &Attempt, slot_id: SlotId, slot: &SlotEntry) -> Result<Leave, DropReason> {
+pub fn ask(attempt: &mut Attempt, slot_id: SlotId, slot: &SlotEntry) -> Result<Leave, DropReason> {
     match may_open(attempt, slot_id.into(), slot) {
         STRAIGHT => Ok(Leave::Straight),
         BY_ROUTING => Ok(Leave::ByRouting),
+        BY_PIN => {
+            attempt.pinned = 1;
+            Ok(Leave::ByRouting)
+        }
         reason => Err(DropReason::from_raw(reason as u8).unwrap_or(DropReason::Internal)),
     }
 }
@@ -87,6 +97,7 @@ fn may_open(attempt: &Attempt, slot_id: u32, slot: &SlotEntry) -> u32 {
     match asked {
         Ok(Leave::Straight) => STRAIGHT,
         Ok(Leave::ByRouting) => BY_ROUTING,
+        Ok(Leave::ByPin) => BY_PIN,
         Err(reason) => reason as u32,
     }
 }
@@ -166,11 +177,14 @@ fn to_slot(attempt: &Attempt, slot: &SlotEntry, entry: &PlaceEntry) -> Result<Le
 
 #[inline(always)]
 fn to_internet(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave, DropReason> {
-    let allowed = match rule(attempt, own, slot) {
-        Some((allowed, _)) => allowed,
-        None => slot.flags & slot_flags::OPEN != 0,
-    };
-    if allowed { Ok(Leave::ByRouting) } else { Err(DropReason::EgressDenied) }
+    match rule(attempt, own, slot) {
+        Some((true, _)) => Ok(Leave::ByRouting),
+        Some((false, _)) => Err(DropReason::EgressDenied),
+        None if slot.flags & slot_flags::OPEN != 0 => Ok(Leave::ByRouting),
+        None if slot.flags & slot_flags::PINNED == 0 => Err(DropReason::EgressDenied),
+        None if pins::is_pinned(attempt, own) => Ok(Leave::ByPin),
+        None => Err(DropReason::NotPinned),
+    }
 }
 
 /// What is closed unless a rule opens it, and that rule speaks of this place alone.

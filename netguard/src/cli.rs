@@ -17,6 +17,7 @@ use netguard::{
     journal::Format,
     lab::{self, Lab, PortKind},
     links, listing,
+    pinned::{NoSlot, Pinned},
     policy::Matrix,
     status::Status,
 };
@@ -62,6 +63,17 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// Only this instance
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Show the addresses that DNS answers gave to slots, as the kernel has them
+    Pins {
+        /// Only this slot
+        slot: Option<String>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+        /// The instance [default: the one that is loaded]
         #[arg(long)]
         instance: Option<Instance>,
     },
@@ -145,6 +157,7 @@ impl Cli {
             Command::Check { file, kernel } => check(file.as_deref(), kernel),
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => status(json, instance),
+            Command::Pins { slot, json, instance } => pins(slot.as_deref(), json, instance),
             Command::Unload { instance } => unload(&instance),
             Command::Lab(args) => lab(&args),
         }
@@ -288,6 +301,38 @@ fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
     Ok(if hidden { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn pins(slot: Option<&str>, json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
+    let mut pinned = Pinned::read(&the_instance(instance)?)?;
+    if let Some(slot) = slot {
+        pinned = pinned.of_slot(slot)?;
+    }
+    print(&if json { pinned.json().to_string() } else { pinned.text() })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The instance that is meant: the one that is named, or the only one.
+fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
+    if let Some(instance) = named {
+        let is_loaded = PinDirectory::of(&instance).path().exists();
+        anyhow::ensure!(is_loaded, "no instance {instance} is loaded");
+        return Ok(instance);
+    }
+    let mut instances = PinDirectory::instances();
+    match (instances.pop(), instances.as_slice()) {
+        (None, _) => {
+            anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`")
+        }
+        (Some(one), []) => Ok(one),
+        (Some(last), others) => {
+            let names: Vec<_> = others.iter().chain([&last]).map(ToString::to_string).collect();
+            anyhow::bail!(
+                "several instances are loaded; name one with --instance: {}",
+                names.join(", ")
+            )
+        }
+    }
+}
+
 fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
     let pins = PinDirectory::of(instance);
     anyhow::ensure!(pins.path().exists(), "no instance {instance} is loaded");
@@ -368,7 +413,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     const BAD_USAGE: u8 = 2;
     const NOT_PERMITTED: u8 = 4;
     for cause in error.chain() {
-        if cause.is::<Problems>() || cause.is::<BadName>() {
+        if cause.is::<Problems>() || cause.is::<BadName>() || cause.is::<NoSlot>() {
             return BAD_USAGE;
         }
         match cause.downcast_ref() {

@@ -13,5 +13,6 @@ pub mod journal;
 pub mod lab;
 pub mod links;
 pub mod listing;
+pub mod pinned;
 pub mod policy;
 pub mod status;

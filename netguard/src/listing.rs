@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::policy::{HostServices, Matrix, Policy, Service, Slot};
+use crate::policy::{HostServices, Matrix, Policy, Service, Slot, Unnamed};
 
 /// Every slot with what its entry means, defaults and derivations filled in.
 #[must_use]
@@ -93,12 +93,16 @@ fn reaches(slot: &Slot) -> String {
     }
     let rules =
         |count: usize| if count == 1 { "1 rule".to_owned() } else { format!("{count} rules") };
-    let mut parts = vec![match (slot.egress.open, slot.egress.allow.len()) {
-        (true, _) => "internet".to_owned(),
-        (false, 0) => "no internet".to_owned(),
-        (false, 1) => "what 1 rule allows".to_owned(),
-        (false, allowed) => format!("what {} allow", rules(allowed)),
-    }];
+    let allowed = match slot.egress.allow.len() {
+        0 => None,
+        1 => Some("what 1 rule allows".to_owned()),
+        count => Some(format!("what {} allow", rules(count))),
+    };
+    let mut parts = match slot.egress.unnamed {
+        Unnamed::Open => vec!["internet".to_owned()],
+        Unnamed::Pinned => ["pinned addresses".to_owned()].into_iter().chain(allowed).collect(),
+        Unnamed::Closed => vec![allowed.unwrap_or_else(|| "no internet".to_owned())],
+    };
     if !slot.egress.deny.is_empty() {
         parts.push(format!("less {}", rules(slot.egress.deny.len())));
     }

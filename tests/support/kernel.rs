@@ -4,7 +4,9 @@
 //! Each fixture lives in a network namespace of its own, where `lo` plays the slot's port.
 
 use std::{
+    collections::BTreeMap,
     mem::offset_of,
+    net::IpAddr,
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -13,16 +15,18 @@ use std::{
 
 use netguard::{
     config::Config,
-    datapath::{Datapath, DropStream, PinDirectory, Probed, counters, ensure_bpffs},
-    policy::{Facts, InterfaceFact, Plan},
+    datapath::{Datapath, DropStream, PinDirectory, PinWriter, Probed, counters, ensure_bpffs},
+    policy::{Facts, InterfaceFact, Pin, Plan},
 };
 pub use netguard_common::vouched_by;
 use netguard_common::{
     DropReason, Hook, NO_SLOT,
     flow::Flow,
     maps::{FLOWS, OUTCOME_PASS, OUTCOME_REDIRECT},
+    pin::{PIN_LANES, PinEntry, PinKey, PinLane},
     record::DropRecord,
 };
+use netguard_dns::PinMap as _;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
@@ -84,6 +88,7 @@ subnet6 = "fd00:10:2::/64"
 pub struct Kernel {
     datapath: Datapath,
     drops: DropStream,
+    pinned: PinWriter,
     pins: PinDirectory,
     config: Config,
     facts: Facts,
@@ -127,15 +132,37 @@ impl Kernel {
         let mut datapath =
             Datapath::load(pins.clone(), &plan).expect("the verifier accepts the programs");
         let drops = datapath.take_drops().expect("the ring buffer");
+        let pinned = datapath.take_pins().expect("the map of pins");
         let changes = datapath.apply(plan).expect("the maps take the plan");
         assert!(changes.failed.is_empty(), "{changes:?}");
-        Self { datapath, drops, pins, config, facts }
+        Self { datapath, drops, pinned, pins, config, facts }
     }
 
     /// The configuration that the programs were loaded with.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where its maps are pinned.
+    #[must_use]
+    pub fn pins(&self) -> &PinDirectory {
+        &self.pins
+    }
+
+    /// The programs are loaded anew, as by another daemon, and take over what the first has left.
+    ///
+    /// # Panics
+    ///
+    /// The kernel refuses them.
+    pub fn restart(&mut self) {
+        let plan = Plan::compile(&self.config.policy, &self.facts);
+        let mut datapath = Datapath::load(self.pins.clone(), &plan).expect("the programs");
+        self.drops = datapath.take_drops().expect("the ring buffer");
+        self.pinned = datapath.take_pins().expect("the map of pins");
+        let changes = datapath.apply(plan).expect("the maps take the plan");
+        assert!(changes.failed.is_empty(), "{changes:?}");
+        self.datapath = datapath;
     }
 
     /// What the plan was told of the host.
@@ -149,6 +176,41 @@ impl Kernel {
         self.config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
         let plan = Plan::compile(&self.config.policy, &self.facts);
         let _ = self.datapath.apply(plan).expect("the maps take the plan");
+    }
+
+    /// Pins addresses as a resolver would. What was pinned for the same slot and address is over.
+    ///
+    /// # Panics
+    ///
+    /// The kernel does not take them, or an address has more ranges than it keeps.
+    pub fn pin(&self, pins: &[Pin]) {
+        let unused = PinLane::default();
+        let mut entries: BTreeMap<PinKey, PinEntry> = BTreeMap::new();
+        for pin in pins {
+            let key = PinKey::new(pin.slot, pin.address.into());
+            let empty = PinEntry { key, lanes: [unused; PIN_LANES], since_ns: 0, name: [0; 256] };
+            let entry = entries.entry(key).or_insert(empty);
+            let lane = entry.lanes.iter_mut().find(|lane| **lane == unused).expect("a lane");
+            *lane = PinLane {
+                expires_ns: pin.until_ns,
+                first_port: *pin.ports.start(),
+                last_port: *pin.ports.end(),
+                _reserved: 0,
+            };
+        }
+        for (key, entry) in &entries {
+            self.pinned.put(key, entry).expect("the kernel takes a pin");
+        }
+    }
+
+    /// Takes the pins of an address back, as a denial would.
+    ///
+    /// # Panics
+    ///
+    /// The kernel refuses.
+    pub fn unpin(&self, slot: u16, address: IpAddr) {
+        let key = PinKey::new(slot, address.into());
+        self.pinned.remove(&key).expect("the kernel removes a pin");
     }
 
     /// Puts a frame to a program; the mark says whether a program of ours has seen it before.
@@ -271,9 +333,9 @@ impl Kernel {
     pub fn age_flows(&self, silent: Duration) -> bool {
         const SEEN: std::ops::Range<usize> =
             offset_of!(Flow, seen_ns)..offset_of!(Flow, seen_ns) + size_of::<u64>();
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock");
-        let Some(seen) = Duration::from(now).checked_sub(silent) else { return false };
-        let seen = u64::try_from(seen.as_nanos()).expect("a time since the start").to_ne_bytes();
+        let silent = u64::try_from(silent.as_nanos()).expect("a short time");
+        let Some(seen) = now_ns().checked_sub(silent) else { return false };
+        let seen = seen.to_ne_bytes();
         let pin = self.pins.map(FLOWS);
         let dump = shell(&format!("bpftool -j map dump pinned {}", pin.display()));
         let entries: Vec<Value> = serde_json::from_str(dump.success()).expect("JSON");
@@ -314,6 +376,17 @@ impl Kernel {
     fn records(&mut self) -> Vec<DropRecord> {
         std::iter::from_fn(|| self.drops.next_ready()).collect()
     }
+}
+
+/// The kernel's clock, in nanoseconds.
+///
+/// # Panics
+///
+/// There is no clock.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock");
+    u64::try_from(Duration::from(now).as_nanos()).expect("a time since the start")
 }
 
 /// XDP leaves to TC what needs state to be changed, the host's routing, or a limit.

@@ -177,6 +177,8 @@ pub(super) enum Mode {
 pub(super) enum Egress {
     /// The internet, but for `deny`.
     Open,
+    /// What DNS answers gave the slot, and what `allow` lists.
+    Pinned,
     /// What `allow` lists.
     Listed,
     /// Nothing.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use netguard_common::SlotId;
-use netguard_dns::{Endpoint, Pins, Resolver, Server, SlotServer};
+use netguard_dns::{Endpoint, Moment, Pins, Resolver, Server, SlotServer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::unix::AsyncFd,
@@ -37,7 +37,7 @@ use crate::{
 
 /// How many drop records are read before other events have their turn.
 const DROPS_AT_ONCE: usize = 256;
-/// How often floods are reported.
+/// How often floods are reported and pins that are over removed.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// When what failed is tried again, if the host does not change before.
 const RETRY: Duration = Duration::from_secs(5);
@@ -116,6 +116,7 @@ struct Daemon {
     more_drops: bool,
     signals: [Signal; 3],
     resolver: Arc<Resolver>,
+    pins: Arc<Pins>,
     server: Server,
     /// By bridge and slot.
     listening: BTreeMap<(u32, SlotId), SlotServer>,
@@ -168,7 +169,7 @@ impl Daemon {
             unsafe { AsyncFd::register(datapath.take_drops()?) }.map_err(io::Error::from)?;
         let policy = config.policy.clone();
         let (journal, writer) = Journal::start(format)?;
-        let pins = Arc::new(Pins::default());
+        let pins = Arc::new(resolver::pins(&policy, datapath.take_pins()?)?);
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let signals = [
@@ -189,6 +190,7 @@ impl Daemon {
             more_drops: false,
             signals,
             resolver,
+            pins,
             server,
             listening: BTreeMap::new(),
             every_second,
@@ -260,7 +262,10 @@ impl Daemon {
                 }
                 Event::Drops => self.log_drops(),
                 Event::HostChanged => self.follow_host().await?,
-                Event::Housekeeping => self.resolver.report_over_rate(),
+                Event::Housekeeping => {
+                    self.resolver.report_over_rate();
+                    self.pins.expire(Moment::now());
+                }
             }
         }
     }

@@ -129,7 +129,8 @@ fn trie_key<K: aya::Pod>((data, length): TrieKey<K>) -> Key<K> {
     Key::new(length, data)
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(
+/// Takes a map out of a loaded object, once.
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, Error> {
@@ -138,7 +139,7 @@ fn take<T: TryFrom<Map, Error = MapError>>(
 }
 
 /// Removing an entry that is not there leaves what was asked for.
-fn tolerate_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn tolerate_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

@@ -10,6 +10,7 @@ mod device;
 mod error;
 mod kernel;
 mod maps;
+mod pin_map;
 mod pins;
 mod probe;
 mod verify;
@@ -23,10 +24,11 @@ use netguard_common::{maps as layout, record::DropRecord};
 pub use attach::Guard;
 pub use error::Error;
 pub use kernel::{check_kernel, release as kernel_release};
+pub use pin_map::PinWriter;
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::Probed;
 pub use verify::verify;
-pub use view::{CounterRow, LinkRow, ProgramRow, View, counters};
+pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters};
 
 use crate::policy::Plan;
 use maps::PolicyMaps;
@@ -174,6 +176,15 @@ impl Datapath {
         let map = self.ebpf.take_map(layout::DROPS).ok_or(Error::Object(layout::DROPS))?;
         let ring = RingBuf::try_from(map).map_err(|source| Error::map(layout::DROPS, source))?;
         Ok(DropStream { ring })
+    }
+
+    /// The map of pinned addresses, with what an earlier daemon has left in it. Can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// The object lacks the map, or it was taken before.
+    pub fn take_pins(&mut self) -> Result<PinWriter, Error> {
+        maps::take(&mut self.ebpf, layout::PINS).map(PinWriter::new)
     }
 }
 

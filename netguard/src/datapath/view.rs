@@ -12,9 +12,10 @@ use netguard_common::{
         self as layout, Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Passed, PortEntry,
         SlotEntry, passed_index,
     },
+    pin::{PinEntry, PinKey},
 };
 
-use super::{Error, device, maps::Wire, pins::PinDirectory};
+use super::{Error, device, maps::Wire, pin_map, pins::PinDirectory};
 
 /// A snapshot of one instance.
 pub struct View {
@@ -101,7 +102,28 @@ impl View {
     }
 }
 
-fn open<T>(pins: &PinDirectory, name: &'static str) -> Result<T, Error>
+/// The addresses that are pinned for an instance's slots.
+pub struct PinnedAddresses {
+    /// The slots by number.
+    pub slots: BTreeMap<SlotId, SlotEntry>,
+    /// By slot and address; also what is over and not yet removed.
+    pub entries: Vec<(PinKey, PinEntry)>,
+}
+
+impl PinnedAddresses {
+    /// Reads an instance's pins.
+    ///
+    /// # Errors
+    ///
+    /// The instance has no pins, or this process may not read them.
+    pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
+        let map = open(pins, layout::PINS)?;
+        Ok(Self { slots: slots(pins)?, entries: pin_map::entries(&map)? })
+    }
+}
+
+/// Opens a pinned map.
+pub(super) fn open<T>(pins: &PinDirectory, name: &'static str) -> Result<T, Error>
 where
     T: TryFrom<Map, Error = MapError>,
 {

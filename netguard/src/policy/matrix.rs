@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use netguard_common::{Direction, DropReason, maps::Place};
 
 use super::{
-    Facts, HostServices, Policy, Protocol, Rule, Service, Slot,
+    Facts, HostServices, Policy, Protocol, Rule, Service, Slot, Unnamed,
     evaluate::{Openings, Traffic},
 };
 
@@ -21,6 +21,8 @@ use super::{
 pub enum Cell {
     /// Everything, less that many denials.
     Open(usize),
+    /// What DNS answers gave, with that many rules besides, less that many denials.
+    Pinned(usize, usize),
     /// That many rules.
     Listed(usize),
     /// These services of the gate, and nothing else.
@@ -49,6 +51,13 @@ impl fmt::Display for Cell {
         match self {
             Self::Open(0) => f.write_str("open"),
             Self::Open(denied) => write!(f, "open, {denied} denied"),
+            Self::Pinned(allowed, denied) => {
+                f.write_str("pinned")?;
+                if *allowed > 0 {
+                    write!(f, ", {allowed} allowed")?;
+                }
+                if *denied > 0 { write!(f, ", {denied} denied") } else { Ok(()) }
+            }
             Self::Listed(1) => f.write_str("listed (1 rule)"),
             Self::Listed(rules) => write!(f, "listed ({rules} rules)"),
             Self::Gate(services) => write!(f, "gate {}", list(services)),
@@ -301,11 +310,16 @@ impl Asker<'_> {
         gate.services.iter().filter(opens).cloned().collect()
     }
 
-    /// What is open of itself counts its denials; what is not, the rules that allow something.
+    /// What is open of itself counts its denials; what is not, the rules that allow something; what is pinned, both.
     fn internet(&self, slot: &Slot) -> Cell {
+        let pinned = || {
+            let allowed = self.effective(slot, &[Place::Internet, Place::Resolver]);
+            Cell::Pinned(allowed, slot.egress.deny.len())
+        };
         match (self.unnamed(slot).map(|dst| self.ask(slot, dst, &Self::ANY)), slot.lockdown) {
             (_, true) => Cell::Lockdown,
             (Some(Ok(())), false) => Cell::Open(slot.egress.deny.len()),
+            (Some(Err(DropReason::NotPinned)), false) => pinned(),
             (Some(Err(reason)), false) => {
                 match self.effective(slot, &[Place::Internet, Place::Resolver]) {
                     0 => Self::of_reason(reason),
@@ -313,10 +327,13 @@ impl Asker<'_> {
                 }
             }
             // Rules name every sample: then they are what there is to say.
-            (None, false) if slot.egress.open => Cell::Open(slot.egress.deny.len()),
-            (None, false) => {
-                Cell::Listed(self.effective(slot, &[Place::Internet, Place::Resolver]))
-            }
+            (None, false) => match slot.egress.unnamed {
+                Unnamed::Open => Cell::Open(slot.egress.deny.len()),
+                Unnamed::Pinned => pinned(),
+                Unnamed::Closed => {
+                    Cell::Listed(self.effective(slot, &[Place::Internet, Place::Resolver]))
+                }
+            },
         }
     }
 
@@ -377,7 +394,7 @@ mod tests {
         policy.slots[0].host_services =
             HostServices::Listed(vec!["tcp/4317".parse().expect("a service")]);
         policy.slots[1].host_services = policy.slots[0].host_services.clone();
-        policy.slots[2].egress.open = false;
+        policy.slots[2].egress.unnamed = Unnamed::Closed;
         policy.slots[2].egress.allow = ["203.0.113.0/24 tcp", "192.168.1.0/24", "10.0.0.0/7"]
             .map(|rule| rule.parse().expect("a rule"))
             .to_vec();
@@ -396,6 +413,23 @@ mod tests {
             "",
         ];
         assert_eq!(Matrix::new(&policy).text(), expected.join("\n"));
+    }
+
+    #[test]
+    fn what_is_pinned_says_so_with_its_rules() {
+        let mut policy = policy();
+        policy.slots[2].egress.unnamed = Unnamed::Pinned;
+        let cell = |policy: &Policy| {
+            let matrix = Matrix::new(policy);
+            let row = matrix.rows.iter().find(|row| row.runtime == "builds").expect("its row");
+            row.cells[3].to_string()
+        };
+        assert_eq!(cell(&policy), "pinned");
+        policy.slots[2].egress.allow = vec!["203.0.113.0/24 tcp".parse().expect("a rule")];
+        policy.slots[2].egress.deny = vec!["::/0".parse().expect("a rule")];
+        assert_eq!(cell(&policy), "pinned, 1 allowed, 1 denied");
+        policy.slots[2].egress.allow.push("0.0.0.0/0 tcp/80".parse().expect("a rule"));
+        assert_eq!(cell(&policy), "pinned, 2 allowed, 1 denied", "where rules name all of it");
     }
 
     #[test]

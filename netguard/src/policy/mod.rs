@@ -17,11 +17,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use dns::{DnsPolicy, SlotDns, is_public};
-pub use evaluate::{Evaluator, IsLocal, Openings, Traffic, Verdict};
+pub use evaluate::{Evaluator, IsLocal, Openings, Pin, Traffic, Verdict};
 pub use matrix::{Cell, Matrix, Row};
 pub use plan::{Facts, InterfaceFact, Plan, Prefix, TrieKey};
 pub use rules::{Protocol, Rule, Service};
-pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet};
+pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet, Unnamed};
 
 /// Everything the operator asked for, checked.
 #[derive(Clone, Debug)]

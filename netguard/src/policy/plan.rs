@@ -20,7 +20,7 @@ use netguard_common::{
     },
 };
 
-use super::{HostServices, Policy, Ports, Slot, places::SPECIAL, rules::ServiceSets};
+use super::{HostServices, Policy, Ports, Slot, Unnamed, places::SPECIAL, rules::ServiceSets};
 
 /// What the host has: the only input of a plan besides the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -224,7 +224,8 @@ fn flags(slot: &Slot, policy: &Policy) -> u16 {
         (true, slot_flags::PRESENT),
         (slot.lockdown, slot_flags::LOCKDOWN),
         (isolates, slot_flags::ISOLATE),
-        (slot.egress.open, slot_flags::OPEN),
+        (slot.egress.unnamed == Unnamed::Open, slot_flags::OPEN),
+        (slot.egress.unnamed == Unnamed::Pinned, slot_flags::PINNED),
         (slot.metadata, slot_flags::METADATA),
         (slot.host_services == HostServices::All, slot_flags::HOST),
         (slot.mac.is_some(), slot_flags::MAC),

@@ -60,13 +60,24 @@ pub struct Subnet {
 /// and a service the longest prefix wins; of equal ones a denial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
-    /// True if it may reach what no rule names, as long as that is the internet.
-    pub open: bool,
+    /// What it may reach that no rule names.
+    pub unnamed: Unnamed,
     /// What it may reach. A private, link-local or multicast address only by a prefix that lies
     /// wholly within that range.
     pub allow: Vec<Rule>,
     /// What it may not reach.
     pub deny: Vec<Rule>,
+}
+
+/// What a slot may reach of the internet where no rule speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unnamed {
+    /// Nothing.
+    Closed,
+    /// The addresses that a DNS answer gave the slot, as long as they are pinned.
+    Pinned,
+    /// All of it.
+    Open,
 }
 
 /// What a slot may open on the host.

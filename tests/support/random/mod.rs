@@ -12,7 +12,7 @@ mod ip;
 mod policy;
 
 use ip::{ACK, FIN, ICMP, ICMPV6, IGMP, Ip, RST, SYN, TCP, UDP, echo, ethernet, tcp, udp};
-pub use policy::policy;
+pub use policy::{pins, policy};
 
 /// The slot whose packets these are.
 pub const SLOT: u16 = 1;

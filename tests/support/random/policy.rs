@@ -1,8 +1,9 @@
-//! Random configurations, as text.
+//! Random configurations, as text, and random pins.
 
+use netguard::policy::Pin;
 use rand::{RngExt as _, rngs::SmallRng, seq::IndexedRandom as _};
 
-use super::SLOT;
+use super::{SLOT, V4, V6};
 
 /// Gates in turn: a neighbour's guest, the slot's own, one of another runtime, the host.
 const GATES: [&[&str]; 4] = [
@@ -80,7 +81,7 @@ fn slot(random: &mut SmallRng, id: u16) -> String {
     if random.random_bool(0.04) {
         toml += "mode = \"lockdown\"\n";
     }
-    let egress = one(random, &["open", "open", "listed", "none"]);
+    let egress = one(random, &["open", "open", "pinned", "listed", "none"]);
     toml += &format!("egress = \"{egress}\"\n");
     if egress != "none" {
         let mut allow = rules(random);
@@ -89,7 +90,7 @@ fn slot(random: &mut SmallRng, id: u16) -> String {
         }
         toml += &format!("allow = {allow:?}\n");
     }
-    if egress == "open" {
+    if matches!(egress, "open" | "pinned") {
         let deny = rules(random);
         toml += &format!("deny = {deny:?}\n");
     }
@@ -99,6 +100,32 @@ fn slot(random: &mut SmallRng, id: u16) -> String {
         toml += "metadata = true\n";
     }
     toml
+}
+
+/// What DNS answers gave the slots, at that moment; of some the time is over.
+#[must_use]
+pub fn pins(random: &mut SmallRng, now_ns: u64) -> Vec<Pin> {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    const RANGES: [(u16, u16); 7] =
+        [(0, u16::MAX), (0, u16::MAX), (443, 443), (22, 22), (1, 1024), (8080, u16::MAX), (9, 9)];
+    let mut pins = Vec::new();
+    for slot in [SLOT, SLOT, 2] {
+        for address in V4.iter().chain(&V6) {
+            // Slot 1 comes twice: some of its addresses have several ranges.
+            if !random.random_bool(0.3) {
+                continue;
+            }
+            let (first, last) = *RANGES.choose(random).expect("the list is not empty");
+            let is_over = random.random_bool(0.2);
+            pins.push(Pin {
+                slot,
+                address: address.parse().expect("an address"),
+                ports: first..=last,
+                until_ns: if is_over { now_ns } else { now_ns + HOUR_NS },
+            });
+        }
+    }
+    pins
 }
 
 fn rules(random: &mut SmallRng) -> Vec<String> {

@@ -13,7 +13,7 @@ use super::{
     super::{file, template::Entry},
     Checker, is_host, overlap,
 };
-use crate::policy::{Egress, HostServices, Limits, Ports, Runtime, Slot, Subnet};
+use crate::policy::{Egress, HostServices, Limits, Ports, Runtime, Slot, Subnet, Unnamed};
 
 impl Checker<'_> {
     pub(super) fn slots(&mut self, entries: &[Entry], runtimes: &[Runtime]) -> Vec<Slot> {
@@ -80,7 +80,11 @@ impl Checker<'_> {
             self.refuse(egress, message);
         }
         Egress {
-            open: mode == file::Egress::Open,
+            unnamed: match mode {
+                file::Egress::Open => Unnamed::Open,
+                file::Egress::Pinned => Unnamed::Pinned,
+                file::Egress::Listed | file::Egress::None => Unnamed::Closed,
+            },
             allow: self.parse_all(&slot.allow, &whose),
             deny: self.parse_all(&slot.deny, &whose),
         }

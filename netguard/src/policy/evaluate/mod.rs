@@ -2,13 +2,15 @@
 //! second mind. Tests hold the two against each other, and `netguard policy` prints what it says.
 //!
 //! Pure: lists and loops over the policy, nothing of the plan or the maps, and no I/O. The model has no
-//! clock and room without end: time-outs, rates, and shares that are full do not happen in it. Nor does
+//! clock and room without end: time-outs, rates, and shares that are full do not happen in it; pins it is told, with
+//! the moment at which they are read. Nor does
 //! it keep the resolver's table: whatever comes from the resolver is unsolicited here, so callers do not
 //! ask about the answers to redirected queries.
 
 mod flows;
 mod opening;
 mod packet;
+mod pins;
 mod site;
 #[cfg(test)]
 pub(super) mod tests;
@@ -23,6 +25,7 @@ use netguard_common::{
 };
 
 pub use opening::{Openings, Traffic};
+pub use pins::Pin;
 
 use self::{
     flows::{Answer, Flow, Flows},
@@ -62,6 +65,13 @@ impl<'a> Evaluator<'a> {
     #[must_use]
     pub fn new(policy: &'a Policy, facts: &'a Facts) -> Self {
         Self { policy, openings: Openings::new(policy, facts), flows: Flows::default() }
+    }
+
+    /// The same, with pins, at a moment in nanoseconds of the kernel's clock.
+    #[must_use]
+    pub fn with_pins(mut self, pins: Vec<Pin>, now_ns: u64) -> Self {
+        self.openings = self.openings.with_pins(pins, now_ns);
+        self
     }
 
     /// A frame leaves the slot.

@@ -9,8 +9,11 @@ use netguard_common::{
     maps::Place,
 };
 
-use super::site::{Site, Sites};
-use crate::policy::{Facts, HostServices, Policy, Protocol, Rule, Service, Slot};
+use super::{
+    pins::{Pin, Pins},
+    site::{Site, Sites},
+};
+use crate::policy::{Facts, HostServices, Policy, Protocol, Rule, Service, Slot, Unnamed};
 
 /// What a packet is to rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +54,21 @@ impl Traffic {
 pub struct Openings<'a> {
     policy: &'a Policy,
     sites: Sites,
+    pins: Pins,
 }
 
 impl<'a> Openings<'a> {
-    /// Of that policy, on a host with those addresses.
+    /// Of that policy, on a host with those addresses; nothing is pinned.
     #[must_use]
     pub fn new(policy: &'a Policy, facts: &Facts) -> Self {
-        Self { policy, sites: Sites::new(policy, facts) }
+        Self { policy, sites: Sites::new(policy, facts), pins: Pins::default() }
+    }
+
+    /// The same, with pins, at a moment in nanoseconds of the kernel's clock.
+    #[must_use]
+    pub fn with_pins(mut self, list: Vec<Pin>, now_ns: u64) -> Self {
+        self.pins = Pins { list, now_ns };
+        self
     }
 
     pub(super) fn site(&self, address: IpAddr) -> Option<Site> {
@@ -123,8 +134,8 @@ impl<'a> Openings<'a> {
             Place::Management => Err(DropReason::Management),
             Place::Metadata if slot.metadata => Ok(()),
             Place::Metadata => Err(DropReason::Metadata),
-            Place::Internet => Self::internet(slot, dst, traffic),
-            Place::Resolver if traffic.is_echo_request => Self::internet(slot, dst, traffic),
+            Place::Internet => self.internet(slot, dst, traffic),
+            Place::Resolver if traffic.is_echo_request => self.internet(slot, dst, traffic),
             Place::Resolver => {
                 Self::within_place(slot, dst, traffic, &site, DropReason::DnsOverHttps)
             }
@@ -202,11 +213,12 @@ impl<'a> Openings<'a> {
         self.policy.gate.as_ref().is_some_and(|gate| traffic.is_of(&gate.services))
     }
 
-    fn internet(slot: &Slot, dst: IpAddr, traffic: &Traffic) -> Result<(), DropReason> {
-        match winner(slot, dst, traffic) {
-            Some((true, _)) => Ok(()),
-            None if slot.egress.open => Ok(()),
-            Some((false, _)) | None => Err(EgressDenied),
+    fn internet(&self, slot: &Slot, dst: IpAddr, traffic: &Traffic) -> Result<(), DropReason> {
+        match (winner(slot, dst, traffic), slot.egress.unnamed) {
+            (Some((true, _)), _) | (None, Unnamed::Open) => Ok(()),
+            (Some((false, _)), _) | (None, Unnamed::Closed) => Err(EgressDenied),
+            (None, Unnamed::Pinned) if self.pins.open(slot.id, dst, traffic) => Ok(()),
+            (None, Unnamed::Pinned) => Err(DropReason::NotPinned),
         }
     }
 

@@ -4,7 +4,7 @@ use DropReason as R;
 use Verdict::{Drop, Pass, Redirect};
 
 use super::*;
-use crate::policy::{DnsPolicy, Egress, Gate, Host, Limits, Ports, Runtime, Subnet};
+use crate::policy::{DnsPolicy, Egress, Gate, Host, Limits, Ports, Runtime, Subnet, Unnamed};
 
 /// Slots 1 and 2 of runtime `agents`, slot 3 of `builds`, which isolates; the gate is slot 3's guest
 /// 10.3.0.9. 100.64.0.0/10 manages, and the host is 198.51.100.1 too.
@@ -30,7 +30,7 @@ pub(in crate::policy) fn policy() -> Policy {
         mac: None,
         runtime,
         lockdown: false,
-        egress: Egress { open: true, allow: Vec::new(), deny: Vec::new() },
+        egress: Egress { unnamed: Unnamed::Open, allow: Vec::new(), deny: Vec::new() },
         host_services: HostServices::Listed(Vec::new()),
         metadata: false,
         manage_links: false,
@@ -145,6 +145,48 @@ fn what_a_slot_may_send() {
         let mut evaluator = Evaluator::new(&policy, &facts);
         let is_local = |_, dst| dst == address("198.51.100.255");
         assert_eq!(evaluator.egress(&policy.slots[0], &frame, &is_local), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_a_slot_may_send_by_a_pin() {
+    let mut policy = policy();
+    policy.slots[0].egress.unnamed = Unnamed::Pinned;
+    policy.slots[0].egress.deny = vec!["203.0.113.66".parse().expect("a rule")];
+    policy.slots[0].egress.allow = vec!["203.0.113.7 tcp/80".parse().expect("a rule")];
+    const NOW: u64 = 1000;
+    let pin = |slot, at: &str, ports, until_ns| Pin { slot, address: address(at), ports, until_ns };
+    let pins = vec![
+        pin(1, WEB, 22..=22, NOW + 1),
+        pin(1, WEB, 443..=444, NOW + 1),
+        pin(1, WEB, 80..=80, NOW),
+        pin(1, "203.0.113.10", 0..=u16::MAX, NOW + 1),
+        pin(1, "203.0.113.66", 0..=u16::MAX, NOW + 1),
+        pin(1, "192.168.1.7", 0..=u16::MAX, NOW + 1),
+        pin(1, "1.1.1.1", 0..=u16::MAX, NOW + 1),
+        pin(2, "203.0.113.11", 0..=u16::MAX, NOW + 1),
+    ];
+    let (guest, facts) = ("10.1.0.2", facts());
+    let syn = |dst: &str, port| tcp(guest, 4000, dst, port, SYN);
+    let cases = [
+        ("a pinned port", syn(WEB, 22), Pass),
+        ("the last of a range", syn(WEB, 444), Pass),
+        ("by UDP", udp(guest, 4000, WEB, 443), Pass),
+        ("another port", syn(WEB, 23), Drop(R::NotPinned)),
+        ("a port whose time is over", syn(WEB, 80), Drop(R::NotPinned)),
+        ("a ping of what has ports", icmp(guest, WEB, 8, PING), Drop(R::NotPinned)),
+        ("a ping of what has none", icmp(guest, "203.0.113.10", 8, PING), Pass),
+        ("never resolved", syn("203.0.113.12", 443), Drop(R::NotPinned)),
+        ("another slot's", syn("203.0.113.11", 443), Drop(R::NotPinned)),
+        ("denied by a rule", syn("203.0.113.66", 443), Drop(R::EgressDenied)),
+        ("allowed by a rule", syn("203.0.113.7", 80), Pass),
+        ("a private place", syn("192.168.1.7", 443), Drop(R::PrivateDestination)),
+        ("a resolver", syn("1.1.1.1", 443), Drop(R::DnsOverHttps)),
+        ("a resolver, pinged", icmp(guest, "1.1.1.1", 8, PING), Pass),
+    ];
+    for (name, frame, expected) in cases {
+        let mut evaluator = Evaluator::new(&policy, &facts).with_pins(pins.clone(), NOW);
+        assert_eq!(evaluator.egress(&policy.slots[0], &frame, &|_, _| false), expected, "{name}");
     }
 }
 
