@@ -1,42 +1,44 @@
-//! Many datagrams for one system call: sendmmsg(2) and recvmmsg(2). Knows nothing of DNS.
+//! Many datagrams for one system call. Knows nothing of DNS.
+//!
+//! Those that are sent have one length and go through the sender's stack as one (UDP_SEGMENT, Linux 4.18): a server
+//! receives them one by one as ever, and the sender has time left to look at the answers. Those that are received can have
+//! any length (recvmmsg(2)).
 
 use std::{
-    io,
+    io::{self, IoSlice},
     mem::zeroed,
     net::UdpSocket,
     os::fd::AsRawFd as _,
-    ptr::{addr_of_mut, null_mut},
+    ptr::null_mut,
 };
 
-/// How many datagrams one call takes at most.
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, sendmsg, setsockopt,
+    sockopt::{UdpGroSegment, UdpGsoSegment},
+};
+
+/// How many datagrams one call takes at most; the kernel takes 64 segments.
 pub const BATCH: usize = 32;
 /// What one datagram may hold: queries and answers of this benchmark are shorter.
-pub const DATAGRAM: usize = 512;
+const DATAGRAM: usize = 512;
 
 /// Room for a batch, to be used again and again.
 pub struct Batch {
     bytes: Box<[[u8; DATAGRAM]; BATCH]>,
     lengths: [usize; BATCH],
-    /// Whence the datagrams of [`echo`] came; connected sockets need none.
-    from: [libc::sockaddr_in; BATCH],
     filled: usize,
 }
 
 impl Batch {
     /// An empty one.
     pub fn new() -> Self {
-        // SAFETY: all bits zero is a valid `sockaddr_in`: it holds integers only.
-        let from = unsafe { zeroed() };
-        Self { bytes: Box::new([[0; DATAGRAM]; BATCH]), lengths: [0; BATCH], from, filled: 0 }
+        Self { bytes: Box::new([[0; DATAGRAM]; BATCH]), lengths: [0; BATCH], filled: 0 }
     }
 
     /// The datagrams in it.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
-        self.bytes
-            .iter()
-            .zip(self.lengths)
-            .map(|(bytes, length)| &bytes[..length])
-            .take(self.filled)
+        let all = self.bytes.iter().zip(self.lengths);
+        all.map(|(bytes, length)| &bytes[..length]).take(self.filled)
     }
 
     /// Takes out all datagrams.
@@ -54,120 +56,64 @@ impl Batch {
         copy
     }
 
-    /// Sends all of it on a connected socket.
-    pub fn send(&mut self, socket: &UdpSocket) -> io::Result<()> {
-        let mut sent = 0;
-        while sent < self.filled {
-            sent += self.transfer(socket, sent..self.filled, Direction::Send)?;
+    /// Sends all of it on a connected socket. All datagrams have the length of the first.
+    pub fn send(&self, socket: &UdpSocket) -> io::Result<()> {
+        let mut pieces = [IoSlice::new(&[]); BATCH];
+        for (piece, datagram) in pieces.iter_mut().zip(self.datagrams()) {
+            *piece = IoSlice::new(datagram);
+        }
+        let length = self.lengths[0] as u16;
+        let segments = [ControlMessage::UdpGsoSegments(&length)];
+        let segments = &segments[..usize::from(self.filled > 1)];
+        if self.filled > 0 {
+            let pieces = &pieces[..self.filled];
+            sendmsg::<()>(socket.as_raw_fd(), pieces, segments, MsgFlags::empty(), None)?;
         }
         Ok(())
     }
 
-    /// Fills it with at most `most` datagrams that have come to a connected socket, and does not wait for any.
+    /// Fills it with at most `most` datagrams that have come to a socket, and does not wait for any.
     pub fn receive(&mut self, socket: &UdpSocket, most: usize) -> io::Result<()> {
         self.filled = 0;
-        let received = self.transfer(socket, 0..most.min(BATCH), Direction::Receive);
-        match received {
-            Ok(filled) => self.filled = filled,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    fn transfer(
-        &mut self,
-        socket: &UdpSocket,
-        part: std::ops::Range<usize>,
-        direction: Direction,
-    ) -> io::Result<usize> {
         // SAFETY: all bits zero is a valid `iovec` and a valid `mmsghdr`: null pointers and integers.
         let (mut vectors, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) =
             unsafe { (zeroed(), zeroed()) };
-        let (from, addresses) =
-            (part.start, matches!(direction, Direction::Wait | Direction::Reply));
-        let count = part.len();
-        for index in part {
-            let room = match direction {
-                Direction::Send | Direction::Reply => self.lengths[index],
-                Direction::Receive | Direction::Wait => DATAGRAM,
-            };
-            let at = index - from;
-            vectors[at] =
-                libc::iovec { iov_base: self.bytes[index].as_mut_ptr().cast(), iov_len: room };
-            let header = &mut headers[at].msg_hdr;
-            header.msg_iov = &raw mut vectors[at];
-            header.msg_iovlen = 1;
-            if addresses {
-                header.msg_name = addr_of_mut!(self.from[index]).cast();
-                header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-            }
+        for ((bytes, vector), header) in self.bytes.iter_mut().zip(&mut vectors).zip(&mut headers) {
+            *vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: DATAGRAM };
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
         }
-        let (descriptor, number) = (socket.as_raw_fd(), count as libc::c_uint);
-        // SAFETY: the socket is open as long as it is borrowed; `number` headers are filled in, each with one vector
-        // of `self.bytes` that is as long as it says, and with no name or one of the size it says; all of them outlive
-        // the call.
-        let done = unsafe {
-            match direction {
-                Direction::Send | Direction::Reply => {
-                    libc::sendmmsg(descriptor, headers.as_mut_ptr(), number, 0)
-                }
-                Direction::Receive => libc::recvmmsg(
-                    descriptor,
-                    headers.as_mut_ptr(),
-                    number,
-                    libc::MSG_DONTWAIT,
-                    null_mut(),
-                ),
-                Direction::Wait => libc::recvmmsg(
-                    descriptor,
-                    headers.as_mut_ptr(),
-                    number,
-                    libc::MSG_WAITFORONE,
-                    null_mut(),
-                ),
-            }
+        let most = most.min(BATCH) as libc::c_uint;
+        // SAFETY: the socket is open as long as it is borrowed; `most` headers are filled in, each with one vector of
+        // `self.bytes` that is as long as it says and with no name; all of them outlive the call; no timeout is given.
+        let received = unsafe {
+            let headers = headers.as_mut_ptr();
+            libc::recvmmsg(socket.as_raw_fd(), headers, most, libc::MSG_DONTWAIT, null_mut())
         };
-        let done = usize::try_from(done).map_err(|_| io::Error::last_os_error())?;
-        if matches!(direction, Direction::Receive | Direction::Wait) {
-            for (length, header) in self.lengths.iter_mut().zip(&headers[..done]) {
-                *length = header.msg_len as usize;
-            }
+        let Ok(received) = usize::try_from(received) else {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) };
+        };
+        for (length, header) in self.lengths.iter_mut().zip(&headers[..received]) {
+            *length = header.msg_len as usize;
         }
-        Ok(done)
+        self.filled = received;
+        Ok(())
     }
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    /// To the connected peer.
-    Send,
-    /// What is there, without waiting.
-    Receive,
-    /// At least one, with its sender.
-    Wait,
-    /// To each datagram's sender.
-    Reply,
-}
-
-/// Sends every datagram back to where it came from, patched, until the socket fails.
-pub fn echo(socket: &UdpSocket, mut patch: impl FnMut(&mut [u8])) -> io::Error {
-    let mut batch = Batch::new();
+/// Sends every datagram back to where it came from, patched, until the socket fails. Those of one length go through the
+/// stack as they came, many as one (UDP_GRO, Linux 5.0): nothing that answers can be faster.
+pub fn echo(socket: &UdpSocket, length: u16, mut patch: impl FnMut(&mut [u8])) -> io::Result<()> {
+    setsockopt(socket, UdpGroSegment, &true)?;
+    setsockopt(socket, UdpGsoSegment, &i32::from(length))?;
+    let mut bytes = vec![0; 1 << 16];
     loop {
-        batch.filled = match batch.transfer(socket, 0..BATCH, Direction::Wait) {
-            Ok(received) => received,
-            Err(error) => return error,
-        };
-        for index in 0..batch.filled {
-            patch(&mut batch.bytes[index][..batch.lengths[index]]);
+        let (received, asker) = socket.recv_from(&mut bytes)?;
+        for datagram in bytes[..received].chunks_mut(length.into()) {
+            patch(datagram);
         }
-        let mut sent = 0;
-        while sent < batch.filled {
-            match batch.transfer(socket, sent..batch.filled, Direction::Reply) {
-                Ok(more) => sent += more,
-                // Its asker is gone.
-                Err(_) => sent += 1,
-            }
-        }
+        // An asker that is gone gets no answer.
+        let _ = socket.send_to(&bytes[..received], asker);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -40,8 +41,10 @@ pub struct Counted {
     pub lost: u64,
     /// How long it took.
     pub elapsed: Duration,
-    /// What the server's processors have worked, all its threads together.
+    /// What the server has worked, all its threads together.
     pub cpu: Duration,
+    /// What the load generator has worked.
+    pub own_cpu: Duration,
 }
 
 impl Counted {
@@ -54,9 +57,15 @@ impl Counted {
     pub fn cpu_us(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.right as f64
     }
+
+    /// What each of them took of the load generator.
+    pub fn own_cpu_us(&self) -> f64 {
+        self.own_cpu.as_secs_f64() * 1e6 / self.right as f64
+    }
 }
 
-/// Puts the queries to a server: first to warm up, then to measure.
+/// Puts the queries, which are in order of length, to a server: first to warm up, then to measure. Also says how many
+/// were answered in all.
 pub fn measure(
     queries: &[Query],
     address: SocketAddr,
@@ -69,9 +78,11 @@ pub fn measure(
     generator.drive(Instant::now() + warm_up)?;
     let before = generator.counted;
 
-    let (cpu, started) = (cpu_time(clock)?, Instant::now());
+    let own = ClockId::CLOCK_THREAD_CPUTIME_ID;
+    let (cpu, own_cpu, started) = (cpu_time(clock)?, cpu_time(own)?, Instant::now());
     generator.drive(started + duration)?;
     let (elapsed, cpu) = (started.elapsed(), cpu_time(clock)?.saturating_sub(cpu));
+    let own_cpu = cpu_time(own)?.saturating_sub(own_cpu);
     let after = generator.counted;
     generator.drain()?;
     let all = generator.counted;
@@ -81,6 +92,7 @@ pub fn measure(
         lost: after.lost - before.lost,
         elapsed,
         cpu,
+        own_cpu,
     };
     Ok((counted, all.right + all.wrong))
 }
@@ -128,6 +140,8 @@ fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
 /// Guests that never tire.
 struct Generator<'a> {
     queries: &'a [Query],
+    /// For each query where those of its length stand: they can be sent together.
+    alike: Vec<Range<usize>>,
     guests: Vec<Guest>,
     random: SmallRng,
     counted: Counted,
@@ -157,8 +171,15 @@ impl<'a> Generator<'a> {
         let nothing = |index| Asked { id: index as u16, query: 0, at: Instant::now(), open: false };
         let guests = (0..SOCKETS)
             .map(|_| Ok(Guest { socket: connect(address)?, asked: std::array::from_fn(nothing) }));
+        let alike = queries.chunk_by(|a, b| a.wire.len() == b.wire.len());
+        let alike = alike.scan(0, |start, chunk| {
+            let range = *start..*start + chunk.len();
+            *start = range.end;
+            Some(std::iter::repeat_n(range, chunk.len()))
+        });
         Ok(Self {
             queries,
+            alike: alike.flatten().collect(),
             guests: guests.collect::<Result<_>>()?,
             random: SmallRng::seed_from_u64(1),
             counted: Counted::default(),
@@ -215,11 +236,14 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
+    /// Asks for random names: the first is any, the others are of its length. So each is asked for as often as any other.
     fn ask(&mut self, guest: usize, now: Instant) -> Result<()> {
         let guest = &mut self.guests[guest];
         self.asking.clear();
+        let mut among = 0..self.queries.len();
         for asked in guest.asked.iter_mut().filter(|asked| !asked.open) {
-            let query = self.random.random_range(0..self.queries.len());
+            let query = self.random.random_range(among);
+            among = self.alike[query].clone();
             let id = asked.id.wrapping_add(WINDOW as u16);
             *asked = Asked { id, query, at: now, open: true };
             let wire = self.asking.push(&self.queries[query].wire);

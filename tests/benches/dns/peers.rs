@@ -67,8 +67,6 @@ impl Peer {
         fs::write(&file, fill_in(self.template, setup))?;
         let mut command = self.program()?;
         command.args(self.arguments).arg(file);
-        // What goes wrong stands in standard error; dnsdist tells on standard output that all is well.
-        command.stdout(std::process::Stdio::null());
         Ok(command)
     }
 

@@ -28,6 +28,12 @@ impl Row {
         Spread::of(self.samples.iter().map(Counted::cpu_us).collect())
     }
 
+    /// How much of its core's time it had: less than nearly all means that it had to wait, for the load or for others.
+    fn share(&self) -> Spread {
+        let share = |sample: &Counted| sample.cpu.as_secs_f64() / sample.elapsed.as_secs_f64();
+        Spread::of(self.samples.iter().map(|sample| share(sample) * 100.0).collect())
+    }
+
     fn is_netguard(&self) -> bool {
         self.server == NETGUARD
     }
@@ -39,8 +45,8 @@ pub fn table(name: &str, about: &str, rows: &[Row]) {
     let (kqps, cpu_us) = (subject.kqps().median, subject.cpu_us().median);
     println!("\n{name}: {about}");
     println!(
-        "{:<9} {:<4} {:<24} {:<22} netguard with log is, by kQPS and by CPU",
-        "server", "log", "kQPS", "µs of CPU per query"
+        "{:<9} {:<4} {:<24} {:<22} {:<5} netguard with log is, by kQPS and by CPU",
+        "server", "log", "kQPS", "µs of CPU per query", "core"
     );
     for row in rows {
         let (its_kqps, its_cpu_us) = (row.kqps(), row.cpu_us());
@@ -52,9 +58,10 @@ pub fn table(name: &str, about: &str, rows: &[Row]) {
             format!("; {lost} answers lost, {wrong} wrong")
         };
         println!(
-            "{:<9} {:<4} {its_kqps:<24.1} {its_cpu_us:<22.2} {:.2}x, {:.2}x{failed}",
+            "{:<9} {:<4} {its_kqps:<24.1} {its_cpu_us:<22.2} {:>3.0}%  {:.2}x, {:.2}x{failed}",
             row.server,
             if row.logs { "on" } else { "off" },
+            row.share().median,
             kqps / its_kqps.median,
             its_cpu_us.median / cpu_us,
         );

@@ -3,10 +3,11 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, UdpSocket},
     thread,
 };
 
+use anyhow::Result;
 use hickory_proto::{
     op::{Edns, Message},
     rr::{RData, Record, RecordType, rdata::A},
@@ -53,15 +54,13 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     answer.to_vec().ok()
 }
 
-/// Says of every name that it does not exist, and looks at nothing to say so.
-pub fn serve_echo(address: SocketAddr) -> io::Error {
-    let socket = match UdpSocket::bind(address) {
-        Ok(socket) => socket,
-        Err(error) => return error,
-    };
-    batch::echo(&socket, |query| {
+/// Says of every name that it does not exist, and looks at nothing to say so. All queries have the given length.
+pub fn serve_echo(address: &str, length: &str) -> Result<()> {
+    let socket = UdpSocket::bind(address)?;
+    batch::echo(&socket, length.parse()?, |query| {
         if let Some(flags) = query.get_mut(2..4) {
             flags.copy_from_slice(&[0x81, 0x83]); // QR and RD, RA and NXDOMAIN
         }
-    })
+    })?;
+    Ok(())
 }
