@@ -116,6 +116,7 @@ fn compare() -> Result<()> {
     for (load, rows) in loads.iter().zip(&tables) {
         report::table(load.name, load.about, rows);
     }
+    report::caution(&tables);
     println!();
     for (load, rows) in loads.iter().zip(&tables).take(2) {
         report::targets(load.name, rows);
@@ -226,16 +227,15 @@ fn logs(servers: Vec<Server>) -> Result<()> {
     Ok(())
 }
 
-fn lines(file: &Path) -> Result<u64> {
+fn lines(file: &Path) -> Result<usize> {
     let mut file = fs::File::open(file).with_context(|| format!("no log {}", file.display()))?;
     let (mut buffer, mut lines) = (vec![0; 1 << 20], 0);
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(lines),
-            length => {
-                lines += buffer[..length].iter().filter(|byte| **byte == b'\n').count() as u64
-            }
+        let length = file.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(lines);
         }
+        lines += buffer[..length].iter().filter(|byte| **byte == b'\n').count();
     }
 }
 

@@ -12,9 +12,12 @@ use std::{
     ptr::null_mut,
 };
 
-use nix::sys::socket::{
-    ControlMessage, MsgFlags, sendmsg, setsockopt,
-    sockopt::{UdpGroSegment, UdpGsoSegment},
+use nix::{
+    libc,
+    sys::socket::{
+        ControlMessage, MsgFlags, sendmsg, setsockopt,
+        sockopt::{UdpGroSegment, UdpGsoSegment},
+    },
 };
 
 /// How many datagrams one call takes at most; the kernel takes 64 segments.

@@ -68,6 +68,18 @@ pub fn table(name: &str, about: &str, rows: &[Row]) {
     }
 }
 
+/// Says which numbers to believe if servers had to wait.
+pub fn caution(tables: &[Vec<Row>]) {
+    const NEARLY_ALL: f64 = 90.0;
+    let waited = tables.iter().flatten().filter(|row| row.share().median < NEARLY_ALL).count();
+    if waited > 0 {
+        println!(
+            "\n{waited} rows had less than {NEARLY_ALL}% of their core: others use this machine, or the load is the limit. \
+             Believe µs of CPU rather than kQPS."
+        );
+    }
+}
+
 /// Prints what is promised of one load, and what came of it.
 pub fn targets(name: &str, rows: &[Row]) {
     let Some(subject) = rows.iter().find(|row| row.is_netguard() && row.logs) else { return };
