@@ -12,6 +12,7 @@ use netguard_common::{Hook, NO_SLOT, vouched_by};
 use netguard_tests::{
     hosts::{enter_new_namespace, ip as ip_batch},
     packet::ip,
+    spread::Spread,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
@@ -60,26 +61,6 @@ struct Measured {
     verdict: Spread,
     ingress: Spread,
     random: Spread,
-}
-
-struct Spread {
-    median: f64,
-    lowest: f64,
-    highest: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let (lowest, highest) = (values[0], values[values.len() - 1]);
-        Self { median: values[values.len() / 2], lowest, highest }
-    }
-}
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.0} ({:.0} to {:.0})", self.median, self.lowest, self.highest)
-    }
 }
 
 fn measure(slots: u16) -> Measured {

@@ -1,5 +1,5 @@
 //! What the tests share: packets built field by field, random ones, the loaded programs without a wire, small
-//! networks made by hand, a lab of their own for each test that needs one, and a virtual machine.
+//! networks made by hand, a lab of their own for each test that needs one, a virtual machine, and what benchmarks print.
 
 pub mod binary;
 pub mod clients;
@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod lab;
 pub mod packet;
 pub mod random;
+pub mod spread;
 pub mod wire;
 
 use std::time::{Duration, Instant};

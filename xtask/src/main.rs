@@ -3,6 +3,8 @@
 mod cargo;
 mod command;
 mod guest;
+mod packages;
+mod peers;
 mod tools;
 
 use std::{ffi::OsString, time::Instant};
@@ -36,10 +38,11 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure, in release mode: `decide` is what a verdict costs by the number of slots
+    /// Measure, in release mode: `decide` is what a verdict costs by the number of slots, `dns` the resolver against
+    /// Unbound, dnsdist and dnsmasq
     Bench {
         /// Which
-        #[arg(value_parser = ["decide"])]
+        #[arg(value_parser = ["decide", "dns"])]
         name: String,
     },
     /// What CI runs: format, clippy on host and BPF code, tests, documentation
@@ -118,6 +121,9 @@ fn test_with(cargo: Cargo, arguments: &[OsString]) -> Result<()> {
 fn bench(name: &str) -> Result<()> {
     let toolchain = tools::for_build()?;
     tools::ensure(&[tools::IPROUTE2])?;
+    if name == "dns" {
+        peers::unpack()?;
+    }
     let cargo = Cargo::new(&toolchain);
     let cargo = if is_root() { cargo } else { cargo.tests_as_root() };
     step(&format!("measuring {name}"));

@@ -1,0 +1,130 @@
+//! The policy that every server gets, and the queries that are put to them, ready to be sent.
+
+use std::{
+    collections::HashSet,
+    fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use hickory_proto::{
+    op::{Edns, Message, Query as Question},
+    rr::{Name, RecordType},
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+/// How many of the shipped allowlist's names are the policy.
+const POLICY: usize = 177;
+/// How many names that are not allowed are asked for.
+const DENIED: usize = 10_000;
+/// What answers to UDP may hold, as the resolvers agreed to (DNS flag day 2020).
+pub const PAYLOAD: u16 = 1232;
+
+/// The first names of the shipped allowlist, all categories together and in order.
+pub fn policy() -> Vec<String> {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/allowlist.toml");
+    let text = fs::read_to_string(&shipped).expect("the shipped allowlist");
+    let categories: toml::Table = text.parse().expect("it is TOML");
+    let lists = categories.values().filter_map(|category| category.get("names")?.as_array());
+    let mut names: Vec<_> = lists.flatten().filter_map(|name| name.as_str()).collect();
+    names.sort_unstable();
+    names.truncate(POLICY);
+    assert_eq!(names.len(), POLICY, "the shipped allowlist has become short");
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// The repository's `target`, where xtask has put the peers.
+pub fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
+}
+
+/// A query as it is sent, but for its id, and what its answer must be.
+pub struct Query {
+    /// With a recursion-desired flag and an OPT record, as stub resolvers send it.
+    pub wire: Box<[u8]>,
+    /// How long header and question are: they come back as they went.
+    pub question_end: usize,
+    /// If the policy has the name.
+    pub allowed: bool,
+}
+
+impl Query {
+    /// For the IPv4 address of a name.
+    pub fn new(name: &str, allowed: bool) -> Self {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = true;
+        let name = Name::from_ascii(format!("{name}.")).expect("a name");
+        let question_end = 12 + name.iter().map(|label| label.len() + 1).sum::<usize>() + 1 + 4;
+        message.add_query(Question::query(name, RecordType::A));
+        let mut edns = Edns::new();
+        edns.set_max_payload(PAYLOAD);
+        message.set_edns(edns);
+        Self { wire: message.to_vec().expect("it fits").into(), question_end, allowed }
+    }
+
+    /// True if the bytes, whose id has been compared, are the answer that the policy demands.
+    pub fn is_answered_by(&self, bytes: &[u8]) -> bool {
+        const NXDOMAIN: u8 = 3;
+        let Some((header, rest)) = bytes.split_at_checked(12) else { return false };
+        let (is_answer, rcode) = (header[2] & 0x80 != 0, header[3] & 0x0f);
+        let answers = u16::from_be_bytes([header[6], header[7]]);
+        let as_asked = rest.starts_with(&self.wire[12..self.question_end]);
+        let as_decided = if self.allowed {
+            rcode == 0 && answers > 0
+        } else {
+            rcode == NXDOMAIN && answers == 0
+        };
+        is_answer && as_asked && as_decided
+    }
+}
+
+/// One kind of load: its queries are put in random order, each as often as any other.
+pub struct Load {
+    /// "denied"
+    pub name: &'static str,
+    /// For the heading of its table.
+    pub about: &'static str,
+    /// What is asked, in order of length.
+    pub queries: Vec<Query>,
+}
+
+impl Load {
+    /// Names that no list has, the policy's own, and both in equal shares.
+    pub fn all(policy: &[String]) -> [Self; 3] {
+        let denied = not_in(policy);
+        let no = || denied.iter().map(|name| Query::new(name, false));
+        let yes = || policy.iter().map(|name| Query::new(name, true));
+        let load = |name, about, mut queries: Vec<Query>| {
+            queries.sort_by_key(|query| query.wire.len());
+            Self { name, about, queries }
+        };
+        [
+            load("denied", "10,000 names that are not allowed", no().collect()),
+            load("cached", "the 177 allowed names, all of them cached", yes().collect()),
+            load(
+                "mixed",
+                "half denied, half cached",
+                no().chain(yes().cycle().take(DENIED)).collect(),
+            ),
+        ]
+    }
+}
+
+/// Random names outside of the policy: always the same ones.
+fn not_in(policy: &[String]) -> Vec<String> {
+    let allowed: HashSet<_> = policy.iter().map(String::as_str).collect();
+    let mut random = SmallRng::seed_from_u64(177);
+    let names = std::iter::repeat_with(|| {
+        let top = ["com", "net", "org", "io"][random.random_range(0..4)];
+        let domain = format!("{}.{top}", label(&mut random, 6..=14));
+        (format!("{}.{domain}", label(&mut random, 3..=12)), domain)
+    });
+    let outside = names.filter(|(_, domain)| !allowed.contains(domain.as_str()));
+    outside.map(|(name, _)| name).take(DENIED).collect()
+}
+
+/// Random letters.
+pub fn label(random: &mut SmallRng, lengths: RangeInclusive<usize>) -> String {
+    let length = random.random_range(lengths);
+    (0..length).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect()
+}
