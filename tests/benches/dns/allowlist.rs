@@ -5,11 +5,12 @@ use std::{
     env, fs,
     hint::black_box,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use netguard_dns::{Allowlist, DomainName};
+use netguard_dns::{Allowlist, DomainName, Entry, Listed, NameSet, WireName};
 use netguard_tests::spread::Spread;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
@@ -46,20 +47,21 @@ pub fn measure(length: &str) -> Result<()> {
     let length: usize = length.parse().context("no length")?;
     let names = names(length);
     let mut random = SmallRng::seed_from_u64(2);
-    let listed: Vec<DomainName> = (0..LOOKUPS)
+    let listed: Vec<WireName> = (0..LOOKUPS)
         .map(|index| {
             let name = &names[random.random_range(0..names.len())];
             let below =
                 if index % 2 == 0 { String::new() } else { label(&mut random, 3..=8) + "." };
-            format!("{below}{name}").parse()
+            wire(&format!("{below}{name}"))
         })
         .collect::<Result<_, _>>()?;
     // As long as the others, and under the same top-level domains: the last label but one is new.
-    let unlisted: Vec<DomainName> = (0..LOOKUPS)
+    let unlisted: Vec<WireName> = (0..LOOKUPS)
         .map(|_| {
             let name = &names[random.random_range(0..names.len())];
             let top = name.rsplit('.').next().unwrap_or(name);
-            format!("{}.{}.{top}", label(&mut random, 3..=12), label(&mut random, 15..=20)).parse()
+            let (host, domain) = (label(&mut random, 3..=12), label(&mut random, 15..=20));
+            wire(&format!("{host}.{domain}.{top}"))
         })
         .collect::<Result<_, _>>()?;
 
@@ -68,7 +70,7 @@ pub fn measure(length: &str) -> Result<()> {
     let (built, memory) = (started.elapsed(), resident()?.saturating_sub(memory));
     ensure!(list.len() == length, "{} names of {length} are in the list", list.len());
 
-    let time = |names: &[DomainName], found: usize| -> Result<Spread> {
+    let time = |names: &[WireName], found: usize| -> Result<Spread> {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let started = Instant::now();
@@ -88,18 +90,23 @@ pub fn measure(length: &str) -> Result<()> {
     Ok(())
 }
 
-/// From text to a list that answers.
-fn build(names: &[String]) -> Result<Allowlist> {
-    Ok(names
-        .iter()
-        .map(|name| name.parse())
-        .collect::<Result<Vec<DomainName>, _>>()?
-        .into_iter()
-        .collect())
+/// As a query brings it.
+fn wire(name: &str) -> Result<WireName> {
+    Ok(WireName::from(&name.parse::<DomainName>()?))
 }
 
-fn is_listed(list: &Allowlist, name: &DomainName) -> bool {
-    list.covering(name).is_some()
+/// From text to a list that answers.
+fn build(names: &[String]) -> Result<Allowlist> {
+    let mut set = NameSet::default();
+    for name in names {
+        set.add(&name.parse::<Entry>()?)?;
+    }
+    set.finish();
+    Ok(Allowlist::of([Arc::new(set)]))
+}
+
+fn is_listed(list: &Allowlist, name: &WireName) -> bool {
+    matches!(list.decide(name), Listed::Allowed(_))
 }
 
 /// The policy itself, or as many names as asked for, always the same: hosts under random domains, as long lists have

@@ -1,10 +1,24 @@
-//! netguard's side of the comparison: its resolver alone, in a process of its own like the peers.
+//! netguard's side of the comparison: its resolver alone, in a process of its own like the peers. The slot is pinned,
+//! and its pins go into the kernel's map.
 
-use std::{env, fs::File, io, net::SocketAddr, path::Path, process::Command, sync::Arc};
+use std::{
+    env,
+    fs::File,
+    io,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
-use netguard::journal::{Event, Format, Journal};
-use netguard_dns::{Allowlist, Endpoint, Happening, Resolver, SlotServer};
+use netguard::journal::{Format, Journal};
+use netguard_dns::{
+    Allowlist, Cache, DEFAULT_NAME_MAX, DEFAULT_TYPES, Endpoint, Entry, NameSet, Pins, QueryLimits,
+    QueryLog, QueryRecord, Resolver, Rules, Server, SlotRules,
+    forward::{Forwarder, Settings, Transport, Upstream},
+};
 use nix::unistd::dup2_stdout;
 
 use super::{names::policy, upstream::UPSTREAM};
@@ -13,42 +27,103 @@ use super::{names::policy, upstream::UPSTREAM};
 pub const SERVE: &str = "serve-netguard";
 /// In place of the log's path: queries are not logged.
 const NO_LOG: &str = "-";
+const SLOT: u16 = 1;
 
 /// A command that starts it: this program once more.
 pub fn command(address: SocketAddr, log: Option<&Path>) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command.arg(SERVE).arg(address.to_string());
     command.arg(log.unwrap_or(Path::new(NO_LOG)));
+    command.stdin(Stdio::null());
     Ok(command)
 }
 
 /// Serves until it is killed: one slot, whose bridge is `lo`, on one thread, with the journal's thread for the log.
 pub fn serve(address: &str, log: &str) -> Result<()> {
     let address: SocketAddr = address.parse().context("no address")?;
-    let names = policy();
-    let allowlist: Allowlist =
-        names.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>()?.into_iter().collect();
-    let upstreams = vec![UPSTREAM.parse()?];
-    let resolver = if log == NO_LOG {
-        Resolver::new(allowlist, upstreams, |_| {})
+    let names: NameSet = policy()
+        .iter()
+        .map(|name| name.parse::<Entry>())
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .collect();
+    let limits =
+        QueryLimits { queries_per_second: 0, names_per_minute: 0, answer_bytes_per_minute: 0 };
+    let slot = SlotRules {
+        name: "slot1".into(),
+        allowlist: Allowlist::of([Arc::new(names)]),
+        pinned: true,
+        limits,
+    };
+    let rules = Rules {
+        slots: [(SLOT, slot)].into(),
+        private_names: Arc::default(),
+        types: DEFAULT_TYPES.to_vec(),
+        svcb: false,
+        name_max: DEFAULT_NAME_MAX,
+    };
+    let journal: Arc<dyn netguard_dns::Journal> = if log == NO_LOG {
+        Arc::new(NoLog)
     } else {
         dup2_stdout(File::create(log).with_context(|| format!("cannot create {log}"))?)?;
-        let (journal, _writer) = Journal::start(Format::Text)?;
-        Resolver::new(allowlist, upstreams, move |happening| match happening {
-            Happening::Query(query) => journal.write(Event::Query(query)),
-            Happening::Upstream(message) => journal.note(message),
-        })
+        Arc::new(Journal::start(Format::Text)?.0)
     };
+    let settings = Settings {
+        upstreams: vec![Upstream { address: UPSTREAM.parse()?, transport: Transport::Plain }],
+        max_ttl: Duration::from_secs(300),
+        is_public: Arc::new(netguard::policy::is_public),
+        roots: None,
+    };
+    let cache = Arc::new(Cache::new(32 << 20));
+    let forwarder =
+        Arc::new(Forwarder::new(settings, Arc::clone(&cache), |message| eprintln!("{message}")));
+    let pins = Arc::new(Pins::new(Box::new(kernel_map()?), [SLOT], 4096));
+    let resolver = Arc::new(Resolver::new(rules, cache, forwarder, pins, journal));
     let endpoint = Endpoint {
-        slot: "slot1".into(),
+        slot: SLOT,
         bridge: "lo".to_owned(),
         addresses: vec![address.ip()],
         port: address.port(),
     };
-    let resolver = Arc::new(resolver);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let _server = SlotServer::start(&endpoint, &resolver)?;
-        std::future::pending().await
-    })
+    let server = Server::start(&resolver, 1, runtime.handle().clone())?;
+    let _listening = server.listen(&endpoint)?;
+    runtime.block_on(std::future::pending())
+}
+
+/// The map that the programs read, in the kernel. Nothing is attached.
+fn kernel_map() -> Result<netguard::datapath::PinWriter> {
+    use netguard::{
+        datapath::{Datapath, PinDirectory, ensure_bpffs},
+        policy::Plan,
+    };
+    ensure_bpffs()?;
+    let pins = PinDirectory::of(&format!("bench{}", std::process::id()).parse()?);
+    let plan = Plan { flow_entries: 64, slot_entries: 2, ..Plan::default() };
+    let writer = Datapath::load(pins.clone(), &plan)?.take_pins()?;
+    pins.remove()?;
+    Ok(writer)
+}
+
+/// For runs without a log.
+struct NoLog;
+
+impl netguard_dns::Journal for NoLog {
+    fn query_log(&self) -> Box<dyn QueryLog> {
+        Box::new(Self)
+    }
+
+    fn note(&self, message: String) {
+        eprintln!("{message}");
+    }
+}
+
+impl QueryLog for NoLog {
+    fn write(&mut self, _: &QueryRecord<'_>) {}
+
+    fn flush(&mut self, _: netguard_dns::Moment) -> Option<Duration> {
+        None
+    }
+
+    fn flush_now(&mut self) {}
 }
