@@ -1,5 +1,7 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod loaded;
+
 use std::{
     ffi::OsString,
     io::{ErrorKind, Write as _},
@@ -17,10 +19,11 @@ use netguard::{
     journal::Format,
     lab::{self, Lab, PortKind},
     links, listing,
-    pinned::{NoSlot, Pinned},
+    pinned::NoSlot,
     policy::Matrix,
     status::Status,
 };
+use netguard_dns::DomainName;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole, 4 not permitted.";
@@ -73,6 +76,29 @@ enum Command {
         /// One JSON object
         #[arg(long)]
         json: bool,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Deny a name and all below it to a slot, now: its pins go, and it gets no new ones; open connections stay
+    Deny {
+        /// The slot
+        slot: String,
+        /// The name, as in example.com
+        name: DomainName,
+        /// For how long, as in 10m [default: until the daemon ends]
+        #[arg(long = "for", value_name = "TIME")]
+        time: Option<humantime::Duration>,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Take a denial back
+    Allow {
+        /// The slot
+        slot: String,
+        /// The name that was denied
+        name: DomainName,
         /// The instance [default: the one that is loaded]
         #[arg(long)]
         instance: Option<Instance>,
@@ -157,7 +183,11 @@ impl Cli {
             Command::Check { file, kernel } => check(file.as_deref(), kernel),
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => status(json, instance),
-            Command::Pins { slot, json, instance } => pins(slot.as_deref(), json, instance),
+            Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
+            Command::Deny { slot, name, time, instance } => {
+                loaded::deny(&slot, &name, time.map(Into::into), instance)
+            }
+            Command::Allow { slot, name, instance } => loaded::allow(&slot, &name, instance),
             Command::Unload { instance } => unload(&instance),
             Command::Lab(args) => lab(&args),
         }
@@ -299,38 +329,6 @@ fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if hidden { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn pins(slot: Option<&str>, json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
-    let mut pinned = Pinned::read(&the_instance(instance)?)?;
-    if let Some(slot) = slot {
-        pinned = pinned.of_slot(slot)?;
-    }
-    print(&if json { pinned.json().to_string() } else { pinned.text() })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The instance that is meant: the one that is named, or the only one.
-fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
-    if let Some(instance) = named {
-        let is_loaded = PinDirectory::of(&instance).path().exists();
-        anyhow::ensure!(is_loaded, "no instance {instance} is loaded");
-        return Ok(instance);
-    }
-    let mut instances = PinDirectory::instances();
-    match (instances.pop(), instances.as_slice()) {
-        (None, _) => {
-            anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`")
-        }
-        (Some(one), []) => Ok(one),
-        (Some(last), others) => {
-            let names: Vec<_> = others.iter().chain([&last]).map(ToString::to_string).collect();
-            anyhow::bail!(
-                "several instances are loaded; name one with --instance: {}",
-                names.join(", ")
-            )
-        }
-    }
 }
 
 fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
