@@ -1,11 +1,66 @@
-//! Subcommands about an instance that is loaded: its pins, and what is denied at run time.
+//! Subcommands about an instance that is loaded: what it holds, what is denied at run time, and its end.
 
 use std::{process::ExitCode, time::Duration};
 
-use netguard::{control, datapath::PinDirectory, instance::Instance, pinned::Pinned};
+use netguard::{
+    control, datapath::PinDirectory, firewall, instance::Instance, links, pinned::Pinned,
+    status::Status,
+};
 use netguard_dns::DomainName;
 
-use super::print;
+use super::{print, tell};
+
+/// `netguard status`
+pub(super) fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
+    let instances = instance.map_or_else(PinDirectory::instances, |name| vec![name]);
+    if instances.is_empty() {
+        anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`");
+    }
+    let only = instances.len() == 1;
+    let mut hidden = false;
+    for (index, instance) in instances.iter().enumerate() {
+        let status = match Status::read(instance) {
+            Err(error) if !only => {
+                // One that is just starting or half removed must not hide the others.
+                tell(&format!("netguard: instance {instance}: {:#}", anyhow::Error::from(error)));
+                hidden = true;
+                continue;
+            }
+            status => status?,
+        };
+        if json {
+            print(&status.json().to_string())?;
+        } else {
+            if index > 0 {
+                print("")?;
+            }
+            print(&status.text())?;
+        }
+    }
+    Ok(if hidden { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// `netguard unload`
+pub(super) fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
+    let pins = PinDirectory::of(instance);
+    anyhow::ensure!(pins.path().exists(), "no instance {instance} is loaded");
+    if let Some(pid) = instance.running_pid() {
+        anyhow::bail!("netguard runs as instance {instance} (pid {pid}); stop it first");
+    }
+    // The pins go last: as long as something is left, so is the instance, and unload can be tried again.
+    match firewall::remove(&firewall::Table::name_of(instance)) {
+        Err(firewall::Error::Missing) | Ok(_) => {} // without nft there is no table of ours
+        Err(error) => return Err(error.into()),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let removed = runtime.block_on(links::remove_owned(instance.as_str()))?;
+    pins.remove()?;
+    print(&format!("unloaded {instance}: nothing is enforced"))?;
+    if !removed.is_empty() {
+        print(&format!("removed {}", removed.join(" ")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
 /// `netguard pins`
 pub(super) fn pins(
