@@ -1,9 +1,17 @@
 //! Pins from the resolver's table to the programs' verdict: what a name opens, until when, and what is left of it
 //! after a restart. `netguard pins` is a witness.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::IpAddr,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use netguard::datapath::PinWriter;
+use netguard::{control, datapath::PinWriter, instance::Instance};
 use netguard_common::{DropReason, SlotId};
 use netguard_dns::{DomainName, GRACE, Moment, Pins, Ports};
 use netguard_tests::{
@@ -149,4 +157,141 @@ fn netguard_pins_lists_what_the_kernel_holds() {
     let absent = Ended::of(&mut netguard(&["pins", "--instance", "nobody-is-this"]));
     assert_eq!(absent.code, 1);
     assert!(absent.stderr.contains("no instance nobody-is-this is loaded"), "{absent:?}");
+}
+
+/// A daemon's side of the control socket, and the run directory that it is in.
+struct Control {
+    _server: control::Server,
+    runtime: tokio::runtime::Runtime,
+    directory: PathBuf,
+}
+
+impl Control {
+    fn new(instance: &Instance, pins: &Arc<Pins>) -> Self {
+        let directory = instance.run_directory();
+        fs::create_dir_all(&directory).expect("the run directory");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let _guard = runtime.enter();
+        let slots = [(1, "slot1".to_owned()), (2, "slot2".to_owned())];
+        let server = control::serve(&instance.control_socket(), Arc::clone(pins), slots);
+        Self { _server: server.expect("the socket"), runtime, directory }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _guard = self.runtime.enter();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// One request as bytes, and what comes back.
+fn ask(instance: &Instance, request: &str) -> (u16, serde_json::Value) {
+    let mut stream = UnixStream::connect(instance.control_socket()).expect("the socket");
+    stream.write_all(request.as_bytes()).expect("the daemon reads");
+    let mut answer = String::new();
+    // A daemon that has read enough may close before everything is sent.
+    let _ = stream.read_to_string(&mut answer);
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status, serde_json::from_str(body).unwrap_or_default())
+}
+
+fn post(instance: &Instance, path: &str, body: &str) -> (u16, serde_json::Value) {
+    let length = body.len();
+    ask(
+        instance,
+        &format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}"),
+    )
+}
+
+#[test]
+fn an_operator_denies_a_name_at_run_time_and_takes_it_back() {
+    if !can_use_kernel() {
+        return;
+    }
+    let mut kernel = kernel();
+    let pins = Arc::new(table(&kernel));
+    let name = kernel.pins().path().file_name().expect("a name").to_string_lossy().into_owned();
+    let instance: Instance = name.parse().expect("an instance");
+    let run = |arguments: &[&str]| {
+        Ended::of(&mut netguard(&[arguments, &["--instance", &name]].concat()))
+    };
+    answer(&pins, 1, "web.example", WEB, "any");
+    assert_eq!(connect(&mut kernel, WEB, 1, 443), PASS);
+    let nobody = run(&["deny", "slot1", "web.example"]);
+    assert_eq!(nobody.code, 1);
+    assert!(nobody.stderr.contains(&format!("no netguard runs as instance {name}")), "{nobody:?}");
+
+    let control = Control::new(&instance, &pins);
+    let mode = fs::metadata(instance.control_socket()).expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let denied = run(&["deny", "slot1", "web.example", "--for", "10m"]);
+    assert_eq!(denied.success(), "web.example is denied to slot1: 1 pin removed\n");
+    assert_eq!(connect(&mut kernel, WEB, 2, 443), NEVER);
+    let now = Moment::now();
+    assert!(pins.is_denied(1, "www.web.example", now) && !pins.is_denied(2, "web.example", now));
+    assert!(!pins.is_denied(1, "web.example", now.after(Duration::from_secs(600))));
+    let allowed = run(&["allow", "slot1", "web.example"]);
+    assert_eq!(allowed.success(), "web.example is no longer denied to slot1\n");
+    answer(&pins, 1, "web.example", WEB, "any");
+    assert_eq!(connect(&mut kernel, WEB, 3, 443), PASS);
+
+    let again = run(&["allow", "slot1", "web.example"]);
+    assert_eq!(again.code, 1);
+    assert!(again.stderr.contains("web.example is not denied for slot \"slot1\""), "{again:?}");
+    let unknown = run(&["deny", "slot9", "web.example"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.stderr.contains("\"slot9\"; there are slot1, slot2"), "{unknown:?}");
+    assert_eq!(run(&["deny", "slot1", "*.example"]).code, 2);
+    assert_eq!(run(&["deny", "slot1", "web.example", "--for", "soon"]).code, 2);
+    drop(control);
+    assert!(!instance.control_socket().exists());
+}
+
+#[test]
+fn the_control_socket_answers_what_is_wrong_and_takes_only_so_much() {
+    if !can_use_kernel() {
+        return;
+    }
+    let kernel = kernel();
+    let pins = Arc::new(table(&kernel));
+    let name = kernel.pins().path().file_name().expect("a name").to_string_lossy().into_owned();
+    let instance: Instance = name.parse().expect("an instance");
+    // What an earlier daemon left is replaced.
+    fs::create_dir_all(instance.run_directory()).expect("the run directory");
+    fs::write(instance.control_socket(), "left over").expect("a file");
+    let _control = Control::new(&instance, &pins);
+    answer(&pins, 1, "web.example", WEB, "443");
+    answer(&pins, 2, "web.example", WEB, "any");
+    let get = |path: &str| ask(&instance, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"));
+    let count =
+        |(status, body): (u16, serde_json::Value)| (status, body["pins"].as_array().map(Vec::len));
+    assert_eq!(count(get("/v1/pins")), (200, Some(2)));
+    assert_eq!(count(get("/v1/pins?slot=slot1")), (200, Some(1)));
+    assert_eq!(get("/v1/pins?slot=slot1").1["pins"][0]["ports"], "443");
+    let is_wrong = |(status, body): (u16, serde_json::Value), expected, words: &str| {
+        assert_eq!(status, expected, "{body}");
+        assert!(body["error"].as_str().is_some_and(|error| error.contains(words)), "{body}");
+    };
+    is_wrong(get("/v1/pins?slot=slot9"), 404, "there are slot1, slot2");
+    is_wrong(get("/v1/pins?name=x"), 400, "write slot=NAME");
+    is_wrong(get("/v2"), 404, "no such resource");
+    is_wrong(get("/v1/slots/slot1/denials"), 405, "no such method");
+    let denials = "/v1/slots/slot1/denials";
+    is_wrong(post(&instance, denials, "{}"), 400, "the body must be like");
+    is_wrong(post(&instance, denials, "{\"name\": \"a b\"}"), 400, "is no domain name");
+    is_wrong(post(&instance, "/v1/slots/slot9/denials", "{}"), 404, "there are slot1, slot2");
+    let long = format!("{{\"name\": \"{}\"}}", "x".repeat(70_000));
+    assert_eq!(post(&instance, denials, &long).0, 413);
+    // Callers that say nothing keep nobody out: there are places beside them.
+    let silent: Vec<_> = (0..32)
+        .map(|_| UnixStream::connect(instance.control_socket()).expect("the socket"))
+        .collect();
+    assert_eq!(count(get("/v1/pins")), (200, Some(2)));
+    drop(silent);
 }

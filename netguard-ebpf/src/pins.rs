@@ -24,14 +24,14 @@ pub fn is_pinned(attempt: &Attempt, own: SlotId) -> bool {
 /// A function of its own in BPF too, because of the stack that its key takes.
 #[inline(never)]
 fn is_pinned_apart(attempt: &Attempt, own: u32) -> u32 {
-    let key = key(attempt, own);
+    let key = &key(attempt, own);
     // SAFETY: an entry stays readable for the whole program, and what its lanes say counts only if the entry is
     // still this key's after they have been read.
-    let Some(entry) = (unsafe { PINS.get(&key) }) else { return 0 };
-    // The exact clock, which is read for new flows only: what is over is over.
+    let Some(entry) = (unsafe { PINS.get(key) }) else { return 0 };
     let has_ports = matches!(attempt.protocol, TCP | UDP);
     let port = if has_ports { u16::from_be(attempt.port_be) } else { 0 };
-    u32::from(has_open_lane(entry, port, clock::now_ns()) && is_same(entry, &key))
+    // The exact clock, which is read for new flows only: what is over is over.
+    u32::from(has_open_lane(entry, port, clock::now_ns()) && is_same(entry, key))
 }
 
 /// Counted at its end, for Linux 6.1: see `dns_flows::acquire`.

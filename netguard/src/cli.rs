@@ -1,5 +1,7 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod loaded;
+
 use std::{
     ffi::OsString,
     io::{ErrorKind, Write as _},
@@ -12,15 +14,14 @@ use netguard::{
     config::{Config, Problems},
     daemon,
     datapath::{self, PinDirectory},
-    firewall,
     instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
-    links, listing,
-    pinned::{NoSlot, Pinned},
+    listing,
+    pinned::NoSlot,
     policy::Matrix,
-    status::Status,
 };
+use netguard_dns::DomainName;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole, 4 not permitted.";
@@ -73,6 +74,29 @@ enum Command {
         /// One JSON object
         #[arg(long)]
         json: bool,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Deny a name and all below it to a slot, now: its pins go, and it gets no new ones; open connections stay
+    Deny {
+        /// The slot
+        slot: String,
+        /// The name, as in example.com
+        name: DomainName,
+        /// For how long, as in 10m [default: until the daemon ends]
+        #[arg(long = "for", value_name = "TIME")]
+        time: Option<humantime::Duration>,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Take a denial back
+    Allow {
+        /// The slot
+        slot: String,
+        /// The name that was denied
+        name: DomainName,
         /// The instance [default: the one that is loaded]
         #[arg(long)]
         instance: Option<Instance>,
@@ -156,9 +180,13 @@ impl Cli {
             Command::Run(args) => run(&args),
             Command::Check { file, kernel } => check(file.as_deref(), kernel),
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
-            Command::Status { json, instance } => status(json, instance),
-            Command::Pins { slot, json, instance } => pins(slot.as_deref(), json, instance),
-            Command::Unload { instance } => unload(&instance),
+            Command::Status { json, instance } => loaded::status(json, instance),
+            Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
+            Command::Deny { slot, name, time, instance } => {
+                loaded::deny(&slot, &name, time.map(Into::into), instance)
+            }
+            Command::Allow { slot, name, instance } => loaded::allow(&slot, &name, instance),
+            Command::Unload { instance } => loaded::unload(&instance),
             Command::Lab(args) => lab(&args),
         }
     }
@@ -272,88 +300,6 @@ fn policy(file: &Path, matrix: bool, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
-    let instances = instance.map_or_else(PinDirectory::instances, |name| vec![name]);
-    if instances.is_empty() {
-        anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`");
-    }
-    let only = instances.len() == 1;
-    let mut hidden = false;
-    for (index, instance) in instances.iter().enumerate() {
-        let status = match Status::read(instance) {
-            Err(error) if !only => {
-                // One that is just starting or half removed must not hide the others.
-                tell(&format!("netguard: instance {instance}: {:#}", anyhow::Error::from(error)));
-                hidden = true;
-                continue;
-            }
-            status => status?,
-        };
-        if json {
-            print(&status.json().to_string())?;
-        } else {
-            if index > 0 {
-                print("")?;
-            }
-            print(&status.text())?;
-        }
-    }
-    Ok(if hidden { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn pins(slot: Option<&str>, json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
-    let mut pinned = Pinned::read(&the_instance(instance)?)?;
-    if let Some(slot) = slot {
-        pinned = pinned.of_slot(slot)?;
-    }
-    print(&if json { pinned.json().to_string() } else { pinned.text() })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The instance that is meant: the one that is named, or the only one.
-fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
-    if let Some(instance) = named {
-        let is_loaded = PinDirectory::of(&instance).path().exists();
-        anyhow::ensure!(is_loaded, "no instance {instance} is loaded");
-        return Ok(instance);
-    }
-    let mut instances = PinDirectory::instances();
-    match (instances.pop(), instances.as_slice()) {
-        (None, _) => {
-            anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`")
-        }
-        (Some(one), []) => Ok(one),
-        (Some(last), others) => {
-            let names: Vec<_> = others.iter().chain([&last]).map(ToString::to_string).collect();
-            anyhow::bail!(
-                "several instances are loaded; name one with --instance: {}",
-                names.join(", ")
-            )
-        }
-    }
-}
-
-fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
-    let pins = PinDirectory::of(instance);
-    anyhow::ensure!(pins.path().exists(), "no instance {instance} is loaded");
-    if let Some(pid) = instance.running_pid() {
-        anyhow::bail!("netguard runs as instance {instance} (pid {pid}); stop it first");
-    }
-    // The pins go last: as long as something is left, so is the instance, and unload can be tried again.
-    match firewall::remove(&firewall::Table::name_of(instance)) {
-        Err(firewall::Error::Missing) | Ok(_) => {} // without nft there is no table of ours
-        Err(error) => return Err(error.into()),
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let removed = runtime.block_on(links::remove_owned(instance.as_str()))?;
-    pins.remove()?;
-    print(&format!("unloaded {instance}: nothing is enforced"))?;
-    if !removed.is_empty() {
-        print(&format!("removed {}", removed.join(" ")))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Prints lines. A reader that has gone has read enough.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -393,7 +339,7 @@ fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             print("")?;
-            return status(false, Some(lab.instance().clone()));
+            return loaded::status(false, Some(lab.instance().clone()));
         }
         LabCommand::Exec { host, command } => match lab.exec(host, command)? {},
         LabCommand::Serve => lab::serve(&lab)?,

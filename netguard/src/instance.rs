@@ -120,6 +120,12 @@ impl Instance {
         Path::new("/run/netguard").join(&self.0)
     }
 
+    /// Where a daemon of the instance takes orders; see [`crate::control`].
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.run_directory().join("control.sock")
+    }
+
     /// Takes the instance for this process.
     ///
     /// # Errors

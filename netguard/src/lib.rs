@@ -4,6 +4,7 @@
 //! bytes of the maps) -> `datapath` (the kernel) -> `drops` and `netguard_dns` (what happened) -> `journal`.
 
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod drops;

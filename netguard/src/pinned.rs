@@ -30,6 +30,19 @@ pub struct NoSlot {
     pub slots: Vec<String>,
 }
 
+impl NoSlot {
+    /// The number of a slot.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn find(slots: &BTreeMap<SlotId, String>, name: &str) -> Result<SlotId, Self> {
+        let found = slots.iter().find(|(_, slot)| *slot == name).map(|(id, _)| *id);
+        let others = || Self { slot: name.to_owned(), slots: slots.values().cloned().collect() };
+        found.ok_or_else(others)
+    }
+}
+
 impl Pinned {
     /// Of those slots, by number.
     #[must_use]
@@ -60,12 +73,7 @@ impl Pinned {
     ///
     /// There is no slot of that name.
     pub fn of_slot(mut self, slot: &str) -> Result<Self, NoSlot> {
-        let Some(id) = self.slots.iter().find(|(_, name)| *name == slot).map(|(id, _)| *id) else {
-            return Err(NoSlot {
-                slot: slot.to_owned(),
-                slots: self.slots.into_values().collect(),
-            });
-        };
+        let id = NoSlot::find(&self.slots, slot)?;
         self.pins.retain(|pin| pin.slot == id);
         Ok(self)
     }

@@ -3,10 +3,10 @@
 //!
 //! Each fixture lives in a network namespace of its own, where `lo` plays the slot's port.
 
+mod pins;
+
 use std::{
-    collections::BTreeMap,
     mem::offset_of,
-    net::IpAddr,
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -16,17 +16,15 @@ use std::{
 use netguard::{
     config::Config,
     datapath::{Datapath, DropStream, PinDirectory, PinWriter, Probed, counters, ensure_bpffs},
-    policy::{Facts, InterfaceFact, Pin, Plan},
+    policy::{Facts, InterfaceFact, Plan},
 };
 pub use netguard_common::vouched_by;
 use netguard_common::{
     DropReason, Hook, NO_SLOT,
     flow::Flow,
     maps::{FLOWS, OUTCOME_PASS, OUTCOME_REDIRECT},
-    pin::{PIN_LANES, PinEntry, PinKey, PinLane},
     record::DropRecord,
 };
-use netguard_dns::PinMap as _;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
@@ -176,41 +174,6 @@ impl Kernel {
         self.config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
         let plan = Plan::compile(&self.config.policy, &self.facts);
         let _ = self.datapath.apply(plan).expect("the maps take the plan");
-    }
-
-    /// Pins addresses as a resolver would. What was pinned for the same slot and address is over.
-    ///
-    /// # Panics
-    ///
-    /// The kernel does not take them, or an address has more ranges than it keeps.
-    pub fn pin(&self, pins: &[Pin]) {
-        let unused = PinLane::default();
-        let mut entries: BTreeMap<PinKey, PinEntry> = BTreeMap::new();
-        for pin in pins {
-            let key = PinKey::new(pin.slot, pin.address.into());
-            let empty = PinEntry { key, lanes: [unused; PIN_LANES], since_ns: 0, name: [0; 256] };
-            let entry = entries.entry(key).or_insert(empty);
-            let lane = entry.lanes.iter_mut().find(|lane| **lane == unused).expect("a lane");
-            *lane = PinLane {
-                expires_ns: pin.until_ns,
-                first_port: *pin.ports.start(),
-                last_port: *pin.ports.end(),
-                _reserved: 0,
-            };
-        }
-        for (key, entry) in &entries {
-            self.pinned.put(key, entry).expect("the kernel takes a pin");
-        }
-    }
-
-    /// Takes the pins of an address back, as a denial would.
-    ///
-    /// # Panics
-    ///
-    /// The kernel refuses.
-    pub fn unpin(&self, slot: u16, address: IpAddr) {
-        let key = PinKey::new(slot, address.into());
-        self.pinned.remove(&key).expect("the kernel removes a pin");
     }
 
     /// Puts a frame to a program; the mark says whether a program of ours has seen it before.

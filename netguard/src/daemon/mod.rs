@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Problems},
+    control,
     datapath::{self, Changes, Datapath, DropStream, Failed, PinDirectory},
     drops::{Clock, Drop},
     firewall,
@@ -117,6 +118,8 @@ struct Daemon {
     signals: [Signal; 3],
     resolver: Arc<Resolver>,
     pins: Arc<Pins>,
+    /// Taken away before the lock is: the next daemon puts its own there.
+    control: control::Server,
     server: Server,
     /// By bridge and slot.
     listening: BTreeMap<(u32, SlotId), SlotServer>,
@@ -180,6 +183,8 @@ impl Daemon {
         let mut retry = tokio::time::interval(RETRY);
         // It is polled only while something fails: the ticks of the time before are not owed.
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let slots = policy.slots.iter().map(|slot| (slot.id, slot.name.clone()));
+        let control = control::serve(&instance.control_socket(), Arc::clone(&pins), slots)?;
         let mut every_second = tokio::time::interval(HOUSEKEEPING);
         every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut daemon = Self {
@@ -191,6 +196,7 @@ impl Daemon {
             signals,
             resolver,
             pins,
+            control,
             server,
             listening: BTreeMap::new(),
             every_second,
@@ -390,8 +396,8 @@ impl Daemon {
 
     /// Lets the log have its last lines.
     fn finish(self) {
-        let Self { journal, writer, resolver, server, listening, .. } = self;
-        drop((listening, server, resolver, journal));
+        let Self { journal, writer, resolver, control, server, listening, _lock, .. } = self;
+        drop((control, listening, server, resolver, journal));
         writer.finish();
     }
 }
