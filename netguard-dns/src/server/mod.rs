@@ -2,6 +2,7 @@
 //! its bridge, so that a query on them can only have come from that slot.
 
 mod batch;
+mod sockets;
 mod tcp;
 mod udp;
 
@@ -16,10 +17,10 @@ use std::{
 };
 
 use netguard_common::SlotId;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
 
 use crate::{QueryLog, Resolver};
+use sockets::Datagrams;
 use udp::{Listener, Worker};
 
 /// Where a slot's resolver listens.
@@ -95,17 +96,16 @@ impl Server {
                 );
                 io::Error::new(error.kind(), message)
             };
-            // Sockets that share a port do not notice whom they share it with: this one does.
-            drop(bind(at, Type::DGRAM, &endpoint.bridge, false).map_err(named)?);
-            for number in first..first + threads {
-                let socket = bind(at, Type::DGRAM, &endpoint.bridge, true).map_err(named)?;
+            let Datagrams { queries, replies } =
+                Datagrams::bind(at, &endpoint.bridge, threads).map_err(named)?;
+            let replies = Arc::new(replies);
+            for (number, queries) in (first..).zip(queries) {
                 let worker = &self.workers[number % self.workers.len()];
-                let listener = Listener { socket, slot: Arc::clone(&slot) };
-                let token = worker.add(listener).map_err(named)?;
+                let (slot, replies) = (Arc::clone(&slot), Arc::clone(&replies));
+                let token = worker.add(Listener { queries, replies, slot }).map_err(named)?;
                 server.udp.push((Arc::clone(worker), token));
             }
-            let socket = bind(at, Type::STREAM, &endpoint.bridge, false).map_err(named)?;
-            socket.listen(128).map_err(named)?;
+            let socket = sockets::bind_tcp(at, &endpoint.bridge).map_err(named)?;
             let _entered = self.shared.runtime.enter();
             let socket = TcpListener::from_std(socket.into()).map_err(named)?;
             let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&slot));
@@ -136,30 +136,4 @@ impl Drop for SlotServer {
             task.abort();
         }
     }
-}
-
-/// `shared` with the sockets of other threads.
-fn bind(at: SocketAddr, kind: Type, bridge: &str, shared: bool) -> io::Result<Socket> {
-    /// As much as a busy slot sends while its thread is busy with another.
-    const RECEIVE_BUFFER: usize = 1 << 20;
-    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
-    let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
-    socket.set_nonblocking(true)?;
-    if kind == Type::STREAM {
-        socket.set_reuse_address(true)?; // a restart must not wait for TIME_WAIT
-    } else {
-        socket.set_reuse_port(shared)?;
-        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER); // less is slower, not wrong
-    }
-    socket.bind_device(Some(bridge.as_bytes()))?;
-    // The address may still be on its way (duplicate address detection).
-    match at {
-        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-        SocketAddr::V6(_) => {
-            socket.set_freebind_v6(true)?;
-            socket.set_only_v6(true)?;
-        }
-    }
-    socket.bind(&at.into())?;
-    Ok(socket)
 }

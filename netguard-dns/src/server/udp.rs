@@ -28,9 +28,10 @@ use crate::{
     resolver::{Begun, Client, Desk, Job, SlotState},
 };
 
-/// One socket of one slot.
+/// One address of one slot, as one thread has it.
 pub struct Listener {
-    pub socket: Socket,
+    pub queries: Socket,
+    pub replies: Arc<Socket>,
     pub slot: Arc<SlotState>,
 }
 
@@ -67,7 +68,7 @@ impl Worker {
         let listener = Arc::new(listener);
         self.lock().insert(token, Arc::clone(&listener));
         let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
-        if let Err(error) = self.epoll.add(&listener.socket, event) {
+        if let Err(error) = self.epoll.add(&listener.queries, event) {
             self.lock().remove(&token);
             return Err(error.into());
         }
@@ -76,7 +77,7 @@ impl Worker {
 
     pub fn remove(&self, token: u64) {
         if let Some(listener) = self.lock().remove(&token) {
-            let _ = self.epoll.delete(&listener.socket); // closing it does the same
+            let _ = self.epoll.delete(&listener.queries); // closing it does the same
         }
     }
 
@@ -124,8 +125,8 @@ fn answer(listener: &Arc<Listener>, shared: &Arc<Shared>, desk: &mut Desk, batch
     let resolver = &shared.resolver;
     let rules = resolver.rules();
     for _ in 0..BATCHES_AT_ONCE {
-        let Ok(count) = batch.receive(listener.socket.as_fd()) else {
-            return; // nothing there, or an ICMP error of an earlier reply: taken off with this
+        let Ok(count) = batch.receive(listener.queries.as_fd()) else {
+            return; // nothing there
         };
         for index in 0..count {
             let mut out = batch.take();
@@ -141,7 +142,7 @@ fn answer(listener: &Arc<Listener>, shared: &Arc<Shared>, desk: &mut Desk, batch
                 drop(shared.runtime.spawn(answered));
             }
         }
-        batch.send(listener.socket.as_fd());
+        batch.send(listener.replies.as_fd());
         if count < BATCH {
             return;
         }
@@ -151,5 +152,5 @@ fn answer(listener: &Arc<Listener>, shared: &Arc<Shared>, desk: &mut Desk, batch
 async fn finish(shared: Arc<Shared>, listener: Arc<Listener>, job: Job, to: SocketAddr) {
     let mut out = Vec::new();
     shared.resolver.finish(job, &shared.log, &mut out).await;
-    let _ = listener.socket.send_to(&out, &to.into()); // lost, as on any network
+    let _ = listener.replies.send_to(&out, &to.into()); // lost, as on any network
 }
