@@ -1,3 +1,7 @@
-//! STUB
+//! An upstream's bytes.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|_bytes: &[u8]| {});
+
+#[path = "../checks/upstream_answer.rs"]
+mod check;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| check::check(bytes));

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::quality::RandomState;
 use netguard_common::{
     Address, SlotId,
     maps::read_name,
@@ -108,7 +109,7 @@ impl Pin {
 /// The pins of all slots.
 pub struct Pins {
     map: Box<dyn PinMap>,
-    slots: HashMap<SlotId, Slot>,
+    slots: HashMap<SlotId, Slot, RandomState>,
     per_slot: usize,
 }
 
@@ -129,10 +130,20 @@ impl Slot {
 
 #[derive(Default)]
 struct Table {
-    addresses: HashMap<Address, Pinned>,
+    addresses: HashMap<Address, Pinned, RandomState>,
     /// How many shares all addresses have together.
     shares: usize,
     denials: Denials,
+}
+
+impl Table {
+    /// True if the address is pinned by that name for as long already: nearly always so for an answer from the cache.
+    fn has(&self, address: IpAddr, name: &str, ports: &Ports, ends: Moment) -> bool {
+        let pinned = self.addresses.get(&address.into());
+        let is_as_good =
+            |share: &Share| *share.name == *name && share.ports == *ports && ends <= share.ends;
+        pinned.is_some_and(|pinned| pinned.shares.iter().any(is_as_good))
+    }
 }
 
 /// An address, and who gave it.
@@ -176,6 +187,9 @@ impl Pins {
         }
         let ends = until.max(now).after(GRACE);
         for address in addresses {
+            if table.has(*address, name, ports, ends) {
+                continue;
+            }
             let share = Share { name: name.into(), ports: ports.clone(), ends };
             self.pin_one(&mut table, PinKey::new(slot, (*address).into()), share, now)?;
         }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use foldhash::fast::RandomState;
 use netguard_common::SlotId;
 
 use crate::{Allowlist, Entry, NameSet, QueryLimits, WireName};
@@ -13,7 +14,7 @@ use crate::{Allowlist, Entry, NameSet, QueryLimits, WireName};
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// By slot.
-    pub slots: HashMap<SlotId, SlotRules>,
+    pub slots: HashMap<SlotId, SlotRules, RandomState>,
     /// Names whose answers may have addresses that are not public.
     pub private_names: Arc<NameSet>,
     /// The types that are asked of upstreams, in ascending order.

@@ -39,6 +39,12 @@ impl Cargo {
             .env("CARGO_TARGET_DIR", root().join("target/bpf-clippy"))
     }
 
+    /// The nightly cargo, for what stable cannot do.
+    pub fn nightly(toolchain: &Toolchain) -> Self {
+        let program = ["rustup", "run", toolchain.name(), "cargo"].map(OsString::from).to_vec();
+        Self { program, environment: Vec::new() }.env("PATH", tools::path())
+    }
+
     /// With a further variable.
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((key.into(), value.into()));

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod command;
+mod fuzz;
 mod guest;
 mod packages;
 mod peers;
@@ -45,7 +46,13 @@ enum Task {
         #[arg(value_parser = ["decide", "dns"])]
         name: String,
     },
-    /// What CI runs: format, clippy on host and BPF code, tests, documentation
+    /// Throw hostile bytes at what reads guests' queries and upstreams' answers
+    Fuzz {
+        /// For how long, each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+    /// What CI runs: format, clippy on host and BPF code, tests, a minute of fuzzing, documentation
     Ci,
     /// Ask the verifier of Debian's kernel, in a virtual machine, whether it accepts every program
     Vm,
@@ -60,6 +67,7 @@ fn main() -> Result<()> {
         Task::Build => build_release()?,
         Task::Test { arguments } => test(&arguments)?,
         Task::Bench { name } => bench(&name)?,
+        Task::Fuzz { seconds } => fuzz::run(&tools::for_build()?, seconds)?,
         Task::Ci => ci()?,
         Task::Vm => vm()?,
         Task::Setup => {
@@ -130,6 +138,9 @@ fn bench(name: &str) -> Result<()> {
     cargo.run(["bench", "--quiet", "--package", "netguard-tests", "--bench", name])
 }
 
+/// How many seconds each target is fuzzed in CI.
+const FUZZ_SMOKE: u32 = 60;
+
 fn ci() -> Result<()> {
     let toolchain = tools::for_build()?;
     let cargo = Cargo::new(&toolchain);
@@ -164,6 +175,7 @@ fn ci() -> Result<()> {
     let no_skip = cargo.env("NETGUARD_NO_SKIP", "1");
     step("the README's test command");
     no_skip.run(["xtask", "test"])?;
+    fuzz::run(&toolchain, FUZZ_SMOKE)?;
     step("documentation");
     Cargo::new(&toolchain).env("RUSTDOCFLAGS", "-D warnings").run([
         "doc",

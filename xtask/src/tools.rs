@@ -42,6 +42,9 @@ pub const IPROUTE2: Tool = Tool { program: "ip", package: "iproute2" };
 /// Replaces netguard's table in the host's own firewall.
 pub const NFTABLES: Tool = Tool { program: "nft", package: "nftables" };
 
+/// Compiles libFuzzer.
+pub const CXX: Tool = Tool { program: "c++", package: "g++" };
+
 const TEST_TOOLS: &[Tool] = &[
     IPROUTE2,
     NFTABLES,

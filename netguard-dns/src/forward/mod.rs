@@ -7,6 +7,7 @@
 mod addresses;
 mod ask;
 mod encode;
+mod examine;
 mod health;
 mod in_flight;
 mod plain;
@@ -28,10 +29,13 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{Cache, Kept, Moment, Question};
 use ask::Asker;
+pub use examine::examine;
 pub use health::Health;
 use health::Ledger;
 use in_flight::{InFlight, Joined};
 
+/// How many CNAME records are followed in all.
+const HOPS_MAX: usize = 8;
 /// How many questions may be under way at once; the next are answered SERVFAIL.
 const IN_FLIGHT_MAX: usize = 4096;
 

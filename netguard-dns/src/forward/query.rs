@@ -104,7 +104,7 @@ impl Query {
         &self.bytes
     }
 
-    fn question(&self) -> &[u8] {
+    pub(super) fn question(&self) -> &[u8] {
         &self.bytes[wire::HEADER_LENGTH..self.question_end]
     }
 

@@ -8,7 +8,7 @@ use hickory_proto::{op::Message, rr::RecordType};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Forwarder, Report, addresses,
+    Forwarder, HOPS_MAX, Report, addresses,
     ask::Asker,
     encode,
     health::{Ledger, News},
@@ -21,8 +21,6 @@ use crate::{Answer, Blocked, Question};
 
 /// How long a guest waits for an answer, however many upstreams and questions it takes.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How many CNAME records are followed in all.
-const HOPS_MAX: usize = 8;
 /// RFC 1035 section 4.1.1.
 const NOERROR: u16 = 0;
 /// RFC 1035 section 4.1.1.

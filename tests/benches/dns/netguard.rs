@@ -56,7 +56,7 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
         limits,
     };
     let rules = Rules {
-        slots: [(SLOT, slot)].into(),
+        slots: [(SLOT, slot)].into_iter().collect(),
         private_names: Arc::default(),
         types: DEFAULT_TYPES.to_vec(),
         svcb: false,
