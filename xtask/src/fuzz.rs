@@ -22,11 +22,15 @@ pub fn run(toolchain: &Toolchain, seconds: u32) -> Result<()> {
     for target in TARGETS {
         step(&format!("fuzzing {target} for {seconds} s"));
         let limits = [format!("-max_total_time={seconds}"), format!("-max_len={INPUT_MAX}")];
-        let fuzz =
-            ["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz", target, "--"];
-        let quiet = ["-verbosity=0", "-print_final_stats=1"];
-        let arguments = fuzz.into_iter().chain(quiet).map(str::to_owned).chain(limits);
-        Cargo::nightly(toolchain).run(arguments)?;
+        // What is new is written to the first folder, and is the repository's only when somebody puts it there.
+        let found = root().join("target/fuzz/corpus").join(target);
+        std::fs::create_dir_all(&found)
+            .with_context(|| format!("cannot create {}", found.display()))?;
+        let folders = [found.to_string_lossy().into_owned(), format!("fuzz/corpus/{target}")];
+        let fuzz = ["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz", target];
+        let quiet = ["--", "-verbosity=0", "-print_final_stats=1"].map(str::to_owned);
+        let arguments = fuzz.map(str::to_owned).into_iter().chain(folders).chain(quiet);
+        Cargo::nightly(toolchain).run(arguments.chain(limits))?;
     }
     Ok(())
 }
