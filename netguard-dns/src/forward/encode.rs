@@ -78,13 +78,18 @@ pub(super) fn records(
     for record in answers.iter_mut().chain(&mut authorities) {
         record.ttl = record.ttl.min(max_ttl);
     }
+    let least = answers.iter().chain(&authorities).map(|record| record.ttl).min();
+    // An address is pinned for the life of the answer: nobody may believe that it is good for longer.
+    let life = least.unwrap_or_default();
+    for record in answers.iter_mut().filter(|record| !addresses::of(record).is_empty()) {
+        record.ttl = life;
+    }
     let written = write(question, rcode, &answers, &authorities);
     let written = written.filter(|message| message.len() <= MESSAGE_MAX);
     let offsets = written.as_deref().and_then(wire::ttl_offsets);
     let (Some(message), Some(ttl_offsets)) = (written, offsets) else {
         return servfail(question);
     };
-    let least = answers.iter().chain(&authorities).map(|record| record.ttl).min();
     let least = least.map_or(NOTHING_LIFE, |seconds| Duration::from_secs(seconds.into()));
     let has_soa = authorities.iter().any(|record| matches!(record.data, RData::SOA(_)));
     let life = if is_negative && !has_soa { least.min(NOTHING_LIFE) } else { least };
@@ -178,11 +183,11 @@ mod tests {
             let at = usize::from(*at);
             u32::from_be_bytes(answer.message[at..at + 4].try_into().unwrap())
         };
-        assert_eq!(answer.ttl_offsets.iter().map(read).collect::<Vec<_>>(), [300, 40, 50]);
+        assert_eq!(answer.ttl_offsets.iter().map(read).collect::<Vec<_>>(), [300, 40, 40]);
         let message = Message::from_vec(&answer.message).unwrap();
         assert_eq!(
             message.answers.iter().map(|record| record.ttl).collect::<Vec<_>>(),
-            [300, 40, 50]
+            [300, 40, 40]
         );
         assert_eq!(message.metadata.message_type, MessageType::Response);
         assert_eq!((message.answers.len(), message.queries.len()), (3, 1));
