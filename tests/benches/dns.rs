@@ -50,6 +50,10 @@ const LOAD_CORE: usize = 1;
 const FIRST_PORT: u16 = 5400;
 /// The first argument of the process that shows what the generator can do.
 const SERVE_ECHO: &str = "serve-echo";
+/// The first argument of the process that shows what every server pays.
+const SERVE_FLOOR: &str = "serve-floor";
+/// Its name in the tables.
+const FLOOR: &str = "floor";
 
 fn main() -> Result<()> {
     // What cargo adds to the arguments of a benchmark is not for us.
@@ -58,6 +62,7 @@ fn main() -> Result<()> {
     match arguments[..] {
         [netguard::SERVE, address, log] => netguard::serve(address, log),
         [SERVE_ECHO, address, length] => upstream::serve_echo(address, length),
+        [SERVE_FLOOR, address] => upstream::serve_floor(address),
         [allowlist::MEASURE, length] => allowlist::measure(length),
         [] => compare(),
         _ => bail!("unexpected arguments {arguments:?}; run `cargo xtask bench dns`"),
@@ -167,7 +172,10 @@ fn alone(load: &Load, effort: &Effort) -> Result<()> {
 
 /// Every server without and with its log. They wait for their turns, which costs the others nothing.
 fn start_all(policy: &[String], folder: &Path) -> Result<Vec<Server>> {
-    let mut servers = Vec::new();
+    let address = at(FIRST_PORT - 2);
+    let mut floor = Command::new(env::current_exe()?);
+    let process = start(floor.args([SERVE_FLOOR, &address.to_string()]))?;
+    let mut servers = vec![Server { name: FLOOR, address, log: None, process, answered: 0 }];
     for logs in [false, true] {
         for name in [NETGUARD].into_iter().chain(PEERS.iter().map(|peer| peer.name)) {
             let address = at(FIRST_PORT + u16::try_from(servers.len())?);

@@ -120,3 +120,44 @@ pub fn echo(socket: &UdpSocket, length: u16, mut patch: impl FnMut(&mut [u8])) -
         let _ = socket.send_to(&bytes[..received], asker);
     }
 }
+
+/// Receives and answers datagrams by the batch, as servers do, until the socket fails: `answer` makes each one's reply.
+pub fn serve(socket: &UdpSocket, mut answer: impl FnMut(&[u8], &mut Vec<u8>)) -> io::Result<()> {
+    let mut queries = Box::new([[0_u8; DATAGRAM]; BATCH]);
+    let mut replies: Vec<Vec<u8>> = (0..BATCH).map(|_| Vec::with_capacity(DATAGRAM)).collect();
+    // SAFETY: all bits zero is a valid value of each: null pointers and integers.
+    let (mut askers, mut vectors, mut headers): (
+        [libc::sockaddr_storage; BATCH],
+        [libc::iovec; BATCH],
+        [libc::mmsghdr; BATCH],
+    ) = unsafe { (zeroed(), zeroed(), zeroed()) };
+    let count = |count: libc::c_int| usize::try_from(count).map_err(|_| io::Error::last_os_error());
+    loop {
+        for index in 0..BATCH {
+            vectors[index] =
+                libc::iovec { iov_base: queries[index].as_mut_ptr().cast(), iov_len: DATAGRAM };
+            let header = &mut headers[index].msg_hdr;
+            header.msg_name = (&raw mut askers[index]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_iov = &raw mut vectors[index];
+            header.msg_iovlen = 1;
+        }
+        let (socket, most) = (socket.as_raw_fd(), BATCH as libc::c_uint);
+        // SAFETY: every header is filled in, with a vector and a name that are as long as it says and outlive the call.
+        let received = unsafe {
+            libc::recvmmsg(socket, headers.as_mut_ptr(), most, libc::MSG_WAITFORONE, null_mut())
+        };
+        let received = count(received)?;
+        for index in 0..received {
+            let query = &queries[index][..headers[index].msg_len as usize];
+            let reply = &mut replies[index];
+            answer(query, reply);
+            vectors[index] =
+                libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
+        }
+        // SAFETY: as above; the names are those that the kernel has written.
+        count(unsafe {
+            libc::sendmmsg(socket, headers.as_mut_ptr(), received as libc::c_uint, 0)
+        })?;
+    }
+}

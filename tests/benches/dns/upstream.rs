@@ -2,6 +2,7 @@
 //! the load generator can do alone.
 
 use std::{
+    collections::HashSet,
     io,
     net::{Ipv4Addr, UdpSocket},
     thread,
@@ -13,7 +14,10 @@ use hickory_proto::{
     rr::{RData, Record, RecordType, rdata::A},
 };
 
-use super::{batch, names::PAYLOAD};
+use super::{
+    batch,
+    names::{PAYLOAD, policy},
+};
 
 /// Where it listens, as the peers' configurations have it.
 pub const UPSTREAM: &str = "127.0.0.1:5300";
@@ -63,4 +67,33 @@ pub fn serve_echo(address: &str, length: &str) -> Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// What any server pays that answers one query with one datagram: the kernel's part, and a hash to tell the policy's names from
+/// others. It reads no message and keeps nothing.
+pub fn serve_floor(address: &str) -> Result<()> {
+    const HEADER: usize = 12;
+    const OPT: usize = 11;
+    const ADDRESS: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 203, 0, 113, 1];
+    let names: HashSet<Vec<u8>> = policy().iter().map(|name| wire_name(name)).collect();
+    let socket = UdpSocket::bind(address)?;
+    batch::serve(&socket, |query, reply| {
+        reply.clear();
+        reply.extend_from_slice(query);
+        let end = query.len().saturating_sub(OPT);
+        let name = query.get(HEADER..end.saturating_sub(4)).unwrap_or_default();
+        let is_listed = names.contains(name);
+        let Some(head) = reply.first_chunk_mut::<HEADER>() else { return };
+        (head[2], head[3]) = (0x81, if is_listed { 0x80 } else { 0x83 });
+        if is_listed {
+            head[7] = 1;
+            reply.splice(end..end, ADDRESS);
+        }
+    })?;
+    Ok(())
+}
+
+fn wire_name(name: &str) -> Vec<u8> {
+    let label = |label: &str| [&[label.len() as u8], label.as_bytes()].concat();
+    name.split('.').flat_map(label).chain([0]).collect()
 }
