@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use netguard::lab::enter;
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -103,6 +105,24 @@ impl Lab {
     pub fn python(&self, host: &str, script: &str, arguments: &[&str]) -> Ended {
         let words = [&["python3", "-c", script], arguments].concat();
         Ended::of(&mut self.command(host, &words))
+    }
+
+    /// Does work of the calling thread's own on a host of the lab. The thread is back where it was before this
+    /// returns: who removes a lab ends every process that has a thread in it.
+    ///
+    /// # Panics
+    ///
+    /// There is no such host, or the work panics.
+    pub fn within<T>(&self, host: &str, work: impl FnOnce() -> T) -> T {
+        struct Back(File);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("the namespace that it came from");
+            }
+        }
+        let _back = Back(File::open("/proc/thread-self/ns/net").expect("the thread's namespace"));
+        enter(&format!("{}-{host}", self.name)).expect("a host of the lab");
+        work()
     }
 
     /// A shell script on a host of the lab that goes on in the background. Let it `exec`, so that

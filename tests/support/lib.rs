@@ -2,6 +2,7 @@
 //! networks made by hand, a lab of their own for each test that needs one, a virtual machine, and what benchmarks print.
 
 pub mod binary;
+pub mod client;
 pub mod clients;
 pub mod guest;
 pub mod hosts;

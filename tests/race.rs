@@ -1,0 +1,167 @@
+//! The pin race: 100,000 queries whose client connects the instant the reply arrives. Every address is new to its
+//! slot, so each connection passes only if the pin was in the kernel before the reply went out. Names that all
+//! slots ask for at the same moment are among them: one waits for the upstream, some join it, some come late and
+//! are answered from the cache, and each must find a pin of its own.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use hickory_proto::{op::ResponseCode, rr::RecordType};
+use netguard_tests::{
+    can_use_kernel,
+    client::{Asker, connect_once},
+    lab::Lab,
+};
+use tokio::net::TcpSocket;
+
+const SLOTS: u16 = 25;
+/// Names that a slot has to itself.
+const OWN: u32 = 3_000;
+/// Names that all slots ask for, each at the same moment as the others.
+const SHARED: u32 = 1_000;
+/// A port on which nobody but this test listens, so that nothing but the race takes time.
+const PORT: u16 = 9090;
+
+/// Without limits, and without address translation, whose table would be too small for so many connections.
+const CONFIG: &str = "
+[host]
+uplinks = [\"eth0\"]
+masquerade = false
+[limits]
+flows = 400000
+[dns]
+upstreams = [\"1.1.1.1\", \"8.8.8.8\"]
+[[slot]]
+count = COUNT
+egress = \"pinned\"
+[slot.limits]
+queries_per_second = 0
+names_per_minute = 0
+answer_bytes_per_minute = 0
+";
+
+/// The address of that number, of those that the lab's internet owns.
+fn address(number: u32) -> Ipv4Addr {
+    (u32::from(Ipv4Addr::new(203, 0, 0, 0)) + number).into()
+}
+
+/// What became of one slot's queries.
+#[derive(Debug, Default)]
+struct Tally {
+    connected: u32,
+    missed: Vec<String>,
+    /// Questions that were asked again, because no answer came.
+    repeated: u32,
+}
+
+/// Asks for each name and connects to what it is told.
+fn race(slot: u16, together: &Barrier) -> Tally {
+    // Half of the slots ask by the redirect, half their gateway.
+    let gateway = Ipv4Addr::new(10, u8::try_from(slot).expect("a small number"), 0, 1);
+    let mut asker = Asker::of(if slot % 2 == 0 { gateway } else { [8, 8, 8, 8].into() }.into());
+    let mut tally = Tally::default();
+    let own = SHARED + u32::from(slot - 1) * OWN;
+    let mut next_own = (own..own + OWN).peekable();
+    for shared in 0..SHARED {
+        together.wait();
+        ask_and_connect(&mut asker, address(shared), &mut tally);
+        for own in next_own.by_ref().take((OWN / SHARED) as usize) {
+            ask_and_connect(&mut asker, address(own), &mut tally);
+        }
+    }
+    assert!(next_own.peek().is_none());
+    tally.repeated = asker.repeated;
+    tally
+}
+
+fn ask_and_connect(asker: &mut Asker, address: Ipv4Addr, tally: &mut Tally) {
+    let name = format!("{}.ip.github.com.", address.to_string().replace('.', "-"));
+    let told = asker.ask(&name, RecordType::A);
+    match connect_once(address.into(), PORT) {
+        _ if told != Some((ResponseCode::NoError, vec![IpAddr::V4(address)])) => {
+            tally.missed.push(format!("{name} is {told:?}"));
+        }
+        Ok(()) => tally.connected += 1,
+        Err(error) => tally.missed.push(format!("{name}: {error}")),
+    }
+}
+
+/// Accepts connections to any address of the internet, until it is told to stop.
+fn accept(ready: &Barrier, stop: &AtomicBool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([0; 4], PORT))).expect("a free port");
+        let listener = socket.listen(4096).expect("a listener");
+        ready.wait();
+        while !stop.load(Ordering::Relaxed) {
+            // The last connection is only there to wake this one.
+            drop(listener.accept().await);
+        }
+    });
+}
+
+#[test]
+fn a_hundred_thousand_clients_connect_the_instant_the_reply_arrives_and_none_is_refused() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with(&CONFIG.replace("COUNT", &SLOTS.to_string()), "veth");
+    let (listens, together) = (Barrier::new(2), Barrier::new(SLOTS.into()));
+    let stop = AtomicBool::new(false);
+    let began = Instant::now();
+    let tallies: Vec<Tally> = thread::scope(|scope| {
+        let internet = scope.spawn(|| lab.within("net", || accept(&listens, &stop)));
+        listens.wait();
+        let slots: Vec<_> = (1..=SLOTS)
+            .map(|slot| {
+                let (lab, together) = (&lab, &together);
+                scope.spawn(move || lab.within(&format!("slot{slot}"), || race(slot, together)))
+            })
+            .collect();
+        let tallies: Vec<_> = slots.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        stop.store(true, Ordering::Relaxed);
+        let last = lab.within("net", || connect_once([127, 0, 0, 1].into(), PORT));
+        assert!(!matches!(last, Err(error) if error.kind() == ErrorKind::TimedOut));
+        internet.join().expect("the internet");
+        tallies.into_iter().map(|tally| tally.expect("no panic")).collect()
+    });
+    let connected: u32 = tallies.iter().map(|tally| tally.connected).sum();
+    let missed: Vec<_> = tallies.iter().flat_map(|tally| &tally.missed).collect();
+    let repeated: u32 = tallies.iter().map(|tally| tally.repeated).sum();
+    let not_pinned: u64 = (1..=SLOTS)
+        .map(|slot| lab.packets(&format!("slot{slot}"), "egress", "not-pinned"))
+        .sum();
+    eprintln!(
+        "{connected} connected, {} missed, {not_pinned} dropped as not pinned, {repeated} asked again, \
+         in {:.1} s",
+        missed.len(),
+        began.elapsed().as_secs_f64()
+    );
+    let first = &missed[..missed.len().min(10)];
+    assert_eq!((missed.len(), not_pinned), (0, 0), "{first:?}");
+    assert_eq!(connected, u32::from(SLOTS) * (OWN + SHARED));
+
+    // How they were answered: the internet heard of a shared name once, though every slot asked for it.
+    let events = lab.events();
+    let asked = events.iter().filter(|event| event["event"] == "dns");
+    let of_shared = asked.filter(|event| {
+        let name = event["name"].as_str().unwrap_or_default();
+        let number = name.strip_suffix(".ip.github.com").map(|it| it.replace('-', "."));
+        let number = number.and_then(|it| it.parse::<Ipv4Addr>().ok());
+        number.is_some_and(|it| u32::from(it) - u32::from(address(0)) < SHARED)
+    });
+    let (cached, fresh): (Vec<_>, Vec<_>) = of_shared.partition(|event| event["cached"] == true);
+    let (cached, fresh) = (cached.len(), fresh.len());
+    eprintln!("{SHARED} shared names: {cached} answers from the cache, {fresh} waited for upstreams");
+    assert!(cached > 0, "nobody came late");
+    assert!(fresh > SHARED as usize, "nobody joined another's question");
+}
