@@ -68,7 +68,8 @@ struct Tally {
 fn race(slot: u16, together: &Barrier, missed: &AtomicU32) -> Tally {
     // Half of the slots ask by the redirect, half their gateway.
     let gateway = Ipv4Addr::new(10, u8::try_from(slot).expect("a small number"), 0, 1);
-    let mut asker = Asker::of(if slot % 2 == 0 { gateway } else { [8, 8, 8, 8].into() }.into());
+    let mut asker =
+        Asker::of(if slot.is_multiple_of(2) { gateway } else { [8, 8, 8, 8].into() }.into());
     let mut tally = Tally::default();
     let own = SHARED + u32::from(slot - 1) * OWN;
     let mut next_own = own..own + OWN;
