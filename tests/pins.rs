@@ -1,19 +1,11 @@
 //! Pins from the resolver's table to the programs' verdict: what a name opens, until when, and what is left of it
 //! after a restart. `netguard pins` is a witness.
 
-use std::{
-    net::IpAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use netguard::datapath::PinWriter;
-use netguard_common::{
-    DropReason, Hook, SlotId,
-    pin::{PIN_LANES, PinEntry, PinKey, PinLane},
-};
-use netguard_dns::{DomainName, GRACE, Moment, PinMap as _, Pins, Ports};
+use netguard_common::{DropReason, SlotId};
+use netguard_dns::{DomainName, GRACE, Moment, Pins, Ports};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
@@ -122,51 +114,6 @@ fn pins_outlive_a_restart_but_for_those_of_names_that_are_no_longer_allowed() {
     assert_eq!((listed[0].name.as_str(), listed[0].ports.to_string().as_str()), {
         ("kept.example", "443")
     });
-}
-
-#[test]
-fn a_pin_that_is_renewed_at_that_very_moment_opens_all_the_same() {
-    const ATTEMPTS: u32 = 100_000;
-    if !can_use_kernel() {
-        return;
-    }
-    let mut kernel = kernel();
-    let writer = PinWriter::open(kernel.pins()).expect("the map of pins");
-    let key = |address: &str| PinKey::new(1, address.parse::<IpAddr>().expect("an address").into());
-    let entry = |address: &str| {
-        let open = PinLane { expires_ns: u64::MAX, first_port: 0, last_port: 65535, _reserved: 0 };
-        let lanes = [[open].as_slice(), &[PinLane::default(); PIN_LANES - 1]].concat();
-        let lanes = lanes.try_into().expect("as many as there are");
-        PinEntry { key: key(address), lanes, since_ns: 0, name: [0; 256] }
-    };
-    // The other address's entry takes the memory that this one's leaves.
-    let entries = [WEB, OTHER].map(|address| (key(address), entry(address)));
-    for (key, entry) in &entries {
-        writer.put(key, entry).expect("the kernel takes it");
-    }
-    let (stop, renewed) = (AtomicBool::new(false), AtomicU64::new(0));
-    let missed = thread::scope(|scope| {
-        let renews = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                for (key, entry) in &entries {
-                    writer.put(key, entry).expect("the kernel takes it");
-                }
-                renewed.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let frames: Vec<_> = (1..=250_u16).map(|port| ip(GUEST, WEB).tcp_syn(port, 443)).collect();
-        let frames = frames.iter().cycle().take(ATTEMPTS as usize);
-        let missed =
-            frames.filter(|frame| kernel.verdict(Hook::Xdp, frame, 0).0 != Outcome::Continue);
-        let missed = missed.count();
-        stop.store(true, Ordering::Relaxed);
-        renews.join().expect("it renews");
-        missed
-    });
-    let renewed = renewed.into_inner();
-    eprintln!("renewed {renewed} times, {missed} of {ATTEMPTS} missed");
-    assert!(renewed > 1000, "only {renewed} times");
-    assert_eq!(missed, 0);
 }
 
 #[test]

@@ -1,27 +1,39 @@
 //! The pin race: 100,000 queries whose client connects the instant the reply arrives. Every address is new to its
 //! slot, so each connection passes only if the pin was in the kernel before the reply went out. Names that all
 //! slots ask for at the same moment are among them: one waits for the upstream, some join it, some come late and
-//! are answered from the cache, and each must find a pin of its own.
+//! are answered from the cache, and each must find a pin of its own. Nor does a pin close while it is written anew.
 
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Barrier,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::Instant,
 };
 
 use hickory_proto::{op::ResponseCode, rr::RecordType};
+use netguard::datapath::PinWriter;
+use netguard_common::{
+    Hook,
+    pin::{PIN_LANES, PinEntry, PinKey, PinLane},
+};
+use netguard_dns::PinMap as _;
 use netguard_tests::{
     can_use_kernel,
     client::{Asker, connect_once},
+    kernel::{self, Kernel, Outcome},
     lab::Lab,
+    packet::ip,
 };
 use serde_json::Value;
 use tokio::net::TcpSocket;
+
+const GUEST: &str = "10.1.0.2";
+const WEB: &str = "203.0.113.9";
+const OTHER: &str = "203.0.113.10";
 
 const SLOTS: u16 = 25;
 /// Names that a slot has to itself.
@@ -176,4 +188,50 @@ fn a_hundred_thousand_clients_connect_the_instant_the_reply_arrives_and_none_is_
     );
     assert!(cached > 0, "nobody came late");
     assert!(heard < waited, "nobody joined another's question");
+}
+
+#[test]
+fn a_pin_that_is_renewed_at_that_very_moment_opens_all_the_same() {
+    const ATTEMPTS: u32 = 100_000;
+    if !can_use_kernel() {
+        return;
+    }
+    let pinned = "egress = \"pinned\"\nsubnet =";
+    let mut kernel = Kernel::with(&kernel::SLOTS.replace("subnet =", pinned));
+    let writer = PinWriter::open(kernel.pins()).expect("the map of pins");
+    let key = |address: &str| PinKey::new(1, address.parse::<IpAddr>().expect("an address").into());
+    let entry = |address: &str| {
+        let open = PinLane { expires_ns: u64::MAX, first_port: 0, last_port: 65535, _reserved: 0 };
+        let lanes = [[open].as_slice(), &[PinLane::default(); PIN_LANES - 1]].concat();
+        let lanes = lanes.try_into().expect("as many as there are");
+        PinEntry { key: key(address), lanes, since_ns: 0, name: [0; 256] }
+    };
+    // The other address's entry takes the memory that this one's leaves.
+    let entries = [WEB, OTHER].map(|address| (key(address), entry(address)));
+    for (key, entry) in &entries {
+        writer.put(key, entry).expect("the kernel takes it");
+    }
+    let (stop, renewed) = (AtomicBool::new(false), AtomicU64::new(0));
+    let missed = thread::scope(|scope| {
+        let renews = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for (key, entry) in &entries {
+                    writer.put(key, entry).expect("the kernel takes it");
+                }
+                renewed.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let frames: Vec<_> = (1..=250_u16).map(|port| ip(GUEST, WEB).tcp_syn(port, 443)).collect();
+        let frames = frames.iter().cycle().take(ATTEMPTS as usize);
+        let missed =
+            frames.filter(|frame| kernel.verdict(Hook::Xdp, frame, 0).0 != Outcome::Continue);
+        let missed = missed.count();
+        stop.store(true, Ordering::Relaxed);
+        renews.join().expect("it renews");
+        missed
+    });
+    let renewed = renewed.into_inner();
+    eprintln!("renewed {renewed} times, {missed} of {ATTEMPTS} missed");
+    assert!(renewed > 1000, "only {renewed} times");
+    assert_eq!(missed, 0);
 }
