@@ -1,7 +1,8 @@
 //! Every known way around netguard, sent for real: raw frames from a guest, or from the internet, over
 //! veth and TAP ports. Each is counted under exactly its reason, logged with its addresses, and does not
 //! arrive where it could: not on the bridge, not at the uplink's other end, not at another slot. The same
-//! frames in a lab that nothing guards do arrive, so what listens can hear.
+//! frames in a lab that nothing guards do arrive, so what listens can hear. Slots have `egress = "open"`: what
+//! is dropped here is not dropped for want of a pin.
 //!
 //! GSO super-frames and partial checksums are a driver's to send, not a raw socket's: `guest.rs` does that
 //! with a virtual machine.
@@ -17,7 +18,7 @@ use std::{
 use netguard_common::{Direction, DropReason as R};
 use netguard_tests::{
     can_use_kernel,
-    lab::{Lab, Packets, on_both_port_kinds},
+    lab::{Lab, Packets, on_both_port_kinds_open},
     packet::{ip, marked, with_ip_options},
     until,
     wire::{Capture, Wire},
@@ -159,7 +160,7 @@ fn soon(mut is_so: impl FnMut() -> bool) -> bool {
 
 #[test]
 fn no_known_way_around_gets_through() {
-    on_both_port_kinds(|lab| {
+    on_both_port_kinds_open(|lab| {
         let witnesses = Witnesses::of(lab);
         let mut wire = Wire::on(lab, "slot1", "eth0");
         let lines = table();
@@ -281,7 +282,7 @@ fn inbound() -> Vec<Line> {
 
 #[test]
 fn nothing_enters_from_the_internet_that_was_not_asked_for() {
-    on_both_port_kinds(|lab| {
+    on_both_port_kinds_open(|lab| {
         // The hypervisor does not know the neighbour's MAC yet where nobody lives.
         let neighbour = "ip neigh replace 10.1.0.77 lladdr 02:6e:67:00:01:02 dev br-slot1";
         let _ = lab.exec("hv", neighbour).success();
@@ -330,7 +331,7 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'control', ('10.1.0.2',
 
 #[test]
 fn a_simultaneous_open_opens_nothing() {
-    on_both_port_kinds(|lab| {
+    on_both_port_kinds_open(|lab| {
         // Nobody lives at this address of the internet, so that nobody resets what is begun there.
         let peer = "198.51.100.77";
         let (internet, guest) =
@@ -362,7 +363,7 @@ fn a_simultaneous_open_opens_nothing() {
 
 #[test]
 fn a_flood_of_pings_is_cut_to_the_limit() {
-    on_both_port_kinds(|lab| {
+    on_both_port_kinds_open(|lab| {
         const FLOOD: usize = 200;
         let internet = Capture::on(lab, "net", "eth0");
         let mut wire = Wire::on(lab, "slot1", "eth0");
@@ -386,7 +387,7 @@ fn a_flood_of_pings_is_cut_to_the_limit() {
 
 #[test]
 fn a_query_never_reaches_the_address_that_it_was_sent_to() {
-    on_both_port_kinds(|lab| {
+    on_both_port_kinds_open(|lab| {
         let internet = Capture::on(lab, "net", "eth0");
         let neighbour = Capture::on(lab, "slot2", "eth0");
         for server in [
@@ -430,7 +431,7 @@ fn a_query_never_reaches_the_address_that_it_was_sent_to() {
 
 #[test]
 fn a_name_that_leads_to_the_metadata_service_leads_nowhere() {
-    on_both_port_kinds(|lab| {
+    on_both_port_kinds_open(|lab| {
         let internet = Capture::on(lab, "net", "eth0");
         let url = "http://metadata.github.com/latest/meta-data/";
         // Whatever the resolver makes of such a name.

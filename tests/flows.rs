@@ -69,11 +69,51 @@ fn slot_to_internet_open() {
     if !can_use_kernel() {
         return;
     }
-    let lab = Lab::up("veth");
+    let lab = Lab::open("veth");
     for url in ["http://203.0.113.66/", "http://[2001:db8:113::66]/"] {
         let page = lab.exec("slot1", &format!("curl -sSg --max-time 5 {url}"));
         assert_eq!(page.success(), "this is evil.example, in the lab's internet\n");
     }
+}
+
+#[test]
+fn slot_to_internet_pinned() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    // Whoever knows an address without having been told it, or guesses one, gets nowhere; of an open internet
+    // it would be a page, see `slot_to_internet_open`.
+    for url in ["http://203.0.113.66/", "http://[2001:db8:113::66]/", "http://203.0.113.10/"] {
+        let fetch = format!("curl -sSg --max-time 0.5 {url}");
+        is_dropped(&lab, ("slot1", "slot1"), "not-pinned", &fetch);
+    }
+    is_dropped(&lab, ("slot1", "slot1"), "not-pinned", "ping -c 1 -W 0.2 203.0.113.10");
+    for family in ["-4", "-6"] {
+        let page = lab.exec("slot1", &format!("curl -sS {family} --max-time 5 http://github.com/"));
+        assert_eq!(page.success(), "this is github.com, in the lab's internet\n");
+    }
+    assert!(pings(&lab, "slot1", WEB), "an address with all that is there");
+    // What one slot was told opens nothing to another.
+    is_dropped(&lab, ("slot2", "slot2"), "not-pinned", "nc -z -w 1 203.0.113.10 80");
+    let event = lab.event("drop", |event| event["reason"] == "not-pinned");
+    assert_eq!((&event["code"], &event["dst"]), (&540_047.into(), &"203.0.113.66".into()));
+    assert!(lab.internet().iter().all(|entry| entry["server"] != "203.0.113.66"));
+}
+
+#[test]
+fn slot_to_internet_pinned_by_port() {
+    if !can_use_kernel() {
+        return;
+    }
+    let names = "[slot.dns]\nnames = [\"github.com:80\"]\ncategories = []";
+    let lab = one_slot("uplinks = [\"eth0\"]", &format!("egress = \"pinned\"\n{names}"));
+    let _server = serve(&lab, "net", 443);
+    let answer = lab.exec("a", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+    assert_eq!(answer.success(), "203.0.113.10\n");
+    assert!(connects(&lab, "a", WEB, 80));
+    is_dropped(&lab, ("a", "a"), "not-pinned", "nc -z -w 1 203.0.113.10 443");
+    is_dropped(&lab, ("a", "a"), "not-pinned", "ping -c 1 -W 0.2 203.0.113.10");
 }
 
 #[test]
@@ -128,10 +168,9 @@ fn slot_to_internet_is_masqueraded_on_the_uplink() {
         return;
     }
     let lab = Lab::up("veth");
-    for (address, host) in
-        [("203.0.113.11", "192.0.2.2"), ("[2001:db8:113::11]", "2001:db8:ffff::2")]
-    {
-        let _ = lab.exec("slot2", &format!("curl -sSg --max-time 5 http://{address}/")).success();
+    for (family, host) in [("-4", "192.0.2.2"), ("-6", "2001:db8:ffff::2")] {
+        let fetch = format!("curl -sS {family} --max-time 5 http://api.github.com/");
+        let _ = lab.exec("slot2", &fetch).success();
         until("the internet has seen the host's address", || {
             lab.internet().iter().any(|entry| entry["client"] == host)
         });
@@ -441,9 +480,9 @@ fn one_number_more_is_one_slot_more() {
     let five = netguard::lab::CONFIG;
     assert!(five.contains("count = 5 "));
     let lab = Lab::with(&five.replace("count = 5 ", "count = 6 "), "veth");
-    assert!(connects(&lab, "slot6", WEB, 80));
     let answer = lab.exec("slot6", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
     assert_eq!(answer.success(), "203.0.113.10\n");
+    assert!(connects(&lab, "slot6", WEB, 80));
     is_dropped(&lab, ("slot6", "slot6"), "cross-slot", "ping -c 1 -W 0.2 10.1.0.2");
     is_dropped(&lab, ("slot1", "slot1"), "cross-slot", "ping -c 1 -W 0.2 10.6.0.2");
 }

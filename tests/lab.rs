@@ -268,6 +268,7 @@ fn bulk_traffic_with_offloads_crosses_unharmed() {
         let bytes: Vec<u8> =
             (0..4_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         fs::write(&sent, &bytes).expect("a file");
+        assert!(dig(lab, "slot1", "github.com").contains("203.0.113.10"), "its address is pinned");
         for (server, client, address) in
             [("net", "slot1", "203.0.113.10"), ("slot1", "hv", "10.1.0.2")]
         {

@@ -5,6 +5,7 @@ use std::{path::Path, process::Stdio};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
+    daemon::{self, is_note},
     lab::{Background, Lab},
     until,
 };
@@ -14,37 +15,10 @@ fn reaches(lab: &Lab, slot: &str, address: &str, patience: &str) -> bool {
     lab.exec(slot, &format!("ping -c 1 -W {patience} {address}")).code == 0
 }
 
-fn kill_daemon(lab: &Lab, signal: &str) {
-    let pid = lab.daemon_pid().expect("a daemon");
-    let _ = lab.exec("hv", &format!("kill -{signal} {pid}")).success();
-    until("the daemon has ended", || lab.daemon_pid().is_none());
-}
-
-/// Starts a daemon and waits until it guards.
-fn start_daemon(lab: &Lab) -> Background {
-    let ready = || {
-        let events = lab.events();
-        events.iter().filter(|event| is_note(event, "guarding 5 slots")).count()
-    };
-    let before = ready();
-    let directory = format!("/run/netguard/{}", lab.instance());
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(Path::new(&directory).join("daemon.log"))
-        .expect("the daemon's log");
-    let child = netguard(&["run", "--lab", lab.name(), "--log", "json"])
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("the log"))
-        .stderr(log)
-        .spawn()
-        .expect("the daemon starts");
-    let mut daemon = Background::from(child);
-    until("the daemon guards", || {
-        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
-        ready() > before
-    });
-    daemon
+/// Asks for the name whose address `reaches` tries, so that it is pinned.
+fn resolves(lab: &Lab, slot: &str) {
+    let query = lab.exec(slot, "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+    assert_eq!(query.success(), "203.0.113.10\n");
 }
 
 fn links(lab: &Lab) -> Vec<String> {
@@ -59,11 +33,6 @@ fn program_ids(lab: &Lab) -> Vec<u64> {
     let status = lab.status();
     let programs = status["programs"].as_array().expect("programs");
     programs.iter().filter_map(|program| program["id"].as_u64()).collect()
-}
-
-fn is_note(event: &Value, words: &str) -> bool {
-    event["event"] == "note"
-        && event["message"].as_str().is_some_and(|message| message.contains(words))
 }
 
 /// Waits until the daemon has logged a note that contains the words.
@@ -95,8 +64,12 @@ fn a_killed_daemon_leaves_everything_enforced_and_the_next_one_adopts_it() {
     for signal in ["KILL", "TERM"] {
         let lab = Lab::up("veth");
         assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
+        resolves(&lab, "slot1");
+        // Nobody's address yet, and pinned: what is the host's stays closed all the same.
+        let query = "dig +short +time=5 +tries=1 192-0-2-99.ip.github.com";
+        assert_eq!(lab.exec("slot1", query).success(), "192.0.2.99\n");
         let (links_before, programs_before) = (links(&lab), program_ids(&lab));
-        kill_daemon(&lab, signal);
+        daemon::kill(&lab, signal);
 
         assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
         assert_eq!(lab.packets("slot1", "egress", "cross-slot"), 2, "still counted");
@@ -108,7 +81,7 @@ fn a_killed_daemon_leaves_everything_enforced_and_the_next_one_adopts_it() {
         assert!(!reaches(&lab, "slot1", "192.0.2.99", "0.2"));
         assert_eq!(lab.packets("slot1", "egress", "host"), 1);
 
-        let _daemon = start_daemon(&lab);
+        let _daemon = daemon::start(&lab);
         assert_eq!(links(&lab), links_before, "the links were taken over");
         assert_ne!(program_ids(&lab), programs_before, "with new programs");
         assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
@@ -154,9 +127,8 @@ fn a_port_that_comes_back_is_guarded_again() {
     let event = lab.event("drop", |event| event["reason"] == "cross-slot");
     assert_eq!(event["interface"], "vm-slot1");
     assert_eq!(event["program"], "ng_xdp");
+    resolves(&lab, "slot1");
     assert!(reaches(&lab, "slot1", "203.0.113.10", "5"));
-    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
-    assert_eq!(query.success(), "203.0.113.10\n");
 }
 
 #[test]
@@ -165,7 +137,8 @@ fn a_port_that_comes_while_no_daemon_runs_is_closed_by_its_bridge() {
         return;
     }
     let lab = Lab::up("veth");
-    kill_daemon(&lab, "KILL");
+    resolves(&lab, "slot1");
+    daemon::kill(&lab, "KILL");
     unplug(&lab);
     plug(&lab);
     for address in ["203.0.113.10", "10.2.0.2", "10.1.0.1"] {
@@ -173,7 +146,7 @@ fn a_port_that_comes_while_no_daemon_runs_is_closed_by_its_bridge() {
     }
     assert!(lab.packets("slot1", "egress", "unguarded-port") > 0);
     assert!(lab.internet().iter().all(|entry| entry["event"] != "web"));
-    let _daemon = start_daemon(&lab);
+    let _daemon = daemon::start(&lab);
     assert!(reaches(&lab, "slot1", "203.0.113.10", "5"), "the new daemon guards the new port");
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
 }
@@ -184,14 +157,15 @@ fn a_pin_is_trusted_by_its_device_and_not_by_its_name() {
         return;
     }
     let lab = Lab::up("veth");
-    kill_daemon(&lab, "KILL");
+    resolves(&lab, "slot1");
+    daemon::kill(&lab, "KILL");
     // The old port lives on under another name; a new one has its name.
     let script = "ip link set vm-slot1 down && ip link set vm-slot1 nomaster name old-port";
     let _ = lab.shell("hv", script).success();
     let _ = lab.exec("slot1", "ip link set eth0 name old0").success();
     let _ = lab.exec("slot1", "ip addr flush dev old0").success();
     plug(&lab);
-    let _daemon = start_daemon(&lab);
+    let _daemon = daemon::start(&lab);
     assert!(reaches(&lab, "slot1", "203.0.113.10", "5"), "the new port is guarded");
     let net = lab.exec("hv", "bpftool net show").stdout;
     assert!(net.contains("vm-slot1("), "{net}");
@@ -222,7 +196,7 @@ for _ in range(20_000_000):
     let _ = lab.exec("hv", "ip link del vm-slot5").success();
     let pins = format!("/sys/fs/bpf/netguard/{}/links/vm-slot5:ng_xdp", lab.instance());
     until("the daemon has seen that the port is gone", || !Path::new(&pins).exists());
-    kill_daemon(&lab, "TERM");
+    daemon::kill(&lab, "TERM");
     for sender in &mut senders {
         assert!(sender.child().try_wait().expect("the flood").is_none(), "the flood outlasted it");
     }
@@ -234,7 +208,7 @@ fn a_log_that_nobody_reads_stops_neither_dns_nor_signals() {
         return;
     }
     let lab = Lab::up("veth");
-    kill_daemon(&lab, "TERM");
+    daemon::kill(&lab, "TERM");
     let mut daemon = Background::from(
         netguard(&["run", "--lab", lab.name()])
             .stdin(Stdio::null())
@@ -265,7 +239,7 @@ for n in range(40_000):
     let _ = lab.python("slot1", queries, &[]).success();
     let query = lab.exec("slot2", "dig +time=5 +tries=1 +short github.com");
     assert_eq!(query.success(), "203.0.113.10\n");
-    kill_daemon(&lab, "TERM");
+    daemon::kill(&lab, "TERM");
     let status = daemon.child().wait().expect("the daemon ends");
     assert_eq!(status.code(), Some(0));
 }
@@ -279,9 +253,10 @@ fn a_port_with_jumbo_frames_is_guarded_like_any_other() {
     let _ = lab.exec("slot1", "ip link set eth0 mtu 9000").success();
     let _ = lab.exec("hv", "ip link set vm-slot1 mtu 9000").success();
     let _ = lab.exec("hv", "ip link set br-slot1 mtu 9000").success();
-    let _daemon = start_daemon(&lab);
+    let _daemon = daemon::start(&lab);
     let net = lab.exec("hv", "bpftool net show").stdout;
     assert!(net.contains("vm-slot1("), "{net}");
+    resolves(&lab, "slot1");
     // The hypervisor must see it whole: it answers that its uplink is narrower, and that answer enters.
     let learns = "
 import errno, socket
@@ -316,8 +291,7 @@ fn a_bridge_that_changes_its_mac_keeps_its_dns() {
     until("the map has the new MAC", || {
         lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1")
     });
-    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
-    assert_eq!(query.success(), "203.0.113.10\n");
+    resolves(&lab, "slot1");
 }
 
 #[test]
@@ -330,13 +304,12 @@ fn one_daemon_per_instance_and_unload_ends_it_all() {
     assert_eq!(second.code, 1, "{second:?}");
     assert!(second.stderr.contains("another netguard already runs"), "{second:?}");
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"), "the refused one changed nothing");
-    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
-    assert_eq!(query.success(), "203.0.113.10\n");
+    resolves(&lab, "slot1");
 
     let refused = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("stop it first"), "{refused:?}");
-    kill_daemon(&lab, "TERM");
+    daemon::kill(&lab, "TERM");
     let unload = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
     assert!(unload.success().contains("nothing is enforced"));
     assert!(!Path::new(&format!("/sys/fs/bpf/netguard/{}", lab.instance())).exists());

@@ -113,6 +113,13 @@ impl Cache {
         }
     }
 
+    /// How many bytes its entries take, those included that nobody has asked for since they were over: they go when
+    /// others need their room.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.entries.weight()
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.entries.clear();

@@ -24,7 +24,7 @@ mod wire_name;
 
 pub use allowlist::{Allowlist, BadEntry, Entry, Kind, Listed, NameSet, Rule, TooMany};
 pub use answer::{Answer, Blocked};
-pub use budget::QueryLimits;
+pub use budget::{Budget, Exhausted, QueryLimits};
 pub use cache::{Asked, Cache, Kept};
 pub use clock::Moment;
 pub use framing::{read_framed, write_framed};

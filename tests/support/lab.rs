@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use netguard::lab::enter;
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,7 +22,7 @@ use crate::{
 pub struct Lab {
     name: String,
     /// Holds the configuration, where that is the test's own; the lab reads it again.
-    _directory: Option<TempDir>,
+    directory: Option<TempDir>,
 }
 
 /// Packets by direction and outcome.
@@ -55,15 +57,27 @@ impl Lab {
         fs::write(&file, config).expect("the configuration");
         let file = file.to_str().expect("its path");
         let mut lab = Self::built(&["up", "--ports", ports, "--log", "json", "--config", file]);
-        lab._directory = Some(directory);
+        lab.directory = Some(directory);
         lab
+    }
+
+    /// Builds a guarded lab like that of [`Self::up`] whose slots need no pins.
+    ///
+    /// # Panics
+    ///
+    /// Slots of the lab's own configuration need none either.
+    #[must_use]
+    pub fn open(ports: &str) -> Self {
+        let (pinned, open) = ("egress = \"pinned\"", "egress = \"open\"");
+        assert!(netguard::lab::CONFIG.contains(pinned));
+        Self::with(&netguard::lab::CONFIG.replace(pinned, open), ports)
     }
 
     fn built(arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("t{}x{number}", std::process::id());
-        let lab = Self { name, _directory: None };
+        let lab = Self { name, directory: None };
         let _ = lab.call(arguments).success();
         lab
     }
@@ -78,6 +92,16 @@ impl Lab {
     #[must_use]
     pub fn instance(&self) -> String {
         format!("lab-{}", self.name)
+    }
+
+    /// Writes another configuration where the lab's own is, for the next daemon. The hosts stay as they were built.
+    ///
+    /// # Panics
+    ///
+    /// The lab was not made by [`Self::with`].
+    pub fn reconfigure(&self, config: &str) {
+        let directory = self.directory.as_ref().expect("a configuration of its own");
+        fs::write(directory.path().join("netguard.toml"), config).expect("the configuration");
     }
 
     /// `netguard lab` with arguments.
@@ -103,6 +127,24 @@ impl Lab {
     pub fn python(&self, host: &str, script: &str, arguments: &[&str]) -> Ended {
         let words = [&["python3", "-c", script], arguments].concat();
         Ended::of(&mut self.command(host, &words))
+    }
+
+    /// Does work of the calling thread's own on a host of the lab. The thread is back where it was before this
+    /// returns: who removes a lab ends every process that has a thread in it.
+    ///
+    /// # Panics
+    ///
+    /// There is no such host, or the work panics.
+    pub fn within<T>(&self, host: &str, work: impl FnOnce() -> T) -> T {
+        struct Back(File);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("the namespace that it came from");
+            }
+        }
+        let _back = Back(File::open("/proc/thread-self/ns/net").expect("the thread's namespace"));
+        enter(&format!("{}-{host}", self.name)).expect("a host of the lab");
+        work()
     }
 
     /// A shell script on a host of the lab that goes on in the background. Let it `exec`, so that
@@ -222,12 +264,21 @@ impl Lab {
 
 /// Runs a test in a guarded lab with veth ports, and in one with TAP ports.
 pub fn on_both_port_kinds(test: impl Fn(&Lab)) {
+    on_both(Lab::up, test);
+}
+
+/// The same in labs whose slots reach the internet by any address, whoever told it.
+pub fn on_both_port_kinds_open(test: impl Fn(&Lab)) {
+    on_both(Lab::open, test);
+}
+
+fn on_both(build: impl Fn(&str) -> Lab, test: impl Fn(&Lab)) {
     if !can_use_kernel() {
         return;
     }
     for ports in ["veth", "tap"] {
         eprintln!("{ports} ports");
-        test(&Lab::up(ports));
+        test(&build(ports));
     }
 }
 

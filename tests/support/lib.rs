@@ -2,7 +2,9 @@
 //! networks made by hand, a lab of their own for each test that needs one, a virtual machine, and what benchmarks print.
 
 pub mod binary;
+pub mod client;
 pub mod clients;
+pub mod daemon;
 pub mod guest;
 pub mod hosts;
 pub mod kernel;

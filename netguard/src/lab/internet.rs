@@ -3,16 +3,17 @@
 //! not leave the hypervisor.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::SystemTime,
 };
 
 use hickory_proto::{
     op::{Message, OpCode, ResponseCode},
-    rr::{RData, Record, RecordType},
+    rr::{Name, RData, Record, RecordType, rdata::CNAME},
 };
 use serde_json::json;
 use tokio::{
@@ -49,10 +50,21 @@ const LONG_NAME: &str = "long.github.com";
 /// How many addresses it has.
 const LONG_ANSWER: u8 = 120;
 
+/// `A-B-C-D.ip.github.com` has the address A.B.C.D and no other: as many names as a test wants to ask for.
+const EACH_ADDRESS: &str = ".ip.github.com";
+
+/// A name that is another one's alias, and that one, which no list has.
+const ALIAS: (&str, &str) = ("alias.github.com", "edge.cdn.example");
+/// The addresses behind it.
+const ALIASED: [&str; 2] = ["203.0.113.20", "2001:db8:113::20"];
+
+/// Every address here is the internet's own too, all of them neighbours of [`HOSTS`].
+pub(super) const ALL_OF: &str = "203.0.0.0/15";
+
 /// Every address that the internet owns, for its loopback interface.
 pub(super) fn addresses() -> impl Iterator<Item = String> {
     let hosts = HOSTS.iter().flat_map(|(_, v4, v6)| [*v4, *v6]);
-    hosts.chain(RESOLVERS).chain([METADATA]).map(|address| {
+    hosts.chain(ALIASED).chain(RESOLVERS).chain([METADATA]).map(|address| {
         let length = if address.contains(':') { 128 } else { 32 };
         format!("{address}/{length}")
     })
@@ -118,7 +130,16 @@ impl Zone {
         let long = (0..LONG_ANSWER).map(|host| IpAddr::from([198, 51, 100, host])).collect();
         names.insert(LONG_NAME.to_owned(), long);
         names.insert(REBOUND_NAME.to_owned(), parse(METADATA).into_iter().collect());
+        names.insert(ALIAS.1.to_owned(), ALIASED.into_iter().filter_map(parse).collect());
         Self { names }
+    }
+
+    fn addresses(&self, name: &str) -> Option<Cow<'_, [IpAddr]>> {
+        if let Some(known) = self.names.get(name) {
+            return Some(known.into());
+        }
+        let address: Ipv4Addr = name.strip_suffix(EACH_ADDRESS)?.replace('-', ".").parse().ok()?;
+        Some(vec![address.into()].into())
     }
 
     fn answer(&self, bytes: &[u8], server: SocketAddr, transport: &str) -> Option<Message> {
@@ -137,17 +158,24 @@ impl Zone {
         reply.metadata.recursion_desired = query.metadata.recursion_desired;
         reply.metadata.recursion_available = true;
         reply.add_query(question.clone());
-        let Some(addresses) = self.names.get(name.as_str()) else {
+        let (mut owner, mut target) = (question.name().clone(), name.as_str());
+        if target == ALIAS.0 {
+            let next = Name::from_ascii(format!("{}.", ALIAS.1)).ok()?;
+            let data = RData::CNAME(CNAME(next.clone()));
+            reply.add_answer(Record::from_rdata(owner, 300, data));
+            (owner, target) = (next, ALIAS.1);
+        }
+        let Some(addresses) = self.addresses(target) else {
             reply.metadata.response_code = ResponseCode::NXDomain;
             return Some(reply);
         };
-        for address in addresses {
+        for address in &*addresses {
             let data = match (address, kind) {
                 (IpAddr::V4(v4), RecordType::A) => RData::A((*v4).into()),
                 (IpAddr::V6(v6), RecordType::AAAA) => RData::AAAA((*v6).into()),
                 _ => continue, // the name exists, this type of it does not: NODATA
             };
-            reply.add_answer(Record::from_rdata(question.name().clone(), 300, data));
+            reply.add_answer(Record::from_rdata(owner.clone(), 300, data));
         }
         Some(reply)
     }

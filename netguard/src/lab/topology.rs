@@ -179,6 +179,7 @@ fn internet(policy: &Policy) -> String {
     for address in internet::addresses() {
         let _ = writeln!(batch, "addr add {address} dev lo");
     }
+    let _ = writeln!(batch, "route add local {} dev lo", internet::ALL_OF);
     for subnet in policy.slots.iter().flat_map(|slot| &slot.subnets) {
         let (prefix, v4) = (subnet.prefix, subnet.prefix.addr().is_ipv4());
         let via = if v4 { UPLINK[0] } else { UPLINK6[0] };

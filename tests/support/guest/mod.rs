@@ -117,7 +117,8 @@ impl Guest<'_> {
         if is_own {
             words.extend(["-L", &firmware, "-L", &seabios]);
         }
-        words.extend(["-accel", "tcg", "-M", "q35", "-cpu", "max", "-m", "256", "-no-reboot"]);
+        // A dev build of netguard takes 70 MB, packed and unpacked, and the root file system may have half of all.
+        words.extend(["-accel", "tcg", "-M", "q35", "-cpu", "max", "-m", "512", "-no-reboot"]);
         words.extend(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]);
         words.extend(["-kernel", &kernel, "-initrd", &initramfs]);
         words.extend(["-append", "console=ttyS0 quiet panic=1"]);

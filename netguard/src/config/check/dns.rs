@@ -99,8 +99,8 @@ impl Checker<'_> {
     fn tls_roots(&mut self, dns: &file::Dns) -> Option<Vec<CertificateDer<'static>>> {
         let path = dns.tls_roots.as_ref()?;
         let full = self.source.beside(path.get_ref());
-        let read = CertificateDer::pem_file_iter(&full)
-            .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
+        let read =
+            CertificateDer::pem_file_iter(&full).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match read {
             Ok(roots) if !roots.is_empty() => return Some(roots),
             Ok(_) => {
