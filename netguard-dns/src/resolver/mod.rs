@@ -1,0 +1,291 @@
+//! The way of one query: read, decided, answered from the cache or by an upstream, its addresses pinned, logged.
+
+mod decide;
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use netguard_common::SlotId;
+
+use crate::{
+    Cache, Decision, Journal, Kept, Moment, Pins, QueryLog, QueryRecord, Transport,
+    budget::{Budget, Exhausted},
+    forward::Forwarder,
+    query::{self, Query, Unfit},
+    reply::{self, REFUSED, SERVFAIL},
+    rules::{Rules, SlotRules},
+};
+
+/// How many queries of one slot may wait for upstreams.
+const IN_FLIGHT_MAX: u32 = 256;
+
+/// Answers the queries of all slots.
+pub struct Resolver {
+    rules: ArcSwap<Rules>,
+    cache: Arc<Cache>,
+    forwarder: Arc<Forwarder>,
+    pins: Arc<Pins>,
+    slots: Mutex<HashMap<SlotId, Arc<SlotState>>>,
+    journal: Arc<dyn Journal>,
+}
+
+/// What one slot has asked; it outlives the rules.
+#[derive(Debug)]
+pub struct SlotState {
+    id: SlotId,
+    budget: Budget,
+    in_flight: AtomicU32,
+    over_rate: AtomicU64,
+}
+
+/// Who asks, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client {
+    pub(crate) address: IpAddr,
+    pub(crate) transport: Transport,
+}
+
+/// What a thread uses again for each query.
+pub(crate) struct Desk {
+    query: Query,
+    name: String,
+    pub(crate) log: Box<dyn QueryLog>,
+}
+
+impl Desk {
+    pub(crate) fn new(journal: &dyn Journal) -> Self {
+        Self { query: Query::default(), name: String::new(), log: journal.query_log() }
+    }
+}
+
+/// What became of a message at once.
+pub(crate) enum Begun {
+    /// The reply is written.
+    Replied,
+    /// It deserves none.
+    Silent,
+    /// An upstream must be asked: [`Resolver::finish`].
+    Waits(Box<Job>),
+}
+
+/// A query that waits for an upstream.
+pub(crate) struct Job {
+    query: Query,
+    name: String,
+    rules: Arc<Rules>,
+    slot: InFlight,
+    client: Client,
+    came: Moment,
+}
+
+/// One of a slot's queries in flight.
+struct InFlight(Arc<SlotState>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Who asks for a query to be decided, and by which rules.
+struct Asking<'a> {
+    rules: &'a Arc<Rules>,
+    own: &'a SlotRules,
+    slot: &'a Arc<SlotState>,
+    client: Client,
+    came: Moment,
+    now: Moment,
+}
+
+/// What was decided, and the code of the reply that says so.
+type Decided<'a> = (Decision<'a>, u16);
+
+impl Resolver {
+    /// A resolver by these rules.
+    #[must_use]
+    pub fn new(
+        rules: Rules,
+        cache: Arc<Cache>,
+        forwarder: Arc<Forwarder>,
+        pins: Arc<Pins>,
+        journal: Arc<dyn Journal>,
+    ) -> Self {
+        let rules = ArcSwap::from_pointee(rules);
+        Self { rules, cache, forwarder, pins, slots: Mutex::default(), journal }
+    }
+
+    /// Other rules, for every query from now on.
+    pub fn replace_rules(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    pub(crate) fn rules(&self) -> arc_swap::Guard<Arc<Rules>> {
+        self.rules.load()
+    }
+
+    pub(crate) fn journal(&self) -> &dyn Journal {
+        &*self.journal
+    }
+
+    /// What that slot has asked so far.
+    pub(crate) fn slot(&self, id: SlotId) -> Arc<SlotState> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || SlotState {
+            id,
+            budget: Budget::default(),
+            in_flight: AtomicU32::new(0),
+            over_rate: AtomicU64::new(0),
+        };
+        Arc::clone(slots.entry(id).or_insert_with(|| Arc::new(fresh())))
+    }
+
+    /// Tells how many queries of which slots were over their limit since the last time.
+    pub fn report_over_rate(&self) {
+        let rules = self.rules();
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, state) in &*slots {
+            let dropped = state.over_rate.swap(0, Ordering::Relaxed);
+            if dropped > 0
+                && let Some(slot) = rules.slots.get(id)
+            {
+                let (name, most) = (&slot.name, slot.limits.queries_per_second);
+                let message = format!(
+                    "slot {name} asks more than {most} times a second: {dropped} queries dropped"
+                );
+                self.journal.note(message);
+            }
+        }
+    }
+
+    /// Takes one message of a guest. `out` is the reply, if there is one.
+    pub(crate) fn begin(
+        &self,
+        desk: &mut Desk,
+        rules: &Arc<Rules>,
+        slot: &Arc<SlotState>,
+        client: Client,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Begun {
+        let now = Moment::now();
+        let Some(own) = rules.slots.get(&slot.id) else { return Begun::Silent };
+        if !slot.budget.take_query(&own.limits, now) {
+            slot.over_rate.fetch_add(1, Ordering::Relaxed);
+            return Begun::Silent;
+        }
+        let asking = Asking { rules, own, slot, client, came: now, now };
+        let Desk { query, name, log } = desk;
+        let mut kept = None;
+        let decided = match query::read(bytes, query) {
+            Err(Unfit::Silent) => return Begun::Silent,
+            Err(Unfit::Header(fault)) => {
+                reply::unreadable(bytes, fault.rcode(), out);
+                Some((Decision::Refused(fault.why()), fault.rcode()))
+            }
+            Err(Unfit::Question(fault)) => {
+                reply::empty(query, fault.rcode(), None, out);
+                Some((Decision::Refused(fault.why()), fault.rcode()))
+            }
+            Ok(()) => match self.decide(&asking, query, name, out) {
+                Some(decided) => Some(decided),
+                None => {
+                    kept = self.cache.get(&query.asked(), now);
+                    kept.as_ref().map(|kept| self.deliver(&asking, query, name, kept, out))
+                }
+            },
+        };
+        let Some(decided) = decided else { return self.begin_waiting(&asking, desk, out) };
+        log.write(&asking.record(query, decided, kept.as_ref(), true));
+        Begun::Replied
+    }
+
+    /// Takes a place among the slot's queries in flight, or refuses.
+    fn begin_waiting(&self, asking: &Asking<'_>, desk: &mut Desk, out: &mut Vec<u8>) -> Begun {
+        let Desk { query, name, log } = desk;
+        let Asking { own, slot, .. } = *asking;
+        let in_flight = slot.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = InFlight(Arc::clone(slot));
+        let refused = if in_flight >= IN_FLIGHT_MAX {
+            Some(("in-flight", SERVFAIL, "too many queries wait"))
+        } else {
+            match slot.budget.take_name(name, &own.limits, asking.now) {
+                Ok(()) => None,
+                Err(exhausted) => {
+                    self.tell(&exhausted, own);
+                    Some((exhausted.what, REFUSED, "too much of this domain in one minute"))
+                }
+            }
+        };
+        if let Some((why, rcode, told)) = refused {
+            reply::empty(query, rcode, Some(told), out);
+            log.write(&asking.record(query, (Decision::Refused(why), rcode), None, false));
+            return Begun::Replied;
+        }
+        Begun::Waits(Box::new(Job {
+            query: query.clone(),
+            name: std::mem::take(name),
+            rules: Arc::clone(asking.rules),
+            slot: place,
+            client: asking.client,
+            came: asking.came,
+        }))
+    }
+
+    fn tell(&self, exhausted: &Exhausted, own: &SlotRules) {
+        if exhausted.first {
+            let Exhausted { what, domain, .. } = exhausted;
+            let message = format!(
+                "slot {} is over {what} below {domain}: refused for the rest of the minute",
+                own.name
+            );
+            self.journal.note(message);
+        }
+    }
+
+    /// Asks an upstream and writes the reply.
+    pub(crate) async fn finish(&self, job: Job, log: &Mutex<Box<dyn QueryLog>>, out: &mut Vec<u8>) {
+        let Job { query, name, rules, slot, client, came } = job;
+        let private = rules.may_be_private(&query.name);
+        let kept = self.forwarder.answer(query.asked().to_question(), private).await;
+        let now = Moment::now();
+        slot.0.budget.take_bytes(&name, kept.answer.message.len(), now);
+        let Some(own) = rules.slots.get(&slot.0.id) else { return };
+        let asking = Asking { rules: &rules, own, slot: &slot.0, client, came, now };
+        let decided = self.deliver(&asking, &query, &name, &kept, out);
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.write(&asking.record(&query, decided, Some(&kept), false));
+        log.flush_now();
+    }
+}
+
+impl<'a> Asking<'a> {
+    fn record(
+        &self,
+        query: &'a Query,
+        (decision, rcode): Decided<'a>,
+        kept: Option<&'a Kept>,
+        cached: bool,
+    ) -> QueryRecord<'a> {
+        let answer = kept.map(|kept| &kept.answer);
+        QueryRecord {
+            slot: &self.own.name,
+            client: self.client.address,
+            transport: self.client.transport,
+            name: query.name.lower(),
+            record_type: query.record_type,
+            decision,
+            rcode,
+            addresses: answer.map_or(&[], |answer| &answer.addresses),
+            upstream: answer.and_then(|answer| answer.upstream),
+            cached: cached && kept.is_some(),
+            latency: Moment::now().since(self.came),
+        }
+    }
+}
