@@ -90,6 +90,10 @@ impl Zone {
         // Times to live: longer and shorter than what is kept.
         self.add("old.lab.example", 86_400, a(PUBLIC));
         self.add("young.lab.example", 7, a(PUBLIC));
+        // Too long for a client without EDNS, not for one with it.
+        for host in 0..50 {
+            self.add("wide.lab.example", 300, a([198, 51, 100, host]));
+        }
         // Other types than addresses.
         self.add("mail.lab.example", 300, RData::MX(MX::new(10, name("www.lab.example"))));
         let texts = vec!["v=spf1 -all".to_owned(), "second".to_owned()];
