@@ -9,6 +9,8 @@ mod expect;
 mod forms;
 #[path = "queries/names.rs"]
 mod names;
+#[path = "queries/privacy.rs"]
+mod privacy;
 #[path = "queries/question.rs"]
 mod question;
 
@@ -176,11 +178,13 @@ fn every_form_of_a_query_gets_the_reply_of_its_line() {
 
 /// A message in hexadecimal, its letters in lower case.
 fn lower(hexadecimal: &str) -> String {
-    let bytes = hexadecimal.as_bytes().chunks(2).map(|pair| {
-        u8::from_str_radix(str::from_utf8(pair).unwrap_or_default(), 16).expect("hexadecimal")
-    });
-    let bytes: Vec<u8> = bytes.collect();
+    let bytes = unhex(hexadecimal);
     hex(&[&bytes[..12], &bytes[12..].to_ascii_lowercase()].concat())
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).expect("ASCII"));
+    pairs.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal")).collect()
 }
 
 #[test]

@@ -11,7 +11,6 @@ use std::{
 };
 
 use hickory_proto::op::Message;
-use netguard_dns::DomainName;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -20,7 +19,7 @@ use tokio::{
 
 use super::{
     Error, Lab, PortKind, guests, namespace, wire,
-    zone::{Reply, Zone},
+    zone::{self, Reply, Zone},
 };
 
 /// Public resolvers: a DNS server answers on each, over UDP, TCP and (for the attempt) port 853.
@@ -117,17 +116,17 @@ fn answer(
 ) -> Option<Reply> {
     let query = Message::from_vec(bytes).ok()?;
     let question = query.queries.first()?;
-    let name = DomainName::from_wire(question.name())?;
+    let name = zone::text(question.name());
     log(&json!({
         "event": "query",
         "server": server.ip(),
         "transport": transport,
-        "name": name.as_str(),
+        "name": name,
         "type": question.query_type().to_string(),
         "src_port": client.port(),
         "bytes": hexadecimal(bytes),
     }));
-    zone.answer(query.metadata.id, query.metadata.recursion_desired, question)
+    Some(zone.answer(query.metadata.id, query.metadata.recursion_desired, question))
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
