@@ -7,6 +7,8 @@ mod answers;
 mod expect;
 #[path = "queries/forms.rs"]
 mod forms;
+#[path = "queries/limits.rs"]
+mod limits;
 #[path = "queries/names.rs"]
 mod names;
 #[path = "queries/privacy.rs"]
