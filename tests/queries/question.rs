@@ -1,7 +1,5 @@
 //! Queries byte by byte, good ones and others, without any library that could mend them.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
-
 pub const A: u16 = 1;
 pub const NS: u16 = 2;
 pub const CNAME: u16 = 5;
