@@ -30,6 +30,8 @@ pub struct Query {
     pub name: WireName,
     /// The asked type's number.
     pub record_type: u16,
+    /// The asked class's number: the internet's, or the query is refused.
+    pub class: u16,
     /// What its OPT record said, if it had one.
     pub edns: Option<Edns>,
 }
@@ -120,6 +122,7 @@ pub fn read(bytes: &[u8], query: &mut Query) -> Result<(), Unfit> {
     query.checking_disabled = flags1 & FLAG_CHECKING_DISABLED != 0;
     query.name.clear();
     query.record_type = 0;
+    query.class = CLASS_IN;
     query.edns = None;
     if flags0 & FLAG_RESPONSE != 0 {
         return Err(Unfit::Silent);
@@ -139,6 +142,7 @@ pub fn read(bytes: &[u8], query: &mut Query) -> Result<(), Unfit> {
         return malformed;
     };
     query.record_type = u16::from_be_bytes([*type0, *type1]);
+    query.class = u16::from_be_bytes([*class0, *class1]);
     let mut version = 0;
     if additional == 1 {
         let Some((edns, its_version)) = read_opt(rest) else { return malformed };
@@ -150,7 +154,7 @@ pub fn read(bytes: &[u8], query: &mut Query) -> Result<(), Unfit> {
     if version != 0 {
         return Err(Unfit::Question(Fault::EdnsVersion));
     }
-    if u16::from_be_bytes([*class0, *class1]) != CLASS_IN {
+    if query.class != CLASS_IN {
         return Err(Unfit::Question(Fault::Class));
     }
     Ok(())
@@ -184,6 +188,7 @@ impl Default for Query {
             checking_disabled: false,
             name: WireName::root(),
             record_type: 0,
+            class: CLASS_IN,
             edns: None,
         }
     }

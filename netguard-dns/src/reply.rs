@@ -161,7 +161,7 @@ fn start(query: &Query, rcode: u16, [answers, authorities]: [u8; 2], out: &mut V
     header(query, rcode, out);
     out.extend_from_slice(query.name.as_sent());
     out.extend(query.record_type.to_be_bytes());
-    out.extend(CLASS_IN.to_be_bytes());
+    out.extend(query.class.to_be_bytes());
 }
 
 /// A record of the asked name, up to its data.

@@ -4,6 +4,7 @@ mod fake;
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
 };
@@ -51,13 +52,13 @@ impl Drop for Unbound {
 
 impl Unbound {
     /// Started and ready to answer.
-    fn start(directory: &std::path::Path) -> Self {
+    fn start(directory: &Path) -> Self {
         let large = |nth| format!("    local-data: \"large.test. 60 IN TXT {nth:0>200}\"\n");
         let large: String = (0..40).map(large).collect();
         let config = CONFIG.replace("DIRECTORY", &directory.display().to_string());
         let file = directory.join("unbound.conf");
         std::fs::write(&file, config.replace("LARGE", &large)).unwrap();
-        let mut command = Command::new("unbound");
+        let mut command = program();
         let mut child =
             command.arg("-dd").arg("-c").arg(&file).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -72,16 +73,30 @@ impl Unbound {
     }
 }
 
+/// Unbound, as `cargo xtask setup` has unpacked it, or else the machine's own.
+fn program() -> Command {
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers/packages");
+    let unpacked = packages.join("usr/sbin/unbound");
+    if !unpacked.exists() {
+        return Command::new("unbound");
+    }
+    let mut command = Command::new(unpacked);
+    let libraries = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    command.env("LD_LIBRARY_PATH", packages.join(libraries));
+    command
+}
+
 /// False, with the reason printed, if there is no Unbound or no right to make a namespace.
 fn is_possible() -> bool {
-    let has_unbound = Command::new("unbound").arg("-V").stdout(Stdio::null()).status().is_ok();
+    let has_unbound = program().arg("-V").stdout(Stdio::null()).status().is_ok();
     let is_root = nix::unistd::geteuid().is_root();
     if has_unbound && is_root {
         return true;
     }
     let must = std::env::var_os("NETGUARD_NO_SKIP").is_some_and(|value| value == "1");
-    assert!(!must, "unbound is not installed, or this is not root");
-    println!("skipped: unbound is not installed, or this is not root");
+    let why = "no Unbound (run `cargo xtask setup`), or not root";
+    assert!(!must, "{why}");
+    println!("skipped: {why}");
     false
 }
 

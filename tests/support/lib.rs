@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod lab;
 pub mod packet;
 pub mod random;
+pub mod servers;
 pub mod spread;
 pub mod wire;
 

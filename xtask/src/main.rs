@@ -6,6 +6,7 @@ mod fuzz;
 mod guest;
 mod packages;
 mod peers;
+mod servers;
 mod tools;
 
 use std::{ffi::OsString, time::Instant};
@@ -74,6 +75,7 @@ fn main() -> Result<()> {
             tools::for_build()?;
             tools::for_tests()?;
             guest::unpack()?;
+            servers::unpack()?;
         }
     }
     step(&format!("done in {:.0} s", started.elapsed().as_secs_f64()));
@@ -99,6 +101,7 @@ fn test(arguments: &[OsString]) -> Result<()> {
     let toolchain = tools::for_build()?;
     tools::for_tests()?;
     guest::unpack()?;
+    servers::unpack()?;
     test_with(Cargo::new(&toolchain), arguments)
 }
 

@@ -30,7 +30,7 @@ impl Toolchain {
     }
 }
 
-/// A program of a Debian package.
+/// A program of a Debian package, or another file of it by its whole path.
 pub struct Tool {
     program: &'static str,
     package: &'static str,
@@ -45,6 +45,9 @@ pub const NFTABLES: Tool = Tool { program: "nft", package: "nftables" };
 /// Compiles libFuzzer.
 pub const CXX: Tool = Tool { program: "c++", package: "g++" };
 
+/// The library that decodes what netguard answers, for the Python of Debian.
+const DNSPYTHON: &str = "/usr/lib/python3/dist-packages/dns/message.py";
+
 const TEST_TOOLS: &[Tool] = &[
     IPROUTE2,
     NFTABLES,
@@ -57,6 +60,8 @@ const TEST_TOOLS: &[Tool] = &[
     Tool { program: "openssl", package: "openssl" },
     Tool { program: "bpftool", package: "bpftool" },
     Tool { program: "systemd-analyze", package: "systemd" },
+    Tool { program: "musl-gcc", package: "musl-tools" },
+    Tool { program: DNSPYTHON, package: "python3-dnspython" },
 ];
 
 /// Everything that building needs.
@@ -152,7 +157,7 @@ pub fn ensure(tools: &[Tool]) -> Result<()> {
     apt(&install.iter().copied().chain(packages).collect::<Vec<_>>())
 }
 
-/// Also looks where root's programs are, which a user's path may lack.
+/// Also looks where root's programs are, which a user's path may lack. A whole path is taken as it is.
 pub fn find(program: &str) -> Option<PathBuf> {
     let inherited = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);

@@ -3,26 +3,24 @@
 //! not leave the hypervisor.
 
 use std::{
-    borrow::Cow,
-    collections::BTreeMap,
+    fmt::Write as _,
     io::Write as _,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::SystemTime,
 };
 
-use hickory_proto::{
-    op::{Message, OpCode, ResponseCode},
-    rr::{Name, RData, Record, RecordType, rdata::CNAME},
-};
+use hickory_proto::op::Message;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
 };
 
-use super::{Error, Lab, PortKind, guests, namespace, wire};
-use netguard_dns::DomainName;
+use super::{
+    Error, Lab, PortKind, guests, namespace, wire,
+    zone::{self, Reply, Zone},
+};
 
 /// Public resolvers: a DNS server answers on each, over UDP, TCP and (for the attempt) port 853.
 const RESOLVERS: [&str; 4] = ["1.1.1.1", "8.8.8.8", "2606:4700:4700::1111", "2001:4860:4860::8888"];
@@ -34,29 +32,28 @@ const HOSTS: &[(&str, &str, &str)] = &[
     ("gitlab.com", "203.0.113.12", "2001:db8:113::12"),
     ("deb.debian.org", "203.0.113.13", "2001:db8:113::13"),
     ("api.openai.com", "203.0.113.14", "2001:db8:113::14"),
+    ("www.lab.example", "203.0.113.15", "2001:db8:113::15"),
     ("evil.example", "203.0.113.66", "2001:db8:113::66"),
     ("exfil.evil.example", "203.0.113.67", "2001:db8:113::67"),
     ("evilgithub.com", "203.0.113.68", "2001:db8:113::68"),
 ];
 
+/// The host that has a Debian archive of one package: `deb [trusted=yes] http://deb.debian.org/lab ./`
+const ARCHIVE: &str = "deb.debian.org";
+const PACKAGES_PATH: &str = "/lab/./Packages";
+const PACKAGES: &str = "\
+Package: netguard-lab
+Version: 1.0
+Architecture: all
+Maintainer: nobody <nobody@lab.example>
+Filename: ./netguard-lab.deb
+Size: 1
+SHA256: 0000000000000000000000000000000000000000000000000000000000000000
+Description: only in the lab's internet
+";
+
 /// The metadata service of the big clouds.
 const METADATA: &str = "169.254.169.254";
-
-/// An allowed name whose owner points it at the metadata service.
-const REBOUND_NAME: &str = "metadata.github.com";
-
-/// A name whose answer is too long for UDP.
-const LONG_NAME: &str = "long.github.com";
-/// How many addresses it has.
-const LONG_ANSWER: u8 = 120;
-
-/// `A-B-C-D.ip.github.com` has the address A.B.C.D and no other: as many names as a test wants to ask for.
-const EACH_ADDRESS: &str = ".ip.github.com";
-
-/// A name that is another one's alias, and that one, which no list has.
-const ALIAS: (&str, &str) = ("alias.github.com", "edge.cdn.example");
-/// The addresses behind it.
-const ALIASED: [&str; 2] = ["203.0.113.20", "2001:db8:113::20"];
 
 /// Every address here is the internet's own too, all of them neighbours of [`HOSTS`].
 pub(super) const ALL_OF: &str = "203.0.0.0/15";
@@ -92,7 +89,7 @@ pub fn serve(lab: &Lab) -> Result<(), Error> {
 }
 
 async fn serve_sockets() -> std::io::Result<()> {
-    let zone = Arc::new(Zone::new());
+    let zone = Arc::new(Zone::new(HOSTS));
     let web = TcpListener::bind("[::]:80").await?;
     tokio::spawn(serve_web(web));
     let mut resolvers = Vec::new();
@@ -113,113 +110,80 @@ async fn serve_sockets() -> std::io::Result<()> {
     Ok(())
 }
 
-/// What the resolvers know.
-struct Zone {
-    names: BTreeMap<String, Vec<IpAddr>>,
+/// Writes a query down, as it came, and looks up its answer.
+fn answer(
+    zone: &Zone,
+    bytes: &[u8],
+    [client, server]: [SocketAddr; 2],
+    transport: &str,
+) -> Option<Reply> {
+    let query = Message::from_vec(bytes).ok()?;
+    let question = query.queries.first()?;
+    let name = zone::text(question.name());
+    log(&json!({
+        "event": "query",
+        "server": server.ip(),
+        "transport": transport,
+        "name": name,
+        "type": question.query_type().to_string(),
+        "src_port": client.port(),
+        "bytes": hexadecimal(bytes),
+    }));
+    Some(zone.answer(query.metadata.id, query.metadata.recursion_desired, question))
 }
 
-impl Zone {
-    fn new() -> Self {
-        let parse = |address: &str| address.parse::<IpAddr>().ok();
-        let mut names: BTreeMap<String, Vec<IpAddr>> = HOSTS
-            .iter()
-            .map(|(name, v4, v6)| {
-                ((*name).to_owned(), [*v4, *v6].into_iter().filter_map(parse).collect())
-            })
-            .collect();
-        let long = (0..LONG_ANSWER).map(|host| IpAddr::from([198, 51, 100, host])).collect();
-        names.insert(LONG_NAME.to_owned(), long);
-        names.insert(REBOUND_NAME.to_owned(), parse(METADATA).into_iter().collect());
-        names.insert(ALIAS.1.to_owned(), ALIASED.into_iter().filter_map(parse).collect());
-        Self { names }
-    }
-
-    fn addresses(&self, name: &str) -> Option<Cow<'_, [IpAddr]>> {
-        if let Some(known) = self.names.get(name) {
-            return Some(known.into());
-        }
-        let address: Ipv4Addr = name.strip_suffix(EACH_ADDRESS)?.replace('-', ".").parse().ok()?;
-        Some(vec![address.into()].into())
-    }
-
-    fn answer(&self, bytes: &[u8], server: SocketAddr, transport: &str) -> Option<Message> {
-        let query = Message::from_vec(bytes).ok()?;
-        let question = query.queries.first()?;
-        let name = DomainName::from_wire(question.name())?;
-        let kind = question.query_type();
-        log(&json!({
-            "event": "query",
-            "server": server.ip(),
-            "transport": transport,
-            "name": name.as_str(),
-            "type": kind.to_string(),
-        }));
-        let mut reply = Message::response(query.metadata.id, OpCode::Query);
-        reply.metadata.recursion_desired = query.metadata.recursion_desired;
-        reply.metadata.recursion_available = true;
-        reply.add_query(question.clone());
-        let (mut owner, mut target) = (question.name().clone(), name.as_str());
-        if target == ALIAS.0 {
-            let next = Name::from_ascii(format!("{}.", ALIAS.1)).ok()?;
-            let data = RData::CNAME(CNAME(next.clone()));
-            reply.add_answer(Record::from_rdata(owner, 300, data));
-            (owner, target) = (next, ALIAS.1);
-        }
-        let Some(addresses) = self.addresses(target) else {
-            reply.metadata.response_code = ResponseCode::NXDomain;
-            return Some(reply);
-        };
-        for address in &*addresses {
-            let data = match (address, kind) {
-                (IpAddr::V4(v4), RecordType::A) => RData::A((*v4).into()),
-                (IpAddr::V6(v6), RecordType::AAAA) => RData::AAAA((*v6).into()),
-                _ => continue, // the name exists, this type of it does not: NODATA
-            };
-            reply.add_answer(Record::from_rdata(owner.clone(), 300, data));
-        }
-        Some(reply)
-    }
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a string takes everything
+        text
+    })
 }
 
 async fn answer_datagrams(socket: UdpSocket, zone: Arc<Zone>) {
-    const LIMIT: usize = 1232;
     let Ok(server) = socket.local_addr() else {
         return;
     };
+    let socket = Arc::new(socket);
     let mut buffer = [0; 4096];
     loop {
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
-        let Some(reply) = zone.answer(&buffer[..length], server, "udp") else {
-            continue;
-        };
-        let Ok(mut bytes) = reply.to_vec() else {
-            continue;
-        };
-        if bytes.len() > LIMIT {
-            let Ok(truncated) = reply.truncate().to_vec() else {
-                continue;
-            };
-            bytes = truncated;
-        }
-        let _ = socket.send_to(&bytes, client).await; // a lost datagram, as on any network
+        let reply = answer(&zone, &buffer[..length], [client, server], "udp");
+        let Some(Reply { message, after }) = reply else { continue };
+        let Some(bytes) = datagram(&message) else { continue };
+        let socket = Arc::clone(&socket);
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let _ = socket.send_to(&bytes, client).await; // a lost datagram, as on any network
+        });
     }
+}
+
+/// The answer, or as much of it as fits.
+fn datagram(message: &Message) -> Option<Vec<u8>> {
+    const LIMIT: usize = 1232;
+    let bytes = message.to_vec().ok()?;
+    if bytes.len() <= LIMIT {
+        return Some(bytes);
+    }
+    message.truncate().to_vec().ok()
 }
 
 async fn answer_connections(listener: TcpListener, zone: Arc<Zone>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, client)) = listener.accept().await {
         let zone = Arc::clone(&zone);
-        tokio::spawn(async move { answer_connection(stream, &zone).await });
+        tokio::spawn(async move { answer_connection(stream, client, &zone).await });
     }
 }
 
-async fn answer_connection(mut stream: TcpStream, zone: &Zone) -> Option<()> {
+async fn answer_connection(mut stream: TcpStream, client: SocketAddr, zone: &Zone) -> Option<()> {
     let server = stream.local_addr().ok()?;
     loop {
         let query = netguard_dns::read_framed(&mut stream).await.ok()?;
-        let reply = zone.answer(&query, server, "tcp")?.to_vec().ok()?;
-        netguard_dns::write_framed(&mut stream, &reply).await.ok()?;
+        let Reply { message, after } = answer(zone, &query, [client, server], "tcp")?;
+        tokio::time::sleep(after).await;
+        netguard_dns::write_framed(&mut stream, &message.to_vec().ok()?).await.ok()?;
     }
 }
 
@@ -251,12 +215,16 @@ async fn serve_page(mut stream: TcpStream, client: SocketAddr) -> Option<()> {
     let named = |(_, v4, v6): &&(&str, &str, &str)| {
         [*v4, *v6].iter().any(|address| address.parse() == Ok(server))
     };
-    let page = match HOSTS.iter().find(named) {
-        Some((name, ..)) => format!("this is {name}, in the lab's internet\n"),
-        None => format!("this is {server}, in the lab's internet\n"),
+    let request = String::from_utf8_lossy(&request[..length]);
+    let path = request.split(' ').nth(1).unwrap_or("/");
+    let (status, page) = match HOSTS.iter().find(named) {
+        Some((ARCHIVE, ..)) if path == PACKAGES_PATH => ("200 OK", PACKAGES.to_owned()),
+        Some((ARCHIVE, ..)) if path != "/" => ("404 Not Found", String::new()),
+        Some((name, ..)) => ("200 OK", format!("this is {name}, in the lab's internet\n")),
+        None => ("200 OK", format!("this is {server}, in the lab's internet\n")),
     };
     let response = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{page}",
         page.len()
     );

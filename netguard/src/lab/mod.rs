@@ -10,6 +10,7 @@ mod namespace;
 mod process;
 mod topology;
 mod wire;
+mod zone;
 
 use std::{
     ffi::OsString,

@@ -1,0 +1,34 @@
+//! Servers of others that tests start in namespaces: Debian's packages, as `cargo xtask setup` has unpacked them.
+
+use std::path::{Path, PathBuf};
+
+use crate::skip;
+
+/// Where the packages are.
+pub struct Servers(PathBuf);
+
+impl Servers {
+    /// What xtask has unpacked. Without it the test prints why it is skipped, and fails where a skip is not allowed.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers/packages");
+        if !packages.exists() {
+            skip("this test starts Debian's servers: run `cargo xtask setup` on Debian");
+            return None;
+        }
+        Some(Self(packages))
+    }
+
+    /// What a shell calls to run the program at that path of its package, with the libraries that came with it.
+    #[must_use]
+    pub fn call(&self, program: &str) -> String {
+        let root = self.0.display();
+        let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+        let libraries = [
+            format!("{root}/usr/lib/{triplet}"),
+            format!("{root}/lib/{triplet}"),
+            format!("{root}/usr/lib/{triplet}/systemd"),
+        ];
+        format!("env LD_LIBRARY_PATH={} {root}/{program}", libraries.join(":"))
+    }
+}
