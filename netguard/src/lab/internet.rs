@@ -55,6 +55,9 @@ Description: only in the lab's internet
 /// The metadata service of the big clouds.
 const METADATA: &str = "169.254.169.254";
 
+/// Addresses behind an alias only.
+const ALIASED: [&str; 2] = ["203.0.113.20", "2001:db8:113::20"];
+
 /// Every address here is the internet's own too, all of them neighbours of [`HOSTS`].
 pub(super) const ALL_OF: &str = "203.0.0.0/15";
 
