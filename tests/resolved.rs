@@ -111,9 +111,38 @@ fn what_nobody_was_told_what_another_was_told_and_what_is_over_is_closed() {
     map.put(&key, &entry).expect("the kernel takes it");
     is_closed(&lab, 1, GITHUB);
     assert_eq!(listed(&lab), []);
+}
 
-    // To be joined with the control socket: what `netguard deny` takes away at run time is closed at once, and
-    // `netguard allow` opens it with the next answer only. Until then `pins.rs` has both without a wire.
+#[test]
+fn what_is_denied_at_run_time_is_closed_at_once_and_allowed_again_with_the_next_answer_only() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    let order = |order: &str, name: &str| {
+        let instance = lab.instance();
+        let mut command = netguard(&[order, "slot1", name, "--instance", &instance]);
+        Ended::of(&mut command).success().to_owned()
+    };
+    for slot in [1, 2] {
+        is_told(&lab, slot, "github.com.", A, GITHUB);
+        connects(&lab, slot, GITHUB);
+    }
+    order("deny", "github.com");
+    is_closed(&lab, 1, GITHUB);
+    assert_eq!(ask(&lab, 1, "github.com.", A), (ResponseCode::NXDomain, vec![]));
+    assert_eq!(ask(&lab, 1, "api.github.com.", A).0, ResponseCode::NXDomain, "it lies below");
+    let denied = lab
+        .event("dns event", |event| event["event"] == "dns" && event["name"] == "api.github.com");
+    assert_eq!(denied["decision"], "deny");
+    assert_eq!(denied["why"], "denied-at-run-time");
+    connects(&lab, 2, GITHUB);
+    is_told(&lab, 1, "gitlab.com.", A, GITLAB);
+
+    order("allow", "github.com");
+    is_closed(&lab, 1, GITHUB);
+    is_told(&lab, 1, "github.com.", A, GITHUB);
+    connects(&lab, 1, GITHUB);
 }
 
 #[test]

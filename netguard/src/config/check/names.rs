@@ -36,21 +36,34 @@ pub(super) fn of_slots(
     entries: &[template::Entry],
 ) -> BTreeMap<SlotId, SlotDns> {
     let Some(mut shelf) = Shelf::open(checker, dns) else { return BTreeMap::new() };
+    let hosts = Chosen {
+        categories: dns.categories.as_deref(),
+        lists: dns.lists.as_deref(),
+        names: dns.names.as_deref(),
+    };
+    // Also if every slot has keys of its own: what is wrong with them is wrong.
+    shelf.allowlist(checker, hosts);
     let mut slots = BTreeMap::new();
     for entry in entries {
         let own = &entry.rest.dns;
-        let mut sets =
-            shelf.categories(checker, own.categories.as_ref().or(dns.categories.as_ref()));
-        for path in own.lists.as_ref().or(dns.lists.as_ref()).into_iter().flatten() {
-            sets.push(shelf.list(checker, path));
-        }
-        if let Some(names) = own.names.as_ref().or(dns.names.as_ref()) {
-            sets.push(shelf.names(checker, names));
-        }
+        let chosen = Chosen {
+            categories: own.categories.as_deref().or(hosts.categories),
+            lists: own.lists.as_deref().or(hosts.lists),
+            names: own.names.as_deref().or(hosts.names),
+        };
+        let allowlist = shelf.allowlist(checker, chosen);
         let limits = limits(&entry.rest.limits);
-        slots.insert(*entry.id.get_ref(), SlotDns { allowlist: Allowlist::of(sets), limits });
+        slots.insert(*entry.id.get_ref(), SlotDns { allowlist, limits });
     }
     slots
+}
+
+/// Which names count.
+#[derive(Clone, Copy)]
+struct Chosen<'a> {
+    categories: Option<&'a [Spanned<String>]>,
+    lists: Option<&'a [Spanned<PathBuf>]>,
+    names: Option<&'a [Spanned<String>]>,
 }
 
 fn limits(limits: &file::SlotLimits) -> QueryLimits {
@@ -107,15 +120,24 @@ impl Shelf {
         }
     }
 
+    fn allowlist(&mut self, checker: &mut Checker<'_>, chosen: Chosen<'_>) -> Allowlist {
+        let mut sets = vec![self.categories(checker, chosen.categories)];
+        for path in chosen.lists.unwrap_or_default() {
+            sets.push(self.list(checker, path));
+        }
+        sets.push(self.names(checker, chosen.names.unwrap_or_default()));
+        Allowlist::of(sets)
+    }
+
     /// The names of the categories that count: all of them if none is chosen.
     fn categories(
         &mut self,
         checker: &mut Checker<'_>,
-        chosen: Option<&Vec<Spanned<String>>>,
-    ) -> Vec<Arc<NameSet>> {
+        chosen: Option<&[Spanned<String>]>,
+    ) -> Arc<NameSet> {
         let key = chosen.map(|chosen| chosen.iter().map(|it| it.get_ref().clone()).collect());
         if let Some(set) = self.chosen.get(&key) {
-            return vec![Arc::clone(set)];
+            return Arc::clone(set);
         }
         for wanted in chosen.into_iter().flatten() {
             if !self.categories.contains_key(wanted.get_ref()) {
@@ -141,7 +163,7 @@ impl Shelf {
         set.finish();
         let set = Arc::new(set);
         self.chosen.insert(key, Arc::clone(&set));
-        vec![set]
+        set
     }
 
     /// The names of a file, one on each line; `#` begins a comment.
