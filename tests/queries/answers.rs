@@ -72,6 +72,7 @@ pub fn lines() -> Vec<Line> {
         // What there is not.
         line("no such name", ask("nothing.lab.example", A).opt(), lab_none("NXDOMAIN")),
         line("nothing of the type", ask("mail.lab.example", AAAA).opt(), lab_none("NOERROR")),
+        line("a late answer", ask("late.lab.example", A).opt(), answers(1)).udp(),
         line("a server's failure", ask("broken.lab.example", A).opt(), upstream("SERVFAIL")),
         // Addresses that are not public.
         line("the metadata service", ask("metadata.github.com", A).opt(), rebinding()),
