@@ -111,22 +111,29 @@ pub fn any(query: &Query, out: &mut Vec<u8>) {
     opt(query, NOERROR, None, out);
 }
 
-/// An answer that came `age` seconds ago. One that is too long is cut to its question.
+/// An answer that came `age` seconds ago. Of one that is too long as many whole records as fit: most clients ask again
+/// over TCP and must not use them (RFC 2181 section 9), but musl before 1.2.4 knows no TCP and has only these.
 pub fn answer(query: &Query, answer: &Answer, age: u32, limit: usize, out: &mut Vec<u8>) {
     // A code above 15 needs the guest's OPT to be told.
     let rcode = if answer.rcode > 15 && query.edns.is_none() { SERVFAIL } else { answer.rcode };
     let opt_length = if query.edns.is_some() { 11 } else { 0 };
+    let room = limit.saturating_sub(opt_length);
     let message = &*answer.message;
-    let question = HEADER_LENGTH + query.name.lower().len() + 4;
-    if message.len() + opt_length > limit || message.len() < question {
-        start(query, rcode, [0, 0], out);
-        out[2] |= 0x02;
-        opt(query, rcode, None, out);
+    if message.len() < HEADER_LENGTH + query.name.lower().len() + 4 {
+        empty(query, SERVFAIL, None, out); // no answer to a question that it does not have
         return;
     }
+    let is_cut = message.len() > room;
+    let (end, records) =
+        if is_cut { whole_answers(query, answer, room) } else { (message.len(), 0) };
     out.clear();
-    out.extend_from_slice(message);
+    out.extend_from_slice(message.get(..end).unwrap_or(message));
     header(query, rcode, out);
+    if is_cut {
+        out[2] |= 0x02;
+        out[6..8].copy_from_slice(&records.to_be_bytes());
+        out[8..10].fill(0);
+    }
     out[10..12].copy_from_slice(&u16::from(query.edns.is_some()).to_be_bytes());
     let sent = query.name.as_sent();
     out[HEADER_LENGTH..HEADER_LENGTH + sent.len()].copy_from_slice(sent);
@@ -143,6 +150,26 @@ pub fn answer(query: &Query, answer: &Answer, age: u32, limit: usize, out: &mut 
         }
     }
     opt(query, rcode, None, out);
+}
+
+/// Where the last record ends that is an answer and within `room`, and how many there are until then.
+fn whole_answers(query: &Query, answer: &Answer, room: usize) -> (usize, u16) {
+    let message = &*answer.message;
+    let mut end = HEADER_LENGTH + query.name.lower().len() + 4;
+    let mut count = 0;
+    let answers = message.get(6..8).and_then(|field| field.first_chunk()).copied();
+    let answers = u16::from_be_bytes(answers.unwrap_or_default());
+    for offset in answer.ttl_offsets.iter().take(answers.into()) {
+        // The length of the data is behind the time to live.
+        let at = usize::from(*offset) + 4;
+        let Some(length) = message.get(at..).and_then(|rest| rest.first_chunk()) else { break };
+        let record_end = at + 2 + usize::from(u16::from_be_bytes(*length));
+        if record_end > room {
+            break;
+        }
+        (end, count) = (record_end, count + 1);
+    }
+    (end, count)
 }
 
 /// Id and flags, over a header that is there: QR, what the guest asked for, RA and the code's lower bits.
@@ -289,14 +316,23 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_to_its_question() {
+    fn what_does_not_fit_is_cut_behind_a_whole_record() {
         let plain = query(|_| {});
         let long = addresses(100);
         let over_udp = read(|out| {
-            answer(&plain, &long, 0, limit(&plain, Transport::Udp), out);
+            answer(&plain, &long, 7, limit(&plain, Transport::Udp), out);
             assert!(out.len() <= 512);
         });
-        assert!(over_udp.metadata.truncation && over_udp.answers.is_empty());
+        assert!(over_udp.metadata.truncation);
+        assert_eq!(over_udp.answers.len(), 29, "12 + 21 + 29 times 16 is 497");
+        assert!(over_udp.answers.iter().all(|record| record.ttl == 293));
+        let small = with_opt(512);
+        let cut = read(|out| {
+            answer(&small, &long, 7, limit(&small, Transport::Udp), out);
+            assert!(out.len() <= 512);
+        });
+        assert!(cut.metadata.truncation && cut.edns.is_some());
+        assert_eq!(cut.answers.len(), 29);
         let over_tcp = read(|out| answer(&plain, &long, 0, limit(&plain, Transport::Tcp), out));
         assert!(!over_tcp.metadata.truncation);
         assert_eq!(over_tcp.answers.len(), 100);

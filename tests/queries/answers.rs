@@ -72,6 +72,7 @@ pub fn lines() -> Vec<Line> {
         // What there is not.
         line("no such name", ask("nothing.lab.example", A).opt(), lab_none("NXDOMAIN")),
         line("nothing of the type", ask("mail.lab.example", AAAA).opt(), lab_none("NOERROR")),
+        line("a late answer", ask("late.lab.example", A).opt(), answers(1)).udp(),
         line("a server's failure", ask("broken.lab.example", A).opt(), upstream("SERVFAIL")),
         // Addresses that are not public.
         line("the metadata service", ask("metadata.github.com", A).opt(), rebinding()),
@@ -83,11 +84,11 @@ pub fn lines() -> Vec<Line> {
             answer(&["private.lab.example. 300 IN A 10.9.9.9"])
         }),
         // Lengths over UDP: 834 bytes, 845 with OPT; and 1,953.
-        line("too long for 512", ask("wide.lab.example", A), truncated()).udp(),
-        line("no less than 512", ask("wide.lab.example", A).payload(100), truncated()).udp(),
-        line("too long for 844", ask("wide.lab.example", A).payload(844), truncated()).udp(),
+        line("too long for 512", ask("wide.lab.example", A), truncated(29)).udp(),
+        line("no less than 512", ask("wide.lab.example", A).payload(100), truncated(29)).udp(),
+        line("too long for 844", ask("wide.lab.example", A).payload(844), truncated(49)).udp(),
         line("just 845", ask("wide.lab.example", A).payload(845), answers(50)),
-        line("no more than 1232", ask("long.github.com", A).payload(65_535), truncated()).udp(),
+        line("no more than 1232", ask("long.github.com", A).payload(65_535), truncated(74)).udp(),
         line("whole over TCP", ask("long.github.com", A), answers(120)).tcp(),
         line("whole over TCP, with OPT", ask("long.github.com", A).opt(), answers(120)).tcp(),
         // Bits.

@@ -56,9 +56,15 @@ def option(it):
     return {"code": int(it.otype)}
 
 
+def asked(query):
+    try:
+        wire = ask(query)
+    except TimeoutError:
+        return {"error": "nothing came"}
+    return {"closed": True} if wire is None else decoded(wire)
+
+
 def decoded(wire):
-    if wire is None:
-        return {"closed": True}
     # It refuses bytes behind the message, and everything that contradicts itself.
     try:
         message = dns.message.from_wire(wire, one_rr_per_rrset=True)
@@ -83,4 +89,4 @@ def decoded(wire):
     }
 
 
-json.dump([decoded(ask(query)) for query in json.load(sys.stdin)], sys.stdout)
+json.dump([asked(query) for query in json.load(sys.stdin)], sys.stdout)

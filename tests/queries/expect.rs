@@ -84,9 +84,9 @@ pub fn own_answer(records: &'static [&'static str]) -> Expect {
     Expect { answer: Records::Are(records), ..reply("NOERROR") }
 }
 
-/// An upstream's answer that did not fit.
-pub fn truncated() -> Expect {
-    Expect { flag: Some("TC"), asks_upstream: true, ..reply("NOERROR") }
+/// An upstream's answer that did not fit: as many records as do.
+pub fn truncated(count: usize) -> Expect {
+    Expect { flag: Some("TC"), ..answers(count) }
 }
 
 /// Not on the list, or an exception.

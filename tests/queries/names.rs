@@ -15,7 +15,7 @@ fn long(bytes: usize) -> Vec<u8> {
     labels(&[&[b'a'; 63], &vec![b'b'; rest], b"any", b"lab", b"example"])
 }
 
-/// What slots may ask for: `lists.toml` of `queries.rs`.
+/// What slots may ask for: `LISTS` of `queries.rs`.
 pub fn lines() -> Vec<Line> {
     vec![
         // Slot 1 has a tree, with an exception and an exception's exception.
