@@ -19,8 +19,8 @@ struct Sheet {
     format: Format,
     lines: Vec<u8>,
     count: u64,
-    /// When the first of them was written.
-    since: Moment,
+    /// When lines were handed over the last time.
+    flushed: Moment,
     clock: Timestamp,
 }
 
@@ -31,7 +31,7 @@ impl Told for Journal {
             format: self.format,
             lines: Vec::new(),
             count: 0,
-            since: Moment::default(),
+            flushed: Moment::default(),
             clock: Timestamp::default(),
         })
     }
@@ -43,13 +43,13 @@ impl Told for Journal {
 
 /// As many bytes are handed over at once.
 const ENOUGH: usize = 32 << 10;
-/// How long a line may wait for others.
+/// How often lines are handed over at most, unless they are enough: a line that comes alone does not wait, those behind it
+/// wait for each other.
 const OLD: Duration = Duration::from_millis(50);
 
 impl QueryLog for Sheet {
     fn write(&mut self, record: &QueryRecord<'_>) {
         if self.count == 0 {
-            self.since = Moment::now();
             self.lines.reserve(ENOUGH + 1024);
         }
         self.clock.set(SystemTime::now());
@@ -68,10 +68,11 @@ impl QueryLog for Sheet {
         if self.count == 0 {
             return None;
         }
-        let age = now.since(self.since);
+        let age = now.since(self.flushed);
         if age < OLD {
             return Some(OLD - age);
         }
+        self.flushed = now;
         self.flush_now();
         None
     }
