@@ -30,7 +30,9 @@ pub struct QueryRecord<'a> {
     pub upstream: Option<SocketAddr>,
     /// The answer came from the cache.
     pub cached: bool,
-    /// From the query's arrival to its reply.
+    /// When the query came.
+    pub came: Moment,
+    /// From then to its reply.
     pub latency: Duration,
 }
 

@@ -50,6 +50,8 @@ pub struct SlotState {
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
     pub(crate) transport: Transport,
+    /// When the message came.
+    pub(crate) came: Moment,
 }
 
 /// What a thread uses again for each query.
@@ -82,7 +84,6 @@ pub(crate) struct Job {
     rules: Arc<Rules>,
     slot: InFlight,
     client: Client,
-    came: Moment,
 }
 
 /// One of a slot's queries in flight.
@@ -100,7 +101,6 @@ struct Asking<'a> {
     own: &'a SlotRules,
     slot: &'a Arc<SlotState>,
     client: Client,
-    came: Moment,
     now: Moment,
 }
 
@@ -174,13 +174,13 @@ impl Resolver {
         bytes: &[u8],
         out: &mut Vec<u8>,
     ) -> Begun {
-        let now = Moment::now();
+        let now = client.came;
         let Some(own) = rules.slots.get(&slot.id) else { return Begun::Silent };
         if !slot.budget.take_query(&own.limits, now) {
             slot.over_rate.fetch_add(1, Ordering::Relaxed);
             return Begun::Silent;
         }
-        let asking = Asking { rules, own, slot, client, came: now, now };
+        let asking = Asking { rules, own, slot, client, now };
         let Desk { query, name, log } = desk;
         let mut kept = None;
         let decided = match query::read(bytes, query) {
@@ -234,7 +234,6 @@ impl Resolver {
             rules: Arc::clone(asking.rules),
             slot: place,
             client: asking.client,
-            came: asking.came,
         }))
     }
 
@@ -251,13 +250,13 @@ impl Resolver {
 
     /// Asks an upstream and writes the reply.
     pub(crate) async fn finish(&self, job: Job, log: &Mutex<Box<dyn QueryLog>>, out: &mut Vec<u8>) {
-        let Job { query, name, rules, slot, client, came } = job;
+        let Job { query, name, rules, slot, client } = job;
         let private = rules.may_be_private(&query.name);
         let kept = self.forwarder.answer(query.asked().to_question(), private).await;
         let now = Moment::now();
         slot.0.budget.take_bytes(&name, kept.answer.message.len(), now);
         let Some(own) = rules.slots.get(&slot.0.id) else { return };
-        let asking = Asking { rules: &rules, own, slot: &slot.0, client, came, now };
+        let asking = Asking { rules: &rules, own, slot: &slot.0, client, now };
         let decided = self.deliver(&asking, &query, &name, &kept, out);
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         log.write(&asking.record(&query, decided, Some(&kept), false));
@@ -285,7 +284,8 @@ impl<'a> Asking<'a> {
             addresses: answer.map_or(&[], |answer| &answer.addresses),
             upstream: answer.and_then(|answer| answer.upstream),
             cached: cached && kept.is_some(),
-            latency: Moment::now().since(self.came),
+            came: self.client.came,
+            latency: Moment::now().since(self.client.came),
         }
     }
 }

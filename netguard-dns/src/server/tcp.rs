@@ -15,7 +15,7 @@ use tokio::{
 
 use super::Shared;
 use crate::{
-    Transport,
+    Moment, Transport,
     framing::write_framed,
     resolver::{Begun, Client, Desk, SlotState},
 };
@@ -81,12 +81,12 @@ async fn serve_connection(
     let mut waiting = JoinSet::new();
     let mut out = Vec::new();
     let mut patience = FIRST_QUERY;
-    let client = Client { address, transport: Transport::Tcp };
     loop {
         let Ok(place) = Arc::clone(&in_flight).acquire_owned().await else { return Ok(()) };
         while waiting.try_join_next().is_some() {}
         let query = read_query(&mut reader, patience).await?;
         patience = IDLE;
+        let client = Client { address, transport: Transport::Tcp, came: Moment::now() };
         let rules = arc_swap::Guard::into_inner(shared.resolver.rules());
         let begun = shared.resolver.begin(&mut desk, &rules, slot, client, &query, &mut out);
         desk.log.flush_now();

@@ -128,13 +128,14 @@ fn answer(listener: &Arc<Listener>, shared: &Arc<Shared>, desk: &mut Desk, batch
         let Ok(count) = batch.receive(listener.queries.as_fd()) else {
             return; // nothing there
         };
+        let came = Moment::now();
         for index in 0..count {
             let mut out = batch.take();
             let Some((bytes, address)) = batch.query(index) else {
                 batch.put(index, out, false);
                 continue;
             };
-            let client = Client { address, transport: Transport::Udp };
+            let client = Client { address, transport: Transport::Udp, came };
             let begun = resolver.begin(desk, &rules, &listener.slot, client, bytes, &mut out);
             batch.put(index, out, matches!(begun, Begun::Replied));
             if let (Begun::Waits(job), Some(to)) = (begun, batch.sender(index)) {

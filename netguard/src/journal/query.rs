@@ -22,6 +22,7 @@ struct Sheet {
     /// When lines were handed over the last time.
     flushed: Moment,
     clock: Timestamp,
+    anchor: Anchor,
 }
 
 impl Told for Journal {
@@ -33,6 +34,7 @@ impl Told for Journal {
             count: 0,
             flushed: Moment::default(),
             clock: Timestamp::default(),
+            anchor: Anchor::drop(),
         })
     }
 
@@ -50,9 +52,10 @@ const OLD: Duration = Duration::from_millis(50);
 impl QueryLog for Sheet {
     fn write(&mut self, record: &QueryRecord<'_>) {
         if self.count == 0 {
+            self.anchor = Anchor::drop();
             self.lines.reserve(ENOUGH + 1024);
         }
-        self.clock.set(SystemTime::now());
+        self.clock.set(self.anchor.time_of(record.came));
         match self.format {
             Format::Text => text(record, &self.clock, &mut self.lines),
             Format::Json => json(record, &self.clock, &mut self.lines),
@@ -82,6 +85,24 @@ impl QueryLog for Sheet {
             let lines = std::mem::take(&mut self.lines);
             self.journal.write(Event::Lines(lines, std::mem::take(&mut self.count)));
         }
+    }
+}
+
+/// One moment on both clocks: the time of day of any other is then no question to the system.
+struct Anchor {
+    moment: Moment,
+    time: SystemTime,
+}
+
+impl Anchor {
+    fn drop() -> Self {
+        Self { moment: Moment::now(), time: SystemTime::now() }
+    }
+
+    fn time_of(&self, moment: Moment) -> SystemTime {
+        let later = self.time.checked_add(moment.since(self.moment));
+        let time = later.and_then(|time| time.checked_sub(self.moment.since(moment)));
+        time.unwrap_or(self.time)
     }
 }
 
@@ -371,6 +392,7 @@ mod tests {
             addresses: &["2001:db8::1".parse().unwrap()],
             upstream: Some(upstream),
             cached: false,
+            came: Moment::default(),
             latency: Duration::from_micros(1234),
         };
         edit(&mut record);
