@@ -177,7 +177,10 @@ fn internet(policy: &Policy) -> String {
         UPLINK[1], UPLINK6[1]
     );
     for address in internet::addresses() {
-        let _ = writeln!(batch, "addr add {address} dev lo");
+        // Duplicate detection ends in a work queue of the kernel even where there is none: until then nobody can
+        // bind to the address (net/ipv6/addrconf.c, addrconf_dad_begin).
+        let nodad = if address.contains(':') { " nodad" } else { "" };
+        let _ = writeln!(batch, "addr add {address} dev lo{nodad}");
     }
     let _ = writeln!(batch, "route add local {} dev lo", internet::ALL_OF);
     for subnet in policy.slots.iter().flat_map(|slot| &slot.subnets) {
