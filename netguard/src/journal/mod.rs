@@ -140,9 +140,9 @@ fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog) {
         let gap = (missing > 0).then(|| {
             Event::note(format!("{missing} log lines were lost: whoever reads them is too slow"))
         });
-        for event in gap.iter().chain([&event]) {
-            let (lines, bytes) = event.size();
-            backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let (lines, bytes) = event.size();
+        backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        for (event, lines) in gap.iter().map(|gap| (gap, missing)).chain([(&event, lines)]) {
             match format.write(event, &mut out) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return, // nobody reads
