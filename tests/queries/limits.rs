@@ -279,20 +279,13 @@ for id in range(20_000_000):
     });
 }
 
-#[test]
-fn a_reader_of_the_log_that_stalls_costs_lines_which_are_counted_and_no_answer() {
-    const QUERIES: u64 = 40_000;
-    if !can_use_kernel() {
-        return;
-    }
-    let lab = Lab::with(CONFIG, "veth");
-    let pid = lab.daemon_pid().expect("a daemon");
-    let _ = lab.exec("hv", &format!("kill -TERM {pid}")).success();
-    until("the daemon has ended", || lab.daemon_pid().is_none());
+/// Another daemon in the place of the lab's own, when it answers.
+fn daemon_that_logs_to(lab: &Lab, log: Stdio) -> Background {
+    netguard_tests::daemon::kill(lab, "TERM");
     let mut daemon = Background::from(
         netguard(&["run", "--lab", lab.name(), "--log", "json"])
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(log)
             .stderr(Stdio::null())
             .spawn()
             .expect("the daemon starts"),
@@ -301,6 +294,38 @@ fn a_reader_of_the_log_that_stalls_costs_lines_which_are_counted_and_no_answer()
         assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
         lab.exec("slot3", "dig +time=1 +tries=1 +short github.com").stdout == "203.0.113.10\n"
     });
+    daemon
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_no_answer() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with(CONFIG, "veth");
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
+    let mut daemon = daemon_that_logs_to(&lab, full.into());
+    let body = r#"
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(30)
+s.connect((sys.argv[1], 53))
+for id in range(2000):
+    s.send(localhost(id))
+    s.recv(512)
+print("answered")
+"#;
+    assert_eq!(script(&lab, 4, body), "answered\n");
+    let _ = daemon.child().kill();
+}
+
+#[test]
+fn a_reader_of_the_log_that_stalls_costs_lines_which_are_counted_and_no_answer() {
+    const QUERIES: u64 = 40_000;
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with(CONFIG, "veth");
+    let mut daemon = daemon_that_logs_to(&lab, Stdio::piped());
     // More lines than a pipe and the queue behind it hold, and each query is answered.
     let body = r#"
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
