@@ -43,6 +43,8 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     /// Slots are dealt out among the threads.
     next: AtomicUsize,
+    /// One reference here, and one with each slot that listens.
+    listening: Arc<()>,
 }
 
 /// What every listener needs.
@@ -57,6 +59,7 @@ struct Shared {
 pub struct SlotServer {
     udp: Vec<(Arc<Worker>, u64)>,
     tcp: Vec<AbortHandle>,
+    _listening: Arc<()>,
 }
 
 impl Server {
@@ -70,7 +73,7 @@ impl Server {
         let shared = Arc::new(Shared { resolver: Arc::clone(resolver), runtime, log });
         let workers = (0..threads.max(1)).map(|number| Worker::start(number, &shared));
         let (workers, threads) = workers.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
-        Ok(Self { shared, workers, threads, next: AtomicUsize::new(0) })
+        Ok(Self { shared, workers, threads, next: AtomicUsize::new(0), listening: Arc::default() })
     }
 
     /// Binds every socket of the endpoint and serves them.
@@ -82,9 +85,11 @@ impl Server {
         /// With few slots a busy one can have all threads; with many, every thread has its slots.
         const SPREAD: usize = 64;
         let slot = self.shared.resolver.slot(endpoint.slot);
-        let mut server = SlotServer { udp: Vec::new(), tcp: Vec::new() };
+        let is_spread = Arc::strong_count(&self.listening) <= SPREAD;
+        let listening = Arc::clone(&self.listening);
+        let mut server = SlotServer { udp: Vec::new(), tcp: Vec::new(), _listening: listening };
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let threads = if first < SPREAD { self.workers.len() } else { 1 };
+        let threads = if is_spread { self.workers.len() } else { 1 };
         let connections = tcp::places();
         for address in &endpoint.addresses {
             let at = SocketAddr::new(*address, endpoint.port);
