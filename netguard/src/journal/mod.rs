@@ -6,6 +6,7 @@
 
 mod line;
 mod query;
+mod sheet;
 
 use std::{
     io::{self, BufWriter, ErrorKind, Write},
