@@ -245,7 +245,7 @@ mod tests {
         time::{Duration, UNIX_EPOCH},
     };
 
-    use netguard_dns::{Allowlist, DomainName, Listed, NameSet, WireName};
+    use netguard_dns::{Allowlist, DomainName, Listed, Moment, NameSet, WireName};
 
     use super::*;
     use crate::journal::Format;
