@@ -102,7 +102,9 @@ fn from_resolver(
     if reply.is_fragment() {
         return Err(DropReason::DnsUnsolicited); // the resolver's answers fit, and later parts have no port
     }
-    let (asked, client_port_be) = dns_flows::answered(slot_id, reply)?;
+    // SAFETY: the verifier allows reads of this context field; it is 0 for what is one packet.
+    let segments = unsafe { (*ctx.skb.skb).gso_segs };
+    let (asked, client_port_be) = dns_flows::answered(slot_id, reply, segments.max(1))?;
     let to = Ends { address: asked, src_port_be: DNS_PORT_BE, dst_port_be: client_port_be };
     translate(ctx, reply, Side::Source, &to)
 }

@@ -91,9 +91,13 @@ pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<
 }
 
 /// The flow that a packet of the resolver answers: the address that was asked, and the port that
-/// asked it.
+/// asked it. The packet may be several replies that are still one (`replies`, from GSO).
 #[inline(always)]
-pub fn answered(slot_id: SlotId, reply: &Packet) -> Result<(Address, u16), DropReason> {
+pub fn answered(
+    slot_id: SlotId,
+    reply: &Packet,
+    replies: u32,
+) -> Result<(Address, u16), DropReason> {
     let key = flow_key(slot_id, reply.protocol, u16::from_be(reply.dst_port_be));
     let flow = DNS_FLOWS.get_ptr_mut(key).ok_or(DropReason::DnsUnsolicited)?;
     // SAFETY: the memory stays writable for the whole program. If another CPU replaces the entry, it
@@ -104,7 +108,7 @@ pub fn answered(slot_id: SlotId, reply: &Packet) -> Result<(Address, u16), DropR
         }
         let closes = reply.protocol == UDP || reply.tcp_flags & (FIN | RST) != 0;
         if closes {
-            (*flow).outstanding = (*flow).outstanding.saturating_sub(1);
+            (*flow).outstanding = (*flow).outstanding.saturating_sub(replies);
         }
         Ok(((*flow).asked, (*flow).client_port_be))
     }

@@ -40,7 +40,7 @@ use nix::{
     unistd::Pid,
 };
 use peers::{PEERS, Setup};
-use report::{NETGUARD, Row};
+use report::{FLOOR, NETGUARD, Row};
 
 /// Where the server under test runs, with all of its threads.
 const SERVER_CORE: usize = 0;
@@ -52,8 +52,6 @@ const FIRST_PORT: u16 = 5400;
 const SERVE_ECHO: &str = "serve-echo";
 /// The first argument of the process that shows what every server pays.
 const SERVE_FLOOR: &str = "serve-floor";
-/// Its name in the tables.
-const FLOOR: &str = "floor";
 
 fn main() -> Result<()> {
     // What cargo adds to the arguments of a benchmark is not for us.
@@ -123,7 +121,7 @@ fn compare() -> Result<()> {
     }
     report::caution(&tables);
     println!();
-    for (load, rows) in loads.iter().zip(&tables).take(2) {
+    for (load, rows) in loads.iter().zip(&tables).filter(|(load, _)| load.name != "mixed") {
         report::targets(load.name, rows);
     }
     logs(servers)?;
@@ -157,7 +155,8 @@ fn alone(load: &Load, effort: &Effort) -> Result<()> {
     let (mut rates, mut cpu) = (Vec::new(), Vec::new());
     for _ in 0..effort.rounds {
         let timing = [effort.warm_up, effort.duration];
-        let (counted, _) = load::measure(queries, address, process.child().id(), timing)?;
+        let (counted, _) =
+            load::measure(queries, load.sockets, address, process.child().id(), timing)?;
         ensure!(counted.wrong + counted.lost == 0, "the echo lost answers: {counted:?}");
         rates.push(counted.kqps());
         cpu.push(counted.own_cpu_us());
@@ -197,12 +196,12 @@ fn start_all(policy: &[String], folder: &Path) -> Result<Vec<Server>> {
 /// For each load a table with a row for each server.
 fn measure_all(
     servers: &mut [Server],
-    loads: &[Load; 3],
+    loads: &[Load; 4],
     effort: &Effort,
-) -> Result<[Vec<Row>; 3]> {
+) -> Result<[Vec<Row>; 4]> {
     let row =
         |server: &Server| Row { server: server.name, logs: server.log.is_some(), samples: vec![] };
-    let mut tables = [(); 3].map(|()| servers.iter().map(row).collect::<Vec<_>>());
+    let mut tables = [(); 4].map(|()| servers.iter().map(row).collect::<Vec<_>>());
     for round in 0..effort.rounds {
         eprintln!("round {} of {}", round + 1, effort.rounds);
         for (load, rows) in loads.iter().zip(&mut tables) {
@@ -217,8 +216,9 @@ fn measure_all(
 fn measure(server: &mut Server, load: &Load, effort: &Effort) -> Result<Counted> {
     let timing = [effort.warm_up, effort.duration];
     let process = server.process.child().id();
-    let (counted, answered) = load::measure(&load.queries, server.address, process, timing)
-        .with_context(|| format!("{} under the load {}", server.name, load.name))?;
+    let (counted, answered) =
+        load::measure(&load.queries, load.sockets, server.address, process, timing)
+            .with_context(|| format!("{} under the load {}", server.name, load.name))?;
     server.answered += answered;
     Ok(counted)
 }

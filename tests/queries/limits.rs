@@ -279,6 +279,47 @@ for id in range(20_000_000):
     });
 }
 
+/// Replies that go out together arrive apart, each with its own id, question and checksum.
+#[test]
+fn many_queries_at_once_from_one_socket_get_each_its_own_reply() {
+    if !can_use_kernel() {
+        return;
+    }
+    for ports in ["veth", "tap"] {
+        let lab = Lab::with(CONFIG, ports);
+        let printed = script(
+            &lab,
+            4,
+            r#"
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(30)
+s.connect(("8.8.8.8", 53))
+def denied(id):
+    label = b"a" * (1 + id * 7 % 40 // 10 * 10)
+    return struct.pack(">HHHHHH", id, 0x100, 1, 0, 0, 0) + bytes([len(label)]) + label + b"\4evil\4test\0\0\1\0\1"
+for round in range(40):
+    queries = [denied(id) if id % 5 else localhost(id) for id in range(100)]
+    for one in queries: s.send(one)
+    replies = {}
+    for _ in queries:
+        reply = s.recv(512)
+        replies[struct.unpack(">H", reply[:2])[0]] = reply
+    for id, one in enumerate(queries):
+        reply, end = replies[id], len(one)
+        assert reply[12:end] == one[12:], (id, reply)
+        assert reply[3] & 15 == (3 if id % 5 else 0), (id, reply)
+        assert len(reply) == end + (16 if id % 5 == 0 else 68), (id, reply)
+print("each")
+"#,
+        );
+        assert_eq!(printed, "each\n");
+        assert_eq!(lab.packets("slot4", "ingress", "bad-header"), 0);
+        let (frames, asked) =
+            (lab.packets("slot4", "ingress", "pass"), lab.packets("slot4", "egress", "redirect"));
+        eprintln!("{ports}: {frames} frames brought the replies to {asked} queries");
+    }
+}
+
 /// Another daemon in the place of the lab's own, when it answers.
 fn daemon_that_logs_to(lab: &Lab, log: Stdio) -> Background {
     netguard_tests::daemon::kill(lab, "TERM");

@@ -1,10 +1,12 @@
 //! Many datagrams with one system call: recvmmsg(2) and sendmmsg(2).
 
 use std::{
+    cmp::Reverse,
     io, mem,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use socket2::{SockAddr, SockAddrStorage};
@@ -19,23 +21,27 @@ pub struct Batch {
     queries: Box<[[u8; QUERY_MAX]; BATCH]>,
     senders: Box<[libc::sockaddr_storage; BATCH]>,
     received: Box<[libc::mmsghdr; BATCH]>,
+    sent: Box<[libc::mmsghdr; BATCH]>,
+    segments: [Segments; BATCH],
     vectors: Box<[libc::iovec; BATCH]>,
     replies: Vec<(usize, Vec<u8>)>,
     used: usize,
 }
 
-// SAFETY: the pointers in `received` and `vectors` are into the boxes of the same value, or written anew before
+// SAFETY: the pointers in `received`, `sent` and `vectors` are into the boxes of the same value, or written anew before
 // they are used; nothing of them is shared with another thread.
 unsafe impl Send for Batch {}
 
 impl Batch {
     pub fn new() -> Self {
         // SAFETY: plain C structures, of which all-zero bytes are a value.
-        let (senders, received, vectors) = unsafe { mem::zeroed() };
+        let (senders, received, sent, vectors) = unsafe { mem::zeroed() };
         Self {
             queries: Box::new([[0; QUERY_MAX]; BATCH]),
             senders: Box::new(senders),
             received: Box::new(received),
+            sent: Box::new(sent),
+            segments: [Segments::of(0); BATCH],
             vectors: Box::new(vectors),
             replies: (0..BATCH).map(|_| (0, Vec::with_capacity(QUERY_MAX))).collect(),
             used: 0,
@@ -103,36 +109,129 @@ impl Batch {
         self.used += usize::from(is_reply);
     }
 
-    /// Sends the replies. What the socket does not take is lost, as on any network.
-    pub fn send(&mut self, socket: BorrowedFd<'_>) {
-        for (number, (index, reply)) in self.replies[..self.used].iter_mut().enumerate() {
-            self.vectors[number] =
-                libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
-            // Replies are fewer than queries and in their order: what is overwritten was read.
-            let header = &mut self.received[number].msg_hdr;
-            header.msg_name = (&raw mut self.senders[*index]).cast();
-            header.msg_iov = &raw mut self.vectors[number];
-            header.msg_iovlen = 1;
+    /// Sends the replies. Those to one socket of a guest go through the stack together, as segments of one length but for a
+    /// shorter last one (udp(7), UDP_SEGMENT): a guest that asks much from one socket costs less. `whole` says that the
+    /// bridge's ports cannot have that. What the socket does not take is lost, as on any network.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, whole: &AtomicBool) {
+        let together = !whole.load(Ordering::Relaxed);
+        let Self { replies, senders, received, sent, vectors, segments, used, .. } = self;
+        let replies = &mut replies[..*used];
+        *used = 0;
+        if together {
+            replies.sort_unstable_by_key(|(index, reply)| {
+                (key(&senders[*index]), Reverse(reply.len()))
+            });
         }
-        let mut sent = 0;
-        while sent < self.used {
-            let rest = &mut self.received[sent..self.used];
-            // SAFETY: as in `receive`; `msg_namelen` is still what the kernel wrote, which is the same for all
-            // of a socket's family.
-            let count = unsafe {
-                libc::sendmmsg(
-                    socket.as_raw_fd(),
-                    rest.as_mut_ptr(),
-                    rest.len() as libc::c_uint,
-                    libc::MSG_DONTWAIT,
-                )
-            };
+        let (mut groups, mut at) = (0, 0);
+        while at < replies.len() {
+            let count = if together { run(&replies[at..], senders, received) } else { 1 };
+            let group = &mut replies[at..at + count];
+            segments[groups] = Segments::of(group[0].1.len());
+            let header = &mut sent[groups].msg_hdr;
+            header.msg_name = (&raw mut senders[group[0].0]).cast();
+            header.msg_namelen = received[group[0].0].msg_hdr.msg_namelen;
+            header.msg_iov = &raw mut vectors[at];
+            header.msg_iovlen = count;
+            header.msg_control = (&raw mut segments[groups]).cast();
+            header.msg_controllen = if count > 1 { size_of::<Segments>() } else { 0 };
+            for (vector, (_, reply)) in vectors[at..].iter_mut().zip(group) {
+                *vector = libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
+            }
+            (groups, at) = (groups + 1, at + count);
+        }
+        let mut next = 0;
+        while next < groups {
+            let rest = &mut sent[next..groups];
+            let (first, most) = (rest.as_mut_ptr(), rest.len() as libc::c_uint);
+            // SAFETY: every header points to a name, vectors and control data of the lengths that it says, in `self`.
+            let count =
+                unsafe { libc::sendmmsg(socket.as_raw_fd(), first, most, libc::MSG_DONTWAIT) };
             match usize::try_from(count) {
-                Ok(count) if count > 0 => sent += count,
-                // The first of the rest has failed: an ICMP error of an earlier reply, or a full buffer.
-                _ => sent += 1,
+                Ok(count) if count > 0 => next += count,
+                // The first of the rest has failed: a full buffer, or segments that nobody can make.
+                _ => {
+                    send_apart(socket, &mut sent[next], whole);
+                    next += 1;
+                }
             }
         }
-        self.used = 0;
+    }
+}
+
+/// Sends the replies of one group one by one, if it was more than one that failed.
+fn send_apart(socket: BorrowedFd<'_>, group: &mut libc::mmsghdr, whole: &AtomicBool) {
+    let error = io::Error::last_os_error();
+    let mut header = group.msg_hdr;
+    if header.msg_iovlen < 2 || error.kind() == io::ErrorKind::WouldBlock {
+        return; // lost
+    }
+    // Without checksum offload there are no segments (`udp_send_skb`, EIO).
+    whole.store(true, Ordering::Relaxed);
+    let count = mem::replace(&mut header.msg_iovlen, 1);
+    header.msg_controllen = 0;
+    for _ in 0..count {
+        // SAFETY: the header points to one vector after the other of those that it had, and to no control data.
+        unsafe {
+            libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT);
+            header.msg_iov = header.msg_iov.add(1);
+        }
+    }
+}
+
+/// How many of the replies, from the first on, may be segments of one datagram: to the same socket, each as long as the first, and
+/// then one that is shorter.
+fn run(
+    replies: &[(usize, Vec<u8>)],
+    senders: &[libc::sockaddr_storage; BATCH],
+    received: &[libc::mmsghdr; BATCH],
+) -> usize {
+    /// What one datagram can hold (65,507 bytes over IPv4), less some.
+    const TOGETHER_MAX: usize = 60_000;
+    let name = |index: usize| {
+        let length = received[index].msg_hdr.msg_namelen as usize;
+        // SAFETY: the kernel has written so many bytes of an address there, and the structure is longer.
+        unsafe {
+            std::slice::from_raw_parts((&raw const senders[index]).cast::<u8>(), length.min(28))
+        }
+    };
+    let (first, length) = (name(replies[0].0), replies[0].1.len());
+    let mut total = length;
+    for (count, (index, reply)) in replies.iter().enumerate().skip(1) {
+        total += reply.len();
+        if reply.len() > length || total > TOGETHER_MAX || name(*index) != first {
+            return count;
+        }
+        if reply.len() < length {
+            return count + 1;
+        }
+    }
+    replies.len()
+}
+
+/// A number by which addresses are put beside each other; two that share one are told apart by [`run`].
+fn key(sender: &libc::sockaddr_storage) -> u64 {
+    // SAFETY: the structure is 128 bytes long and any bytes are numbers. Port and IPv4 address are the words 0 and 1, the last
+    // of an IPv6 address is word 5.
+    let words = unsafe { (&raw const *sender).cast::<[u32; 6]>().read() };
+    u64::from(words[0] ^ words[5].rotate_left(7)) << 32 | u64::from(words[1])
+}
+
+/// The control message that makes segments of a datagram.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Segments {
+    header: libc::cmsghdr,
+    length: u16,
+    _padding: [u8; 6],
+}
+
+impl Segments {
+    const fn of(length: usize) -> Self {
+        let header = libc::cmsghdr {
+            cmsg_len: size_of::<libc::cmsghdr>() + size_of::<u16>(),
+            cmsg_level: libc::SOL_UDP,
+            cmsg_type: libc::UDP_SEGMENT,
+        };
+        Self { header, length: length as u16, _padding: [0; 6] }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
 };
@@ -107,7 +107,8 @@ impl Server {
             for (number, queries) in (first..).zip(queries) {
                 let worker = &self.workers[number % self.workers.len()];
                 let (slot, replies) = (Arc::clone(&slot), Arc::clone(&replies));
-                let token = worker.add(Listener { queries, replies, slot }).map_err(named)?;
+                let listener = Listener { queries, replies, whole: AtomicBool::new(false), slot };
+                let token = worker.add(listener).map_err(named)?;
                 server.udp.push((Arc::clone(worker), token));
             }
             let socket = sockets::bind_tcp(at, &endpoint.bridge).map_err(named)?;

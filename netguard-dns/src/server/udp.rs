@@ -32,6 +32,8 @@ use crate::{
 pub struct Listener {
     pub queries: Socket,
     pub replies: Arc<Socket>,
+    /// Replies cannot be sent as segments.
+    pub whole: AtomicBool,
     pub slot: Arc<SlotState>,
 }
 
@@ -143,7 +145,7 @@ fn answer(listener: &Arc<Listener>, shared: &Arc<Shared>, desk: &mut Desk, batch
                 drop(shared.runtime.spawn(answered));
             }
         }
-        batch.send(listener.replies.as_fd());
+        batch.send(listener.replies.as_fd(), &listener.whole);
         if count < BATCH {
             return;
         }

@@ -19,11 +19,13 @@ use super::{
     names::Query,
 };
 
-/// How many guests ask at once, each from a port of its own.
-const SOCKETS: usize = 8;
-/// How many queries each of them has in flight: together 128, which fit a server's receive buffer as Linux sizes it
+/// How many sockets ask at once, unless a load says otherwise: as load generators and forwarding resolvers do.
+pub const SOCKETS: usize = 8;
+/// How many queries are in flight, whatever the number of sockets: as many fit a server's receive buffer as Linux sizes it
 /// (net.core.rmem_default, 208 KiB; a short datagram takes 768 bytes of it).
-const WINDOW: usize = 16;
+pub const IN_FLIGHT: usize = 128;
+/// How many of them one socket can have.
+const WINDOW: usize = IN_FLIGHT / SOCKETS;
 /// An answer that takes longer is lost.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// How often lost answers are looked for.
@@ -68,13 +70,14 @@ impl Counted {
 /// were answered in all.
 pub fn measure(
     queries: &[Query],
+    sockets: usize,
     address: SocketAddr,
     server: u32,
     [warm_up, duration]: [Duration; 2],
 ) -> Result<(Counted, u64)> {
     let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(server)?))
         .context("the server has ended")?;
-    let mut generator = Generator::new(queries, address)?;
+    let mut generator = Generator::new(queries, sockets, address)?;
     generator.drive(Instant::now() + warm_up)?;
     let before = generator.counted;
 
@@ -143,6 +146,8 @@ struct Generator<'a> {
     /// For each query where those of its length stand: they can be sent together.
     alike: Vec<Range<usize>>,
     guests: Vec<Guest>,
+    /// How many queries each of them has in flight.
+    window: usize,
     random: SmallRng,
     counted: Counted,
     /// What is received into and sent from.
@@ -167,9 +172,9 @@ struct Asked {
 }
 
 impl<'a> Generator<'a> {
-    fn new(queries: &'a [Query], address: SocketAddr) -> Result<Self> {
+    fn new(queries: &'a [Query], sockets: usize, address: SocketAddr) -> Result<Self> {
         let nothing = |index| Asked { id: index as u16, query: 0, at: Instant::now(), open: false };
-        let guests = (0..SOCKETS)
+        let guests = (0..sockets)
             .map(|_| Ok(Guest { socket: connect(address)?, asked: std::array::from_fn(nothing) }));
         let alike = queries.chunk_by(|a, b| a.wire.len() == b.wire.len());
         let alike = alike.scan(0, |start, chunk| {
@@ -181,6 +186,7 @@ impl<'a> Generator<'a> {
             queries,
             alike: alike.flatten().collect(),
             guests: guests.collect::<Result<_>>()?,
+            window: IN_FLIGHT / sockets,
             random: SmallRng::seed_from_u64(1),
             counted: Counted::default(),
             answers: Batch::new(),
@@ -193,7 +199,7 @@ impl<'a> Generator<'a> {
         let mut now = Instant::now();
         let mut look = now;
         while now < end {
-            for guest in 0..SOCKETS {
+            for guest in 0..self.guests.len() {
                 self.receive(guest)?;
                 self.ask(guest, now)?;
             }
@@ -209,7 +215,7 @@ impl<'a> Generator<'a> {
     /// Waits for what is still in flight.
     fn drain(&mut self) -> Result<()> {
         while self.guests.iter().flat_map(|guest| &guest.asked).any(|asked| asked.open) {
-            for guest in 0..SOCKETS {
+            for guest in 0..self.guests.len() {
                 self.receive(guest)?;
             }
             self.give_up(Instant::now());
@@ -241,7 +247,7 @@ impl<'a> Generator<'a> {
         let guest = &mut self.guests[guest];
         self.asking.clear();
         let mut among = 0..self.queries.len();
-        for asked in guest.asked.iter_mut().filter(|asked| !asked.open) {
+        for asked in guest.asked[..self.window].iter_mut().filter(|asked| !asked.open) {
             let query = self.random.random_range(among);
             among = self.alike[query].clone();
             let id = asked.id.wrapping_add(WINDOW as u16);

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::load::{IN_FLIGHT, SOCKETS};
 use hickory_proto::{
     op::{Edns, Message, Query as Question},
     rr::{Name, RecordType},
@@ -86,26 +87,31 @@ pub struct Load {
     pub about: &'static str,
     /// What is asked, in order of length.
     pub queries: Vec<Query>,
+    /// From how many sockets.
+    pub sockets: usize,
 }
 
 impl Load {
-    /// Names that no list has, the policy's own, and both in equal shares.
-    pub fn all(policy: &[String]) -> [Self; 3] {
+    /// Names that no list has, the policy's own, both in equal shares; and the first again, each from a socket that
+    /// asks nothing else meanwhile, as the programs in a guest do.
+    pub fn all(policy: &[String]) -> [Self; 4] {
         let denied = not_in(policy);
         let no = || denied.iter().map(|name| Query::new(name, false));
         let yes = || policy.iter().map(|name| Query::new(name, true));
-        let load = |name, about, mut queries: Vec<Query>| {
+        let load = |name, about, sockets, mut queries: Vec<Query>| {
             queries.sort_by_key(|query| query.wire.len());
-            Self { name, about, queries }
+            Self { name, about, queries, sockets }
         };
         [
-            load("denied", "10,000 names that are not allowed", no().collect()),
-            load("cached", "the 177 allowed names, all of them cached", yes().collect()),
+            load("denied", "10,000 names that are not allowed", SOCKETS, no().collect()),
+            load("cached", "the 177 allowed names, all of them cached", SOCKETS, yes().collect()),
             load(
                 "mixed",
                 "half denied, half cached",
+                SOCKETS,
                 no().chain(yes().cycle().take(DENIED)).collect(),
             ),
+            load("scattered", "as denied, one query a socket", IN_FLIGHT, no().collect()),
         ]
     }
 }

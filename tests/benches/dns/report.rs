@@ -16,6 +16,8 @@ pub struct Row {
 
 /// The subject of all comparisons.
 pub const NETGUARD: &str = "netguard";
+/// What any server pays that answers each query by itself; no peer.
+pub const FLOOR: &str = "floor";
 /// With its log on, netguard does so much of what the best peer does without log, and with log.
 const TARGETS: [(bool, f64); 2] = [(false, 1.2), (true, 2.0)];
 
@@ -36,6 +38,10 @@ impl Row {
 
     fn is_netguard(&self) -> bool {
         self.server == NETGUARD
+    }
+
+    fn is_peer(&self) -> bool {
+        !self.is_netguard() && self.server != FLOOR
     }
 }
 
@@ -84,7 +90,7 @@ pub fn caution(tables: &[Vec<Row>]) {
 pub fn targets(name: &str, rows: &[Row]) {
     let Some(subject) = rows.iter().find(|row| row.is_netguard() && row.logs) else { return };
     for (logs, target) in TARGETS {
-        let peers = || rows.iter().filter(|row| !row.is_netguard() && row.logs == logs);
+        let peers = || rows.iter().filter(|row| row.is_peer() && row.logs == logs);
         let by_kqps = peers().max_by(|a, b| a.kqps().median.total_cmp(&b.kqps().median));
         let by_cpu = peers().min_by(|a, b| a.cpu_us().median.total_cmp(&b.cpu_us().median));
         let (Some(by_kqps), Some(by_cpu)) = (by_kqps, by_cpu) else { continue };
