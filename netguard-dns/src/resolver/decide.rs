@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Asking, Decided, Resolver};
 use crate::{
-    Blocked, Decision, Denial, Kept, Listed, PinError, Ports,
+    Blocked, Decision, Denial, Kept, Listed, PinError, Ports, Rule,
     query::Query,
     reply::{self, NOERROR, NXDOMAIN, REFUSED, SERVFAIL},
     rules, write_name,
@@ -19,18 +19,18 @@ const fn is_meta(record_type: u16) -> bool {
 }
 
 impl Resolver {
-    /// What can be decided without an answer. None if the name is allowed and must be answered.
+    /// What can be decided without an answer, or the rule that allows the name, which must then be answered.
     pub(super) fn decide<'a>(
         &self,
         asking: &Asking<'a>,
         query: &Query,
         name: &mut String,
         out: &mut Vec<u8>,
-    ) -> Option<Decided<'a>> {
+    ) -> Result<Rule<'a>, Decided<'a>> {
         let Asking { rules, own, slot, now, .. } = *asking;
         let refuse = |why, out: &mut Vec<u8>| {
             reply::empty(query, REFUSED, None, out);
-            Some((Decision::Refused(why), REFUSED))
+            Err((Decision::Refused(why), REFUSED))
         };
         if is_meta(query.record_type) {
             return refuse("type", out);
@@ -44,11 +44,11 @@ impl Resolver {
                 TYPE_AAAA => reply::address(query, Ipv6Addr::LOCALHOST.into(), out),
                 _ => reply::nothing(query, NOERROR, None, out), // it has nothing else
             }
-            return Some((Decision::Local("localhost"), NOERROR));
+            return Err((Decision::Local("localhost"), NOERROR));
         }
         let deny = |denial: Denial, rule, rcode, out: &mut Vec<u8>| {
             reply::nothing(query, rcode, Some(denial.told()), out);
-            Some((Decision::Denied(denial, rule), rcode))
+            Err((Decision::Denied(denial, rule), rcode))
         };
         let rule = match own.allowlist.decide(&query.name) {
             _ if !query.name.is_host_name() => {
@@ -66,7 +66,7 @@ impl Resolver {
                     return deny(Denial::Unlisted, None, NXDOMAIN, out);
                 };
                 reply::nothing(query, NXDOMAIN, None, out);
-                return Some((Decision::Local(why), NXDOMAIN));
+                return Err((Decision::Local(why), NXDOMAIN));
             }
         };
         name.clear();
@@ -77,29 +77,25 @@ impl Resolver {
         }
         if query.record_type == TYPE_ANY {
             reply::any(query, out);
-            return Some((Decision::Local("any"), NOERROR));
+            return Err((Decision::Local("any"), NOERROR));
         }
         if !rules.answers_type(query.record_type) {
             return deny(Denial::Type, Some(rule), NOERROR, out);
         }
-        None
+        Ok(rule)
     }
 
     /// Writes the reply from an answer, after its addresses are pinned.
     pub(super) fn deliver<'a>(
         &self,
         asking: &Asking<'a>,
+        rule: Rule<'a>,
         query: &Query,
         name: &str,
         kept: &Kept,
         out: &mut Vec<u8>,
     ) -> Decided<'a> {
         let Asking { own, slot, now, .. } = *asking;
-        let Listed::Allowed(rule) = own.allowlist.decide(&query.name) else {
-            // It was allowed when it was asked, by these same rules.
-            reply::empty(query, SERVFAIL, None, out);
-            return (Decision::Refused("internal"), SERVFAIL);
-        };
         let answer = &*kept.answer;
         if let Some(Blocked::Rebinding(_)) = answer.blocked {
             let denial = Denial::Rebinding;

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use netguard_common::SlotId;
 
 use crate::{
-    Cache, Decision, Journal, Kept, Moment, Pins, QueryLog, QueryRecord, Transport,
+    Cache, Decision, Journal, Kept, Listed, Moment, Pins, QueryLog, QueryRecord, Transport,
     budget::{Budget, Exhausted},
     forward::Forwarder,
     query::{self, Query, Unfit},
@@ -194,10 +194,10 @@ impl Resolver {
                 Some((Decision::Refused(fault.why()), fault.rcode()))
             }
             Ok(()) => match self.decide(&asking, query, name, out) {
-                Some(decided) => Some(decided),
-                None => {
+                Err(decided) => Some(decided),
+                Ok(rule) => {
                     kept = self.cache.get(&query.asked(), now);
-                    kept.as_ref().map(|kept| self.deliver(&asking, query, name, kept, out))
+                    kept.as_ref().map(|kept| self.deliver(&asking, rule, query, name, kept, out))
                 }
             },
         };
@@ -257,7 +257,9 @@ impl Resolver {
         slot.0.budget.take_bytes(&name, kept.answer.message.len(), now);
         let Some(own) = rules.slots.get(&slot.0.id) else { return };
         let asking = Asking { rules: &rules, own, slot: &slot.0, client, now };
-        let decided = self.deliver(&asking, &query, &name, &kept, out);
+        // It was allowed when it came, by these same rules.
+        let Listed::Allowed(rule) = own.allowlist.decide(&query.name) else { return };
+        let decided = self.deliver(&asking, rule, &query, &name, &kept, out);
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         log.write(&asking.record(&query, decided, Some(&kept), false));
         log.flush_now();

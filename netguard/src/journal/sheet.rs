@@ -37,7 +37,7 @@ impl Told for Journal {
 }
 
 /// As many bytes are handed over at once.
-const ENOUGH: usize = 32 << 10;
+const ENOUGH: usize = 128 << 10;
 /// How often lines are handed over at most, unless they are enough: a line that comes alone does not wait, those behind it
 /// wait for each other.
 const OLD: Duration = Duration::from_millis(50);
