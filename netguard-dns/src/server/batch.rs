@@ -210,10 +210,11 @@ fn run(
 
 /// A number by which addresses are put beside each other; two that share one are told apart by [`run`].
 fn key(sender: &libc::sockaddr_storage) -> u64 {
-    // SAFETY: the structure is 128 bytes long and any bytes are numbers. Port and IPv4 address are the words 0 and 1, the last
-    // of an IPv6 address is word 5.
+    // SAFETY: the structure is 128 bytes long and any bytes are numbers. Family and port are word 0, an IPv4 address is word
+    // 1, the last of an IPv6 address word 5.
     let words = unsafe { (&raw const *sender).cast::<[u32; 6]>().read() };
-    u64::from(words[0] ^ words[5].rotate_left(7)) << 32 | u64::from(words[1])
+    let is_v6 = i32::from(sender.ss_family) == libc::AF_INET6;
+    u64::from(words[0]) << 32 | u64::from(words[if is_v6 { 5 } else { 1 }])
 }
 
 /// The control message that makes segments of a datagram.
