@@ -1,7 +1,5 @@
 //! The forwarder against upstreams that answer well: what leaves, what is kept, who is asked.
 
-mod fake;
-
 use std::{
     collections::HashSet,
     net::Ipv4Addr,
@@ -12,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fake::{Fake, Frozen, Reply, a, address, forwarder, question, reply, soa};
+use crate::fake::{self, Fake, Frozen, Reply, a, address, forwarder, question, reply, soa};
 use hickory_proto::{
     op::{Message, ResponseCode},
     rr::Record,

@@ -1,7 +1,5 @@
 //! Upstreams on loopback that answer as a test wants, lies included; and time that stands still.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
-
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, mpsc},

@@ -1,7 +1,5 @@
 //! The forwarder against a real resolver: Unbound, with zones of its own, in a network namespace that nobody else has.
 
-mod fake;
-
 use std::{
     io::{BufRead as _, BufReader},
     path::Path,
@@ -9,7 +7,7 @@ use std::{
     thread,
 };
 
-use fake::question;
+use crate::fake::{self, question};
 use netguard_dns::{
     Blocked,
     forward::{Transport, Upstream},

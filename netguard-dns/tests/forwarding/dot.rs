@@ -1,7 +1,5 @@
 //! The forwarder over TLS, against a server of this test with a certificate authority of its own.
 
-mod fake;
-
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
@@ -11,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use fake::{Frozen, address, question};
+use crate::fake::{self, Frozen, address, question};
 use netguard_dns::{
     Kept,
     forward::{Settings, Transport, Upstream},

@@ -1,10 +1,10 @@
 //! The forwarder against upstreams and forgers that lie.
 
-mod fake;
-
 use std::{net::IpAddr, time::Duration};
 
-use fake::{Asked, Fake, Frozen, Reply, a, address, cname, forwarder, name, question, reply};
+use crate::fake::{
+    self, Asked, Fake, Frozen, Reply, a, address, cname, forwarder, name, question, reply,
+};
 use hickory_proto::{
     op::ResponseCode,
     rr::{
