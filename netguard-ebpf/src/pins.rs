@@ -21,17 +21,33 @@ pub fn is_pinned(attempt: &Attempt, own: SlotId) -> bool {
     is_pinned_apart(attempt, own.into()) == 1
 }
 
+/// How often a pin is looked for. To the kernel's hash table a renewed entry is another one, and the old one's memory
+/// is used again at once: who is reading it just then finds another key in it, or no entry at all.
+const LOOKS: u32 = 3;
+
 /// A function of its own in BPF too, because of the stack that its key takes.
 #[inline(never)]
 fn is_pinned_apart(attempt: &Attempt, own: u32) -> u32 {
     let key = &key(attempt, own);
-    // SAFETY: an entry stays readable for the whole program, and what its lanes say counts only if the entry is
-    // still this key's after they have been read.
-    let Some(entry) = (unsafe { PINS.get(key) }) else { return 0 };
     let has_ports = matches!(attempt.protocol, TCP | UDP);
     let port = if has_ports { u16::from_be(attempt.port_be) } else { 0 };
     // The exact clock, which is read for new flows only: what is over is over.
-    u32::from(has_open_lane(entry, port, clock::now_ns()) && is_same(entry, key))
+    let now_ns = clock::now_ns();
+    let mut looks = 0;
+    loop {
+        // SAFETY: an entry stays readable for the whole program, and what its lanes say counts only if the entry is
+        // still this key's after they have been read.
+        if let Some(entry) = unsafe { PINS.get(key) } {
+            let is_open = has_open_lane(entry, port, now_ns);
+            if is_same(entry, key) {
+                return is_open.into();
+            }
+        }
+        looks += 1;
+        if looks == LOOKS {
+            return 0;
+        }
+    }
 }
 
 /// Counted at its end, for Linux 6.1: see `dns_flows::acquire`.
