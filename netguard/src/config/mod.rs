@@ -5,8 +5,12 @@ mod check;
 mod file;
 mod problem;
 mod template;
+mod texts;
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 pub use problem::{Problem, Problems};
 
@@ -20,6 +24,8 @@ pub struct Config {
     /// Where each slot's keys stand, in the order of [`Policy::slots`].
     spans: Vec<template::SlotSpans>,
     source: problem::Source,
+    path: PathBuf,
+    texts: texts::Texts,
 }
 
 impl Config {
@@ -29,8 +35,7 @@ impl Config {
     ///
     /// Every problem of the file, each with its line.
     pub fn read(path: &Path) -> Result<Self, Problems> {
-        let text = read_text(path).map_err(|error| Problems::unreadable(path, &error))?;
-        Self::parse(&text, path)
+        Self::of_texts(path, texts::Texts::default())
     }
 
     /// Checks a text as if it had been read from `path`.
@@ -39,13 +44,42 @@ impl Config {
     ///
     /// Every problem of the text, each with its line.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Problems> {
-        let source = problem::Source::new(path, text);
-        let file: file::File = match toml::from_str(text) {
+        Self::of_texts(path, texts::Texts::with(path, text))
+    }
+
+    fn of_texts(path: &Path, mut texts: texts::Texts) -> Result<Self, Problems> {
+        let text = texts.read(path).map_err(|error| Problems::unreadable(path, &error))?;
+        let source = problem::Source::new(path, &text);
+        let file: file::File = match toml::from_str(&text) {
             Ok(file) => file,
             Err(error) => return Err(Problems::from_toml(&source, &error)),
         };
-        let (policy, spans) = check::check(&file, &source)?;
-        Ok(Self { policy, spans, source })
+        let (policy, spans) = check::check(&file, &source, &mut texts)?;
+        Ok(Self { policy, spans, source, path: path.to_owned(), texts })
+    }
+
+    /// The path of the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every text that the configuration consists of, for [`Self::unpack`].
+    ///
+    /// # Errors
+    ///
+    /// A path is no UTF-8.
+    pub fn pack(&self) -> io::Result<Vec<u8>> {
+        self.texts.pack()
+    }
+
+    /// The configuration of that path, from what [`Self::pack`] has packed. No file is opened.
+    ///
+    /// # Errors
+    ///
+    /// It was not packed by this version of netguard.
+    pub fn unpack(path: &Path, packed: &[u8]) -> io::Result<Self> {
+        Self::of_texts(path, texts::Texts::unpack(packed)?).map_err(io::Error::other)
     }
 
     /// A problem of a slot's bridge, found on the host and not in the file.
@@ -61,19 +95,6 @@ impl Config {
         let at = self.spans.get(slot_index).map_or(0, |spans| spans.port);
         self.source.problem(at, message)
     }
-}
-
-/// Reads a whole file, if it is one and not too large to be meant.
-fn read_text(path: &Path) -> io::Result<String> {
-    const BYTES_MAX: u64 = 64 << 20;
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    if metadata.len() > BYTES_MAX {
-        return Err(io::Error::other(format!("it has more than {} MiB", BYTES_MAX >> 20)));
-    }
-    std::fs::read_to_string(path)
 }
 
 /// The names of the shipped allowlist's categories.

@@ -99,9 +99,14 @@ impl Checker<'_> {
     fn tls_roots(&mut self, dns: &file::Dns) -> Option<Vec<CertificateDer<'static>>> {
         let path = dns.tls_roots.as_ref()?;
         let full = self.source.beside(path.get_ref());
-        let read =
-            CertificateDer::pem_file_iter(&full).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match read {
+        let text = match self.texts.read(&full) {
+            Ok(text) => text,
+            Err(error) => {
+                self.refuse(path, format!("tls_roots {} cannot be read: {error}", full.display()));
+                return None;
+            }
+        };
+        match CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>() {
             Ok(roots) if !roots.is_empty() => return Some(roots),
             Ok(_) => {
                 let message = format!("tls_roots {} has no certificate in PEM", full.display());

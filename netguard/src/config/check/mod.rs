@@ -17,6 +17,7 @@ use super::{
     file,
     problem::{Problem, Problems, Source},
     template::{self, SlotSpans},
+    texts::Texts,
 };
 use crate::policy::Policy;
 
@@ -25,8 +26,9 @@ use crate::policy::Policy;
 pub(super) fn check(
     file: &file::File,
     source: &Source,
+    texts: &mut Texts,
 ) -> Result<(Policy, Vec<SlotSpans>), Problems> {
-    let mut checker = Checker { source, problems: Vec::new() };
+    let mut checker = Checker { source, texts, problems: Vec::new() };
     if file.slots.is_empty() {
         // A file that was cut short must not take the guards of every slot away.
         let message = "no slot is named: add [[slot]]; to stop guarding, use `netguard unload`";
@@ -65,6 +67,7 @@ fn is_host(address: IpAddr) -> bool {
 
 struct Checker<'a> {
     source: &'a Source,
+    texts: &'a mut Texts,
     problems: Vec<Problem>,
 }
 

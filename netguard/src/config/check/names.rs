@@ -15,7 +15,7 @@ use super::{
     super::{
         file::{self, AllowlistFile},
         problem::Source,
-        read_text, template,
+        template,
     },
     Checker,
 };
@@ -102,7 +102,7 @@ impl Shelf {
             return Some(of(shipped_allowlist(), source));
         };
         let full = checker.source.beside(path.get_ref());
-        let text = match read_text(&full) {
+        let text = match checker.texts.read(&full) {
             Ok(text) => text,
             Err(error) => {
                 let message = format!("allowlist {} cannot be read: {error}", full.display());
@@ -175,7 +175,7 @@ impl Shelf {
             return Arc::clone(set);
         }
         let mut set = NameSet::default();
-        match read_text(&full) {
+        match checker.texts.read(&full) {
             Err(error) => {
                 checker.refuse(path, format!("list {} cannot be read: {error}", full.display()));
             }
