@@ -14,12 +14,13 @@ use std::{
     io,
     net::IpAddr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use arc_swap::{ArcSwap, Guard};
 use foldhash::quality::RandomState;
 use netguard_common::{
     Address, SlotId,
@@ -109,9 +110,11 @@ impl Pin {
 /// The pins of all slots.
 pub struct Pins {
     map: Box<dyn PinMap>,
-    slots: HashMap<SlotId, Slot, RandomState>,
-    per_slot: usize,
+    slots: ArcSwap<Slots>,
+    per_slot: AtomicUsize,
 }
+
+type Slots = HashMap<SlotId, Arc<Slot>, RandomState>;
 
 /// What belongs to one slot.
 #[derive(Default)]
@@ -161,8 +164,46 @@ impl Pins {
         slots: impl IntoIterator<Item = SlotId>,
         per_slot: usize,
     ) -> Self {
-        let slots = slots.into_iter().map(|slot| (slot, Slot::default())).collect();
-        Self { map, slots, per_slot }
+        let slots = slots.into_iter().map(|slot| (slot, Arc::default())).collect();
+        let slots = ArcSwap::from_pointee(slots);
+        Self { map, slots, per_slot: AtomicUsize::new(per_slot) }
+    }
+
+    /// From now on there are these slots, each with so much room. Slots that stay keep what they have; the pins of the
+    /// others go, and so do those of names that are not allowed. Returns how many went. Nobody may pin by older rules
+    /// meanwhile: see [`crate::Resolver::replace_rules`].
+    ///
+    /// # Errors
+    ///
+    /// The kernel did not remove them all. What stays of a name is removed when its time is over.
+    pub fn replace_slots(
+        &self,
+        slots: impl IntoIterator<Item = SlotId>,
+        per_slot: usize,
+        is_allowed: impl Fn(SlotId, &str) -> bool,
+        now: Moment,
+    ) -> io::Result<usize> {
+        let old = self.slots.load_full();
+        let known = |slot| old.get(&slot).map(Arc::clone).unwrap_or_default();
+        let new: Slots = slots.into_iter().map(|slot| (slot, known(slot))).collect();
+        let new = Arc::new(new);
+        self.per_slot.store(per_slot, Ordering::Relaxed);
+        self.slots.store(Arc::clone(&new));
+        let mut gone = 0;
+        let mut failed = None;
+        for (id, slot) in &*old {
+            let stays = new.contains_key(id);
+            let is_kept = |share: &Share| stays && is_allowed(*id, &share.name);
+            match self.keep_only(*id, &mut slot.table(), is_kept, now) {
+                Ok(count) => gone += count,
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(gone), Err)
+    }
+
+    fn slots(&self) -> Guard<Arc<Slots>> {
+        self.slots.load()
     }
 
     /// Pins the addresses of an answer to `name` (lower case, without its final dot) that is good until `until`. They
@@ -181,7 +222,8 @@ impl Pins {
         until: Moment,
         now: Moment,
     ) -> Result<(), PinError> {
-        let mut table = self.slots.get(&slot).ok_or(PinError::NoSlot(slot))?.table();
+        let slots = self.slots();
+        let mut table = slots.get(&slot).ok_or(PinError::NoSlot(slot))?.table();
         if table.denials.cover(name, now) {
             return Err(PinError::Denied);
         }
@@ -205,9 +247,10 @@ impl Pins {
     ) -> Result<(), PinError> {
         let pinned = table.addresses.get(&key.address);
         let known = pinned.and_then(|it| it.shares.iter().position(|it| it.is_alike(&share)));
-        if known.is_none() && table.shares >= self.per_slot {
+        let most = self.per_slot.load(Ordering::Relaxed);
+        if known.is_none() && table.shares >= most {
             self.expire_table(key.slot_id, table, now);
-            if table.shares >= self.per_slot {
+            if table.shares >= most {
                 return Err(PinError::Full);
             }
             // What is over may have been all that the address had.
@@ -266,20 +309,30 @@ impl Pins {
         until: Option<Moment>,
         now: Moment,
     ) -> io::Result<usize> {
-        let (id, slot) = (slot, self.slots.get(&slot).ok_or_else(|| no_slot(slot))?);
+        let slots = self.slots();
+        let (id, slot) = (slot, slots.get(&slot).ok_or_else(|| no_slot(slot))?);
         let mut table = slot.table();
         table.denials.add(name.clone(), until);
         slot.has_denials.store(true, Ordering::Release);
+        self.keep_only(id, &mut table, |share| !is_at_or_below(&share.name, name), now)
+    }
+
+    fn keep_only(
+        &self,
+        slot: SlotId,
+        table: &mut Table,
+        is_kept: impl Fn(&Share) -> bool,
+        now: Moment,
+    ) -> io::Result<usize> {
         let mut gone = 0;
         let mut failed = None;
         table.addresses.retain(|address, pinned| {
-            let is_denied = |share: &Share| is_at_or_below(&share.name, name);
-            if !pinned.shares.iter().any(is_denied) {
+            if pinned.shares.iter().all(&is_kept) {
                 return true;
             }
-            let is_kept = |share: &&Share| !is_denied(share) && now < share.ends;
-            let mut kept: Vec<_> = pinned.shares.iter().filter(is_kept).cloned().collect();
-            match self.rewrite(PinKey::new(id, *address), pinned.since, &mut kept, now) {
+            let is_live = |share: &&Share| is_kept(share) && now < share.ends;
+            let mut kept: Vec<_> = pinned.shares.iter().filter(is_live).cloned().collect();
+            match self.rewrite(PinKey::new(slot, *address), pinned.since, &mut kept, now) {
                 Ok(()) => {
                     gone += pinned.shares.len() - kept.len();
                     pinned.shares = kept;
@@ -315,7 +368,8 @@ impl Pins {
 
     /// Takes a denial back; false if that very name was not denied.
     pub fn allow(&self, slot: SlotId, name: &DomainName) -> bool {
-        let Some(slot) = self.slots.get(&slot) else { return false };
+        let slots = self.slots();
+        let Some(slot) = slots.get(&slot) else { return false };
         let mut table = slot.table();
         let was_denied = table.denials.remove(name);
         slot.has_denials.store(!table.denials.is_empty(), Ordering::Release);
@@ -325,7 +379,8 @@ impl Pins {
     /// True if the name, or one above it, is denied for the slot.
     #[must_use]
     pub fn is_denied(&self, slot: SlotId, name: &str, now: Moment) -> bool {
-        let Some(slot) = self.slots.get(&slot) else { return false };
+        let slots = self.slots();
+        let Some(slot) = slots.get(&slot) else { return false };
         slot.has_denials.load(Ordering::Acquire) && slot.table().denials.cover(name, now)
     }
 
@@ -333,7 +388,7 @@ impl Pins {
     /// went; what the kernel does not remove is tried again the next time.
     pub fn expire(&self, now: Moment) -> usize {
         let mut gone = 0;
-        for (id, slot) in &self.slots {
+        for (id, slot) in &**self.slots() {
             let mut table = slot.table();
             gone += self.expire_table(*id, &mut table, now);
             table.denials.expire(now);
@@ -372,9 +427,10 @@ impl Pins {
     ) -> io::Result<usize> {
         let mut adopted = 0;
         let mut failed = None;
+        let slots = self.slots();
         for (key, entry) in entries {
             let name = read_name(&entry.name);
-            let slot = self.slots.get(&key.slot_id).filter(|_| is_allowed(key.slot_id, name));
+            let slot = slots.get(&key.slot_id).filter(|_| is_allowed(key.slot_id, name));
             // The kernel does not know which name gave which lane: all are the last one's.
             let shares: Vec<_> = entry
                 .lanes
@@ -409,7 +465,7 @@ impl Pins {
     #[must_use]
     pub fn list(&self, now: Moment) -> Vec<Pin> {
         let mut list = Vec::new();
-        for (id, slot) in &self.slots {
+        for (id, slot) in &**self.slots() {
             for (address, pinned) in &slot.table().addresses {
                 let live = pinned.shares.iter().filter(|share| now < share.ends);
                 list.extend(live.map(|share| Pin {

@@ -317,9 +317,9 @@ fn a_day_of_turnover_leaves_no_more_than_what_lives() {
         ends.retain(|_, end| now < *end);
         let live = ends.len();
         assert_eq!(pins.list(now).len(), live);
-        assert_eq!(pins.slots[&ONE].table().shares, live);
+        assert_eq!(pins.slots()[&ONE].table().shares, live);
         let addresses: std::collections::HashSet<_> = ends.keys().map(|(_, it)| *it).collect();
-        assert_eq!((kernel.len(), pins.slots[&ONE].table().addresses.len()), {
+        assert_eq!((kernel.len(), pins.slots()[&ONE].table().addresses.len()), {
             (addresses.len(), addresses.len())
         });
     }
@@ -327,4 +327,30 @@ fn a_day_of_turnover_leaves_no_more_than_what_lives() {
     now = now.after(seconds(361));
     pins.expire(now);
     assert_eq!((kernel.len(), pins.list(now).len()), (0, 0));
+}
+
+#[test]
+fn other_slots_and_names_take_pins_with_them() {
+    let (kernel, pins) = table(16);
+    let until = START.after(seconds(60));
+    for slot in [ONE, TWO] {
+        for (name, address) in
+            [("a.example", WEB), ("b.example", WEB), ("b.example", "203.0.113.8")]
+        {
+            pins.pin(slot, name, &[ip(address)], &Ports::ANY, until, START).unwrap();
+        }
+    }
+    assert_eq!((kernel.len(), pins.list(START).len()), (4, 6));
+    let is_allowed = |_, name: &str| name == "a.example";
+    assert_eq!(pins.replace_slots([ONE, 3], 16, is_allowed, START).unwrap(), 5);
+    assert_eq!((kernel.len(), pins.list(START).len()), (1, 1));
+    assert!(kernel.opens(ONE, WEB, 443, START) && !kernel.opens(TWO, WEB, 443, START));
+    assert!(matches!(
+        pins.pin(TWO, "a.example", &[ip(WEB)], &Ports::ANY, until, START),
+        Err(PinError::NoSlot(TWO))
+    ));
+    pins.pin(3, "a.example", &[ip(WEB)], &Ports::ANY, until, START).unwrap();
+    // A slot that comes back has nothing of what it was.
+    pins.replace_slots([TWO], 16, |_, _| true, START).unwrap();
+    assert_eq!((kernel.len(), pins.list(START).len()), (0, 0));
 }

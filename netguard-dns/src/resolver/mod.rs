@@ -9,13 +9,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use netguard_common::SlotId;
 
 use crate::{
-    Cache, Decision, Journal, Kept, Listed, Moment, Pins, QueryLog, QueryRecord, Transport,
+    Cache, Decision, Journal, Kept, Moment, Pins, QueryLog, QueryRecord, Transport,
     budget::{Budget, Exhausted},
     forward::Forwarder,
     query::{self, Query, Unfit},
@@ -30,7 +31,7 @@ const IN_FLIGHT_MAX: u32 = 256;
 pub struct Resolver {
     rules: ArcSwap<Rules>,
     cache: Arc<Cache>,
-    forwarder: Arc<Forwarder>,
+    forwarder: ArcSwap<Forwarder>,
     pins: Arc<Pins>,
     slots: Mutex<HashMap<SlotId, Arc<SlotState>>>,
     journal: Arc<dyn Journal>,
@@ -81,7 +82,6 @@ pub(crate) enum Begun {
 pub(crate) struct Job {
     query: Query,
     name: String,
-    rules: Arc<Rules>,
     slot: InFlight,
     client: Client,
 }
@@ -118,12 +118,23 @@ impl Resolver {
         journal: Arc<dyn Journal>,
     ) -> Self {
         let rules = ArcSwap::from_pointee(rules);
+        let forwarder = ArcSwap::new(forwarder);
         Self { rules, cache, forwarder, pins, slots: Mutex::default(), journal }
     }
 
-    /// Other rules, for every query from now on.
+    /// Other rules, for every query from now on. When this returns, nobody decides by the old ones any more.
     pub fn replace_rules(&self, rules: Rules) {
-        self.rules.store(Arc::new(rules));
+        /// A thread holds the rules for as long as it needs to answer what has come at once.
+        const BREATH: Duration = Duration::from_micros(50);
+        let old = self.rules.swap(Arc::new(rules));
+        while Arc::strong_count(&old) > 1 {
+            std::thread::sleep(BREATH);
+        }
+    }
+
+    /// Another way to upstreams, for every query that comes from now on.
+    pub fn replace_forwarder(&self, forwarder: Arc<Forwarder>) {
+        self.forwarder.store(forwarder);
     }
 
     pub(crate) fn rules(&self) -> arc_swap::Guard<Arc<Rules>> {
@@ -231,7 +242,6 @@ impl Resolver {
         Begun::Waits(Box::new(Job {
             query: query.clone(),
             name: std::mem::take(name),
-            rules: Arc::clone(asking.rules),
             slot: place,
             client: asking.client,
         }))
@@ -248,18 +258,25 @@ impl Resolver {
         }
     }
 
-    /// Asks an upstream and writes the reply.
+    /// Asks an upstream and writes the reply, if there is one. The rules may have changed meanwhile: those of this moment count.
     pub(crate) async fn finish(&self, job: Job, log: &Mutex<Box<dyn QueryLog>>, out: &mut Vec<u8>) {
-        let Job { query, name, rules, slot, client } = job;
-        let private = rules.may_be_private(&query.name);
-        let kept = self.forwarder.answer(query.asked().to_question(), private).await;
+        let Job { query, mut name, slot, client } = job;
+        let private = self.rules().may_be_private(&query.name);
+        let forwarder = self.forwarder.load_full();
+        let kept = forwarder.answer(query.asked().to_question(), private).await;
         let now = Moment::now();
         slot.0.budget.take_bytes(&name, kept.answer.message.len(), now);
+        let rules = self.rules();
         let Some(own) = rules.slots.get(&slot.0.id) else { return };
         let asking = Asking { rules: &rules, own, slot: &slot.0, client, now };
-        // It was allowed when it came, by these same rules.
-        let Listed::Allowed(rule) = own.allowlist.decide(&query.name) else { return };
-        let decided = self.deliver(&asking, rule, &query, &name, &kept, out);
+        let decided = match self.decide(&asking, &query, &mut name, out) {
+            Ok(_) if private != rules.may_be_private(&query.name) => {
+                reply::empty(&query, SERVFAIL, None, out);
+                (Decision::Refused("rules-changed"), SERVFAIL)
+            }
+            Ok(rule) => self.deliver(&asking, rule, &query, &name, &kept, out),
+            Err(decided) => decided,
+        };
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         log.write(&asking.record(&query, decided, Some(&kept), false));
         log.flush_now();

@@ -89,6 +89,7 @@ async fn serve_connection(
         let client = Client { address, transport: Transport::Tcp, came: Moment::now() };
         let rules = arc_swap::Guard::into_inner(shared.resolver.rules());
         let begun = shared.resolver.begin(&mut desk, &rules, slot, client, &query, &mut out);
+        drop(rules);
         desk.log.flush_now();
         match begun {
             Begun::Replied => write(&writer, &out).await?,
@@ -98,8 +99,10 @@ async fn serve_connection(
                 waiting.spawn(async move {
                     let mut out = Vec::new();
                     shared.resolver.finish(*job, &shared.log, &mut out).await;
-                    // The guest is gone: its next query is not there either.
-                    let _ = write(&writer, &out).await;
+                    if !out.is_empty() {
+                        // The guest is gone: its next query is not there either.
+                        let _ = write(&writer, &out).await;
+                    }
                     drop(place);
                 });
             }

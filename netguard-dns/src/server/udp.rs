@@ -157,5 +157,7 @@ fn answer(listener: &Arc<Listener>, shared: &Arc<Shared>, desk: &mut Desk, batch
 async fn finish(shared: Arc<Shared>, listener: Arc<Listener>, job: Job, to: SocketAddr) {
     let mut out = Vec::new();
     shared.resolver.finish(job, &shared.log, &mut out).await;
-    let _ = listener.replies.send_to(&out, &to.into()); // lost, as on any network
+    if !out.is_empty() {
+        let _ = listener.replies.send_to(&out, &to.into()); // lost, as on any network
+    }
 }
