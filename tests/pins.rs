@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use netguard::{control, datapath::PinWriter, instance::Instance};
+use netguard::{
+    control::{self, Socket},
+    daemon::Orders,
+    datapath::PinWriter,
+    instance::Instance,
+};
 use netguard_common::{DropReason, SlotId};
 use netguard_dns::{DomainName, GRACE, Moment, Pins, Ports};
 use netguard_tests::{
@@ -161,6 +166,7 @@ fn netguard_pins_lists_what_the_kernel_holds() {
 
 /// A daemon's side of the control socket, and the run directory that it is in.
 struct Control {
+    _socket: Socket,
     _server: control::Server,
     runtime: tokio::runtime::Runtime,
     directory: PathBuf,
@@ -176,9 +182,12 @@ impl Control {
             .build()
             .expect("a runtime");
         let _guard = runtime.enter();
-        let slots = [(1, "slot1".to_owned()), (2, "slot2".to_owned())];
-        let server = control::serve(&instance.control_socket(), Arc::clone(pins), slots);
-        Self { _server: server.expect("the socket"), runtime, directory }
+        let slots = [(1, "slot1".to_owned()), (2, "slot2".to_owned())].into();
+        let socket = Socket::bind(&instance.control_socket()).expect("the socket");
+        let listener = socket.listener().try_clone().expect("a descriptor");
+        let (nobody, _) = Orders::channel();
+        let server = control::serve(listener, Arc::clone(pins), slots, nobody);
+        Self { _socket: socket, _server: server.expect("callers"), runtime, directory }
     }
 }
 

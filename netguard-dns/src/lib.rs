@@ -35,5 +35,5 @@ pub use record::{Decision, Denial, Journal, QueryLog, QueryRecord};
 pub use reply::Transport;
 pub use resolver::Resolver;
 pub use rules::{DEFAULT_NAME_MAX, DEFAULT_TYPES, Rules, SlotRules};
-pub use server::{Endpoint, Server, SlotServer};
+pub use server::{Endpoint, Server, SlotServer, Sockets, threads_of_slot};
 pub use wire_name::{NAME_MAX, WireName, name_text, write_name};

@@ -101,12 +101,39 @@ enum Command {
         #[arg(long)]
         instance: Option<Instance>,
     },
+    /// Have the daemon read its configuration again; a bad one changes nothing
+    Reload {
+        /// Go back to the policy before after so many seconds, unless `netguard confirm` comes first
+        #[arg(long, value_name = "SECONDS")]
+        confirm: Option<u64>,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Keep what the latest `netguard reload --confirm` has put in force
+    Confirm {
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Show what a reload would change
+    Diff {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
     /// Detach every program and remove every map of an instance: nothing is enforced any more
     Unload {
         /// The instance
         #[arg(long, default_value_t = Instance::host())]
         instance: Instance,
     },
+    /// Be the process that answers guests: what `run` starts beside itself
+    #[command(hide = true)]
+    Worker,
     /// A hypervisor, five guests and an internet in network namespaces, to try netguard in
     Lab(LabArgs),
 }
@@ -186,6 +213,13 @@ impl Cli {
                 loaded::deny(&slot, &name, time.map(Into::into), instance)
             }
             Command::Allow { slot, name, instance } => loaded::allow(&slot, &name, instance),
+            Command::Reload { confirm, instance } => loaded::reload(confirm, instance),
+            Command::Confirm { instance } => loaded::confirm(instance),
+            Command::Diff { json, instance } => loaded::diff(json, instance),
+            Command::Worker => {
+                daemon::work()?;
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Unload { instance } => loaded::unload(&instance),
             Command::Lab(args) => lab(&args),
         }
@@ -199,12 +233,12 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Err(BadName::LabsOwn(instance.to_string()).into());
         }
         let config = Config::read(path)?;
-        guard(&config, &instance, args.log)?;
+        guard(config, &instance, args.log)?;
         tell("stopped; the programs stay attached and enforce until `netguard unload`");
     } else if let Some(name) = &args.lab {
         let lab = Lab::new(name)?;
         lab::enter(&lab.namespace("hv"))?;
-        guard(lab.config(), lab.instance(), args.log)?;
+        guard(lab.config().clone(), lab.instance(), args.log)?;
     } else {
         let lab = Lab::of_default(lab::DEFAULT_NAME)?;
         tell("building the lab (Ctrl-C stops and removes it)");
@@ -214,7 +248,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let guarded = std::thread::scope(|scope| {
             let daemon = scope.spawn(|| {
                 lab::enter(&lab.namespace("hv"))?;
-                guard(lab.config(), lab.instance(), args.log)
+                guard(lab.config().clone(), lab.instance(), args.log)
             });
             daemon.join()
         });
@@ -250,7 +284,7 @@ fn things_to_try() -> String {
     format!("the lab is up; in another terminal try{}", lines.concat())
 }
 
-fn guard(config: &Config, instance: &Instance, format: Format) -> anyhow::Result<()> {
+fn guard(config: Config, instance: &Instance, format: Format) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(daemon::run(config, instance, format))?;
     Ok(())

@@ -3,6 +3,7 @@
 //! Data flows one way: `config` (the file) -> `policy::Policy` (its meaning) -> `policy::Plan` (the
 //! bytes of the maps) -> `datapath` (the kernel) -> `drops` and `netguard_dns` (what happened) -> `journal`.
 
+pub mod changes;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -79,15 +79,15 @@ pub fn matrix_json(matrix: &Matrix) -> Value {
     json!({ "rows": rows })
 }
 
-fn runtime<'a>(policy: &'a Policy, slot: &Slot) -> &'a str {
+pub(crate) fn runtime<'a>(policy: &'a Policy, slot: &Slot) -> &'a str {
     policy.runtimes.get(slot.runtime).map_or("-", |runtime| runtime.name.as_str())
 }
 
-fn mac(bytes: [u8; 6]) -> String {
+pub(crate) fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn reaches(slot: &Slot) -> String {
+pub(crate) fn reaches(slot: &Slot) -> String {
     if slot.lockdown {
         return "nothing (lockdown)".to_owned();
     }

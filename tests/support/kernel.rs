@@ -15,7 +15,9 @@ use std::{
 
 use netguard::{
     config::Config,
-    datapath::{Datapath, DropStream, PinDirectory, PinWriter, Probed, counters, ensure_bpffs},
+    datapath::{
+        Datapath, DropStream, PinDirectory, PinWriter, Probed, Shared, counters, ensure_bpffs,
+    },
     policy::{Facts, InterfaceFact, Plan},
 };
 pub use netguard_common::vouched_by;
@@ -129,8 +131,7 @@ impl Kernel {
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
         let mut datapath =
             Datapath::load(pins.clone(), &plan).expect("the verifier accepts the programs");
-        let drops = datapath.take_drops().expect("the ring buffer");
-        let pinned = datapath.take_pins().expect("the map of pins");
+        let (pinned, drops) = shared(&datapath);
         let changes = datapath.apply(plan).expect("the maps take the plan");
         assert!(changes.failed.is_empty(), "{changes:?}");
         Self { datapath, drops, pinned, pins, config, facts }
@@ -156,8 +157,7 @@ impl Kernel {
     pub fn restart(&mut self) {
         let plan = Plan::compile(&self.config.policy, &self.facts);
         let mut datapath = Datapath::load(self.pins.clone(), &plan).expect("the programs");
-        self.drops = datapath.take_drops().expect("the ring buffer");
-        self.pinned = datapath.take_pins().expect("the map of pins");
+        (self.pinned, self.drops) = shared(&datapath);
         let changes = datapath.apply(plan).expect("the maps take the plan");
         assert!(changes.failed.is_empty(), "{changes:?}");
         self.datapath = datapath;
@@ -402,4 +402,8 @@ impl Drop for Kernel {
         // Also after a panic: a failed test leaves nothing behind.
         let _ = self.pins.remove();
     }
+}
+
+fn shared(datapath: &Datapath) -> (PinWriter, DropStream) {
+    datapath.shared().and_then(Shared::open).expect("the maps of pins and drops")
 }

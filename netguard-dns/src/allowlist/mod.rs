@@ -112,6 +112,12 @@ impl Allowlist {
         }
     }
 
+    /// The sets.
+    #[must_use]
+    pub fn sets(&self) -> &[Arc<NameSet>] {
+        &self.layers
+    }
+
     /// How many names are listed.
     #[must_use]
     pub fn len(&self) -> usize {

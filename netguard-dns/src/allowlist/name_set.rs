@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Entry, Kind};
+use super::{Entry, Kind, Rule};
 use crate::{Ports, WireName};
 
 /// What a name's entry says; the upper bits of a table's word.
@@ -127,6 +127,24 @@ impl NameSet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.listed == 0
+    }
+
+    /// Every listed name as it stands in a file, in no order.
+    pub fn listed(&self) -> impl Iterator<Item = String> {
+        const SIGNS: [(u32, Kind); 3] = [
+            (flags::ALLOW, Kind::Tree),
+            (flags::EXACT, Kind::Exact),
+            (flags::EXCEPT, Kind::Exception),
+        ];
+        self.table.iter().flat_map(move |word| {
+            let listed = SIGNS.iter().filter(move |(flag, _)| word & flag != 0);
+            listed.map(move |(_, kind)| {
+                let at = word & OFFSET;
+                let rule = Rule { set: self, decides: Decides { labels: 0, kind: *kind, at } };
+                let ports = rule.ports().filter(|_| *kind != Kind::Exception);
+                ports.map_or_else(|| rule.to_string(), |ports| format!("{rule}:{ports}"))
+            })
+        })
     }
 
     /// How many bytes it takes.

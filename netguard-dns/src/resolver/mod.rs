@@ -132,6 +132,12 @@ impl Resolver {
         }
     }
 
+    /// The answers that are remembered.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
     /// Another way to upstreams, for every query that comes from now on.
     pub fn replace_forwarder(&self, forwarder: Arc<Forwarder>) {
         self.forwarder.store(forwarder);

@@ -8,7 +8,6 @@ mod udp;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,21 +19,9 @@ use netguard_common::SlotId;
 use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
 
 use crate::{QueryLog, Resolver};
-use sockets::Datagrams;
+use sockets::AddressSockets;
+pub use sockets::{Endpoint, Sockets};
 use udp::{Listener, Worker};
-
-/// Where a slot's resolver listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The slot.
-    pub slot: SlotId,
-    /// The slot's bridge.
-    pub bridge: String,
-    /// The slot's gateways.
-    pub addresses: Vec<IpAddr>,
-    /// On each of them.
-    pub port: u16,
-}
 
 /// The threads that answer queries; slots are added and removed while they run.
 pub struct Server {
@@ -82,44 +69,46 @@ impl Server {
     ///
     /// A socket cannot be bound: the address and port are named in the error.
     pub fn listen(&self, endpoint: &Endpoint) -> io::Result<SlotServer> {
-        /// With few slots a busy one can have all threads; with many, every thread has its slots.
-        const SPREAD: usize = 64;
-        let slot = self.shared.resolver.slot(endpoint.slot);
-        let is_spread = Arc::strong_count(&self.listening) <= SPREAD;
+        let listening = Arc::strong_count(&self.listening) - 1;
+        let sockets = Sockets::bind(endpoint, threads_of_slot(listening, self.workers.len()))?;
+        self.serve(endpoint.slot, sockets)
+    }
+
+    /// Serves what has been bound for a slot.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell of a socket's queries.
+    pub fn serve(&self, slot: SlotId, sockets: Sockets) -> io::Result<SlotServer> {
+        let slot = self.shared.resolver.slot(slot);
         let listening = Arc::clone(&self.listening);
         let mut server = SlotServer { udp: Vec::new(), tcp: Vec::new(), _listening: listening };
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let threads = if is_spread { self.workers.len() } else { 1 };
         let connections = tcp::places();
-        for address in &endpoint.addresses {
-            let at = SocketAddr::new(*address, endpoint.port);
-            let named = |error: io::Error| {
-                let message = format!(
-                    "cannot listen for DNS on {at} ({}): {error}; is another resolver running \
-                     there? (ss -lunp)",
-                    endpoint.bridge
-                );
-                io::Error::new(error.kind(), message)
-            };
-            let Datagrams { queries, replies } =
-                Datagrams::bind(at, &endpoint.bridge, threads).map_err(named)?;
+        for AddressSockets { tcp, replies, queries } in sockets.0 {
             let replies = Arc::new(replies);
             for (number, queries) in (first..).zip(queries) {
                 let worker = &self.workers[number % self.workers.len()];
                 let (slot, replies) = (Arc::clone(&slot), Arc::clone(&replies));
                 let listener = Listener { queries, replies, whole: AtomicBool::new(false), slot };
-                let token = worker.add(listener).map_err(named)?;
-                server.udp.push((Arc::clone(worker), token));
+                server.udp.push((Arc::clone(worker), worker.add(listener)?));
             }
-            let socket = sockets::bind_tcp(at, &endpoint.bridge).map_err(named)?;
             let _entered = self.shared.runtime.enter();
-            let socket = TcpListener::from_std(socket.into()).map_err(named)?;
+            let socket = TcpListener::from_std(tcp.into())?;
             let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&slot));
             let task = tcp::serve(socket, slot, shared, Arc::clone(&connections));
             server.tcp.push(self.shared.runtime.spawn(task).abort_handle());
         }
         Ok(server)
     }
+}
+
+/// How many of so many threads listen for a slot, if so many slots are listened for already: with few slots a busy one
+/// can have all threads; with many, every thread has its slots.
+#[must_use]
+pub const fn threads_of_slot(listening: usize, threads: usize) -> usize {
+    const SPREAD: usize = 64;
+    if listening < SPREAD { threads } else { 1 }
 }
 
 impl Drop for Server {

@@ -2,22 +2,101 @@
 //! gets no query: a socket that somebody waits on wakes him for each reply that it has sent, too, which costs a tenth
 //! of all that a query costs (`sock_wfree`, `ep_poll_callback`; Linux 6.18).
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+};
 
+use netguard_common::SlotId;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// The UDP sockets of an address.
-pub struct Datagrams {
-    /// One for each thread.
-    pub queries: Vec<Socket>,
-    /// For all threads.
-    pub replies: Socket,
+/// Where a slot's resolver listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The slot.
+    pub slot: SlotId,
+    /// The slot's bridge.
+    pub bridge: String,
+    /// The slot's gateways.
+    pub addresses: Vec<IpAddr>,
+    /// On each of them.
+    pub port: u16,
 }
 
-impl Datagrams {
-    /// Binds them.
-    pub fn bind(at: SocketAddr, bridge: &str, threads: usize) -> io::Result<Self> {
+/// The bound sockets of an endpoint. To bind them takes privileges that to use them does not: they may be handed to another
+/// process.
+#[derive(Debug)]
+pub struct Sockets(pub(super) Vec<AddressSockets>);
+
+/// The sockets of one address.
+#[derive(Debug)]
+pub(super) struct AddressSockets {
+    pub(super) tcp: Socket,
+    /// UDP, for all threads.
+    pub(super) replies: Socket,
+    /// UDP, one for each thread.
+    pub(super) queries: Vec<Socket>,
+}
+
+impl Sockets {
+    /// Binds every socket of the endpoint, for so many threads.
+    ///
+    /// # Errors
+    ///
+    /// A socket cannot be bound: the address and port are named in the error.
+    pub fn bind(endpoint: &Endpoint, threads: usize) -> io::Result<Self> {
+        let bind = |address: &IpAddr| {
+            let at = SocketAddr::new(*address, endpoint.port);
+            AddressSockets::bind(at, &endpoint.bridge, threads).map_err(|error| {
+                let message = format!(
+                    "cannot listen for DNS on {at} ({}): {error}; is another resolver running \
+                     there? (ss -lunp)",
+                    endpoint.bridge
+                );
+                io::Error::new(error.kind(), message)
+            })
+        };
+        endpoint.addresses.iter().map(bind).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Copies of all sockets, in the order that [`Self::of_descriptors`] expects.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor left.
+    pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        let sockets =
+            self.0.iter().flat_map(|it| [&it.tcp, &it.replies].into_iter().chain(&it.queries));
+        sockets.map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
+    }
+
+    /// The sockets of so many addresses that another process has bound.
+    ///
+    /// # Errors
+    ///
+    /// The addresses cannot all have the same number of sockets.
+    pub fn of_descriptors(descriptors: Vec<OwnedFd>, addresses: usize) -> io::Result<Self> {
+        let each = descriptors.len() / addresses.max(1);
+        if each < 3 || each * addresses != descriptors.len() {
+            return Err(io::Error::other("these are not an endpoint's sockets"));
+        }
+        let mut sockets = descriptors.into_iter().map(Socket::from);
+        let of_address = |_| {
+            let (tcp, replies) = (sockets.next()?, sockets.next()?);
+            Some(AddressSockets {
+                tcp,
+                replies,
+                queries: sockets.by_ref().take(each - 2).collect(),
+            })
+        };
+        Ok(Self((0..addresses).filter_map(of_address).collect()))
+    }
+}
+
+impl AddressSockets {
+    fn bind(at: SocketAddr, bridge: &str, threads: usize) -> io::Result<Self> {
         // Sockets that share a port do not notice whom else they share it with: this one does.
         drop(bind(at, Type::DGRAM, bridge, false)?);
         let first = bind(at, Type::DGRAM, bridge, true)?;
@@ -27,15 +106,10 @@ impl Datagrams {
             queries.push(bind(at, Type::DGRAM, bridge, true)?);
         }
         let replies = bind(at, Type::DGRAM, bridge, true)?;
-        Ok(Self { queries, replies })
+        let tcp = bind(at, Type::STREAM, bridge, false)?;
+        tcp.listen(128)?;
+        Ok(Self { tcp, replies, queries })
     }
-}
-
-/// Binds the TCP socket of an address.
-pub fn bind_tcp(at: SocketAddr, bridge: &str) -> io::Result<Socket> {
-    let socket = bind(at, Type::STREAM, bridge, false)?;
-    socket.listen(128)?;
-    Ok(socket)
 }
 
 /// `shared`: with other sockets of the same port.

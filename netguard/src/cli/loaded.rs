@@ -107,8 +107,7 @@ pub(super) fn deny(
     instance: Option<Instance>,
 ) -> anyhow::Result<ExitCode> {
     let instance = the_instance(instance)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let removed = runtime.block_on(control::deny(&instance, slot, name, time))?;
+    let removed = wait_for(control::deny(&instance, slot, name, time))?;
     let pins = if removed == 1 { "pin" } else { "pins" };
     print(&format!("{name} is denied to {slot}: {removed} {pins} removed"))?;
     Ok(ExitCode::SUCCESS)
@@ -121,8 +120,42 @@ pub(super) fn allow(
     instance: Option<Instance>,
 ) -> anyhow::Result<ExitCode> {
     let instance = the_instance(instance)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control::allow(&instance, slot, name))?;
+    wait_for(control::allow(&instance, slot, name))?;
     print(&format!("{name} is no longer denied to {slot}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `netguard reload`
+pub(super) fn reload(confirm: Option<u64>, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
+    let instance = the_instance(instance)?;
+    let time = confirm.map(Duration::from_secs);
+    let changes = wait_for(control::reload(&instance, time))?;
+    print(changes["text"].as_str().unwrap_or_default())?;
+    if let Some(seconds) = confirm {
+        print(&format!("in force for {seconds} s; keep it with `netguard confirm`"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netguard confirm`
+pub(super) fn confirm(instance: Option<Instance>) -> anyhow::Result<ExitCode> {
+    wait_for(control::confirm(&the_instance(instance)?))?;
+    print("the latest reload stays in force")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `netguard diff`
+pub(super) fn diff(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
+    let changes = wait_for(control::diff(&the_instance(instance)?))?;
+    if json {
+        print(&changes.to_string())?;
+    } else {
+        print(changes["text"].as_str().unwrap_or_default())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wait_for<T>(answer: impl Future<Output = Result<T, control::Error>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(answer)?)
 }

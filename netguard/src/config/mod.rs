@@ -26,6 +26,7 @@ pub struct Config {
     source: problem::Source,
     path: PathBuf,
     texts: texts::Texts,
+    is_file: bool,
 }
 
 impl Config {
@@ -35,7 +36,7 @@ impl Config {
     ///
     /// Every problem of the file, each with its line.
     pub fn read(path: &Path) -> Result<Self, Problems> {
-        Self::of_texts(path, texts::Texts::default())
+        Self::of_texts(path, texts::Texts::default(), true)
     }
 
     /// Checks a text as if it had been read from `path`.
@@ -44,10 +45,10 @@ impl Config {
     ///
     /// Every problem of the text, each with its line.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Problems> {
-        Self::of_texts(path, texts::Texts::with(path, text))
+        Self::of_texts(path, texts::Texts::with(path, text), false)
     }
 
-    fn of_texts(path: &Path, mut texts: texts::Texts) -> Result<Self, Problems> {
+    fn of_texts(path: &Path, mut texts: texts::Texts, is_file: bool) -> Result<Self, Problems> {
         let text = texts.read(path).map_err(|error| Problems::unreadable(path, &error))?;
         let source = problem::Source::new(path, &text);
         let file: file::File = match toml::from_str(&text) {
@@ -55,7 +56,16 @@ impl Config {
             Err(error) => return Err(Problems::from_toml(&source, &error)),
         };
         let (policy, spans) = check::check(&file, &source, &mut texts)?;
-        Ok(Self { policy, spans, source, path: path.to_owned(), texts })
+        Ok(Self { policy, spans, source, path: path.to_owned(), texts, is_file })
+    }
+
+    /// The configuration as its file is now; one that is of no file is what it was.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
+    pub fn read_again(&self) -> Result<Self, Problems> {
+        if self.is_file { Self::read(&self.path) } else { Ok(self.clone()) }
     }
 
     /// The path of the file.
@@ -79,7 +89,7 @@ impl Config {
     ///
     /// It was not packed by this version of netguard.
     pub fn unpack(path: &Path, packed: &[u8]) -> io::Result<Self> {
-        Self::of_texts(path, texts::Texts::unpack(packed)?).map_err(io::Error::other)
+        Self::of_texts(path, texts::Texts::unpack(packed)?, false).map_err(io::Error::other)
     }
 
     /// A problem of a slot's bridge, found on the host and not in the file.

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens.
-    #[error("no netguard runs as instance {0}; a denial is a running daemon's: start it first")]
+    #[error("no netguard runs as instance {0}; start it first")]
     NoDaemon(Instance),
     /// The daemon says no, in its own words.
     #[error("{0}")]
@@ -62,6 +62,34 @@ pub async fn deny(
 pub async fn allow(instance: &Instance, slot: &str, name: &DomainName) -> Result<(), Error> {
     let path = format!("/v1/slots/{}/denials/{}", encode(slot), encode(name.as_str()));
     order(instance, Method::DELETE, &path, String::new()).await.map(|_| ())
+}
+
+/// Has the daemon read its configuration again. Returns what that has changed.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: then nothing has changed.
+pub async fn reload(instance: &Instance, confirm: Option<Duration>) -> Result<Value, Error> {
+    let body = json!({ "confirm_seconds": confirm.map(|time| time.as_secs().max(1)) });
+    order(instance, Method::POST, "/v1/reload", body.to_string()).await
+}
+
+/// Keeps what the latest reload has put in force.
+///
+/// # Errors
+///
+/// No daemon runs, or no reload waits for that.
+pub async fn confirm(instance: &Instance) -> Result<(), Error> {
+    order(instance, Method::POST, "/v1/confirm", String::new()).await.map(|_| ())
+}
+
+/// What a reload would change.
+///
+/// # Errors
+///
+/// No daemon runs, or the configuration is wrong.
+pub async fn diff(instance: &Instance) -> Result<Value, Error> {
+    order(instance, Method::GET, "/v1/diff", String::new()).await
 }
 
 async fn order(

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     body::Bytes,
@@ -14,14 +15,20 @@ use netguard_common::SlotId;
 use netguard_dns::{DomainName, Moment, Pins};
 use serde_json::{Value, json};
 
-use crate::pinned::{NoSlot, Pinned};
+use crate::{
+    daemon::{Fault, Order, Orders, Refusal},
+    pinned::{NoSlot, Pinned},
+};
 
 const BODY_MAX: usize = 64 << 10;
 /// A year: who means longer means for good.
 const SECONDS_MAX: u64 = 366 * 24 * 3600;
 
-pub(super) fn router(pins: Arc<Pins>, slots: BTreeMap<SlotId, String>) -> Router {
+pub(super) fn router(daemon: Daemon) -> Router {
     Router::new()
+        .route("/v1/reload", post(reload))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/diff", get(diff))
         .route("/v1/pins", get(list))
         .route("/v1/slots/{slot}/denials", post(deny))
         .route("/v1/slots/{slot}/denials/{name}", delete(allow))
@@ -30,14 +37,15 @@ pub(super) fn router(pins: Arc<Pins>, slots: BTreeMap<SlotId, String>) -> Router
             Wrong::new(StatusCode::METHOD_NOT_ALLOWED, "the resource has no such method")
         })
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(Daemon { pins, slots: Arc::new(slots) })
+        .with_state(daemon)
 }
 
 /// What orders are about.
 #[derive(Clone)]
-struct Daemon {
+pub(super) struct Daemon {
     pins: Arc<Pins>,
-    slots: Arc<BTreeMap<SlotId, String>>,
+    slots: Arc<ArcSwap<BTreeMap<SlotId, String>>>,
+    orders: Orders,
 }
 
 /// What is wrong with an order.
@@ -68,9 +76,33 @@ impl From<NoSlot> for Wrong {
     }
 }
 
+impl From<Refusal> for Wrong {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.fault {
+            Fault::Order => StatusCode::BAD_REQUEST,
+            Fault::Absent => StatusCode::NOT_FOUND,
+            Fault::Conflict => StatusCode::CONFLICT,
+            Fault::Host => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, refusal.message)
+    }
+}
+
 impl Daemon {
+    pub(super) fn new(pins: Arc<Pins>, slots: BTreeMap<SlotId, String>, orders: Orders) -> Self {
+        Self { pins, slots: Arc::new(ArcSwap::from_pointee(slots)), orders }
+    }
+
+    pub(super) fn replace_slots(&self, slots: BTreeMap<SlotId, String>) {
+        self.slots.store(Arc::new(slots));
+    }
+
     fn slot(&self, name: &str) -> Result<SlotId, NoSlot> {
-        NoSlot::find(&self.slots, name)
+        NoSlot::find(&self.slots.load(), name)
+    }
+
+    async fn give(&self, order: Order) -> Result<Json<Value>, Wrong> {
+        Ok(Json(self.orders.give(order).await?))
     }
 
     /// Runs what asks the kernel beside the runtime's own threads.
@@ -82,6 +114,45 @@ impl Daemon {
         let asked = tokio::task::spawn_blocking(move || ask(&pins)).await;
         asked.map_err(|error| Wrong::new(StatusCode::INTERNAL_SERVER_ERROR, error))
     }
+}
+
+async fn reload(
+    State(daemon): State<Daemon>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Wrong> {
+    let body = body.map_err(|error| Wrong::new(error.status(), error.body_text()))?;
+    let confirm = read_confirm(&body).map_err(Wrong::bad)?;
+    daemon.give(Order::Reload { confirm }).await
+}
+
+/// How many seconds a reload waits for its confirmation, if it does; nothing is as good as `{}`.
+fn read_confirm(body: &[u8]) -> Result<Option<u64>, String> {
+    /// An hour: nobody watches for longer.
+    const SECONDS_MAX: u64 = 3600;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let form = || "the body must be like {\"confirm_seconds\": 60}, or empty".to_owned();
+    let body: serde_json::Map<String, Value> = serde_json::from_slice(body).map_err(|_| form())?;
+    if body.keys().any(|key| key != "confirm_seconds") {
+        return Err(form());
+    }
+    match body.get("confirm_seconds") {
+        None | Some(Value::Null) => Ok(None),
+        Some(seconds) => {
+            let seconds = seconds.as_u64().filter(|it| (1..=SECONDS_MAX).contains(it));
+            let must = || format!("confirm_seconds must be 1 to {SECONDS_MAX}");
+            seconds.map(Some).ok_or_else(must)
+        }
+    }
+}
+
+async fn confirm(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
+    daemon.give(Order::Confirm).await
+}
+
+async fn diff(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
+    daemon.give(Order::Diff).await
 }
 
 async fn list(
@@ -97,7 +168,7 @@ async fn list(
         }
     }
     let pins = daemon.apart(|pins| pins.list(Moment::now())).await?;
-    let mut pinned = Pinned::new(daemon.slots.as_ref().clone(), pins);
+    let mut pinned = Pinned::new(BTreeMap::clone(&daemon.slots.load()), pins);
     if let Some(slot) = slot {
         pinned = pinned.of_slot(slot)?;
     }

@@ -1,9 +1,13 @@
 //! The socket: who may use it, and how much of the daemon a caller can take.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, Permissions},
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,13 +21,15 @@ use hyper_util::{
 };
 use netguard_common::SlotId;
 use netguard_dns::Pins;
+use nix::unistd::Group;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
     task::JoinHandle,
 };
 
-use super::routes;
+use super::routes::{self, Daemon};
+use crate::daemon::Orders;
 
 /// How many callers are heard at once; the others wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -35,45 +41,88 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const BREATH: Duration = Duration::from_millis(100);
 /// Owner and group.
 const MODE: u32 = 0o660;
+/// Whose members may give orders, if there is such a group.
+const GROUP: &str = "netguard";
 
-/// The socket, as long as this lives.
+/// The socket's file, as long as this lives.
 #[derive(Debug)]
-pub struct Server {
+pub struct Socket {
     path: PathBuf,
-    task: JoinHandle<()>,
+    listener: net::UnixListener,
 }
 
-impl Drop for Server {
+impl Socket {
+    /// Makes the socket, in the place of whatever an earlier daemon has left there: whoever calls this holds the instance's
+    /// lock.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be made.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        // Under another name until only those can connect who may.
+        let fresh = path.with_extension("new");
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = net::UnixListener::bind(&fresh)?;
+        listener.set_nonblocking(true)?;
+        fs::set_permissions(&fresh, Permissions::from_mode(MODE))?;
+        if let Ok(Some(group)) = Group::from_name(GROUP) {
+            chown(&fresh, None, Some(group.gid.as_raw()))?;
+        }
+        fs::rename(&fresh, path)?;
+        Ok(Self { path: path.to_path_buf(), listener })
+    }
+
+    /// Where callers are waited for.
+    #[must_use]
+    pub fn listener(&self) -> &net::UnixListener {
+        &self.listener
+    }
+}
+
+impl Drop for Socket {
     fn drop(&mut self) {
-        self.task.abort();
         // A socket that stays refuses callers, and the next daemon replaces it.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Takes orders at `socket`, in the place of whatever an earlier daemon has left there: whoever calls this holds the
-/// instance's lock. Needs a tokio runtime.
+/// Takes orders, as long as this lives.
+pub struct Server {
+    daemon: Daemon,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// From now on there are these slots.
+    pub fn replace_slots(&self, slots: BTreeMap<SlotId, String>) {
+        self.daemon.replace_slots(slots);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Takes orders of whoever comes to `listener`. Needs a tokio runtime.
 ///
 /// # Errors
 ///
-/// The socket cannot be made.
+/// The system does not tell of callers.
 pub fn serve(
-    socket: &Path,
+    listener: net::UnixListener,
     pins: Arc<Pins>,
-    slots: impl IntoIterator<Item = (SlotId, String)>,
+    slots: BTreeMap<SlotId, String>,
+    orders: Orders,
 ) -> io::Result<Server> {
-    // Under another name until only those can connect who may.
-    let fresh = socket.with_extension("new");
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&fresh)?;
-    fs::set_permissions(&fresh, Permissions::from_mode(MODE))?;
-    fs::rename(&fresh, socket)?;
-    let router = routes::router(pins, slots.into_iter().collect());
-    let task = tokio::spawn(accept(listener, router));
-    Ok(Server { path: socket.to_path_buf(), task })
+    let listener = UnixListener::from_std(listener)?;
+    let daemon = Daemon::new(pins, slots, orders);
+    let task = tokio::spawn(accept(listener, routes::router(daemon.clone())));
+    Ok(Server { daemon, task })
 }
 
 async fn accept(listener: UnixListener, router: Router) {

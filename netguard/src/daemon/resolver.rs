@@ -8,7 +8,6 @@ use netguard_dns::{
     forward::{Forwarder, Settings},
 };
 
-use super::Error;
 use crate::{
     datapath::PinWriter,
     journal::Journal,
@@ -17,6 +16,20 @@ use crate::{
 
 /// A resolver for the slots of the policy.
 pub(super) fn of(policy: &Policy, pins: &Arc<Pins>, journal: &Journal) -> Resolver {
+    let cache = Arc::new(Cache::new(policy.dns.cache_bytes));
+    let forwarder = forwarder(policy, &cache, journal);
+    Resolver::new(rules(policy), cache, forwarder, Arc::clone(pins), Arc::new(journal.clone()))
+}
+
+/// Makes the resolver one for another policy. What it has learnt of upstreams and answers is forgotten: it may be what the
+/// old policy made of it.
+pub(super) fn replace(resolver: &Resolver, policy: &Policy, journal: &Journal) {
+    resolver.replace_rules(rules(policy));
+    resolver.cache().clear();
+    resolver.replace_forwarder(forwarder(policy, resolver.cache(), journal));
+}
+
+fn forwarder(policy: &Policy, cache: &Arc<Cache>, journal: &Journal) -> Arc<Forwarder> {
     let dns = &policy.dns;
     let settings = Settings {
         upstreams: dns.upstreams.clone(),
@@ -24,11 +37,9 @@ pub(super) fn of(policy: &Policy, pins: &Arc<Pins>, journal: &Journal) -> Resolv
         is_public: Arc::new(is_public),
         roots: dns.tls_roots.clone(),
     };
-    let cache = Arc::new(Cache::new(dns.cache_bytes));
     let told = journal.clone();
     let report = move |message: String| told.note(message);
-    let forwarder = Arc::new(Forwarder::new(settings, Arc::clone(&cache), report));
-    Resolver::new(rules(policy), cache, forwarder, Arc::clone(pins), Arc::new(journal.clone()))
+    Arc::new(Forwarder::new(settings, Arc::clone(cache), report))
 }
 
 fn rules(policy: &Policy) -> Rules {
@@ -52,17 +63,44 @@ fn rules(policy: &Policy) -> Rules {
     }
 }
 
-/// The table of pins, with what the kernel has from an earlier daemon and the policy still allows.
-pub(super) fn pins(policy: &Policy, map: PinWriter) -> Result<Pins, Error> {
+/// The table of pins, with what the kernel has from an earlier worker and the policy still allows.
+pub(super) fn pins(policy: &Policy, map: PinWriter) -> io::Result<Pins> {
+    let entries = map.entries().map_err(io::Error::other)?;
+    // Those that are not pinned may have names denied.
+    let pins = Pins::new(Box::new(map), policy.slots.iter().map(|slot| slot.id), per_slot(policy));
+    pins.adopt(entries, allowed_pins(policy), Moment::now()).map_err(not_removed)?;
+    Ok(pins)
+}
+
+/// Makes the table of pins one for another policy, by whose rules the resolver decides already.
+pub(super) fn replace_slots(pins: &Pins, policy: &Policy) -> io::Result<()> {
+    let slots = policy.slots.iter().map(|slot| slot.id);
+    let replaced = pins.replace_slots(slots, per_slot(policy), allowed_pins(policy), Moment::now());
+    replaced.map(|_| ()).map_err(not_removed)
+}
+
+fn not_removed(source: io::Error) -> io::Error {
+    let message = format!("cannot remove a pin of a name that is no longer allowed: {source}");
+    io::Error::new(source.kind(), message)
+}
+
+/// How many pins a slot may have.
+fn per_slot(policy: &Policy) -> usize {
     /// No slot needs more, and with few slots there would be room for them.
     const PER_SLOT_MAX: usize = 4096;
+    (PINS_MAX as usize / pinned(policy).len().max(1)).min(PER_SLOT_MAX)
+}
+
+/// The slots whose answers are pinned.
+fn pinned(policy: &Policy) -> BTreeSet<SlotId> {
     let is_pinned = |slot: &&Slot| slot.egress.unnamed == Unnamed::Pinned;
-    let pinned: BTreeSet<_> = policy.slots.iter().filter(is_pinned).map(|slot| slot.id).collect();
-    let per_slot = (PINS_MAX as usize / pinned.len().max(1)).min(PER_SLOT_MAX);
-    let entries = map.entries()?;
-    // Those that are not pinned may have names denied.
-    let pins = Pins::new(Box::new(map), policy.slots.iter().map(|slot| slot.id), per_slot);
-    let is_allowed = |slot: SlotId, name: &str| {
+    policy.slots.iter().filter(is_pinned).map(|slot| slot.id).collect()
+}
+
+/// Says whether the policy allows a pin of that slot and name.
+fn allowed_pins(policy: &Policy) -> impl Fn(SlotId, &str) -> bool + '_ {
+    let pinned = pinned(policy);
+    move |slot, name| {
         if !pinned.contains(&slot) {
             return false;
         }
@@ -71,12 +109,7 @@ pub(super) fn pins(policy: &Policy, map: PinWriter) -> Result<Pins, Error> {
             return false;
         };
         matches!(slot.allowlist.decide(&WireName::from(&name)), Listed::Allowed(_))
-    };
-    pins.adopt(entries, is_allowed, Moment::now()).map_err(|source| {
-        let message = format!("cannot remove a pin of a name that is no longer allowed: {source}");
-        Error::Io(io::Error::new(source.kind(), message))
-    })?;
-    Ok(pins)
+    }
 }
 
 /// As many as there are processors to run on.

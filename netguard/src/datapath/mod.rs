@@ -16,9 +16,15 @@ mod probe;
 mod verify;
 mod view;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
-use aya::{Ebpf, EbpfLoader, maps::RingBuf};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, MapError, RingBuf},
+};
 use netguard_common::{maps as layout, record::DropRecord};
 
 pub use attach::Guard;
@@ -139,6 +145,13 @@ impl Datapath {
         Ok(changes)
     }
 
+    /// True if the maps are as large as the plan wants them.
+    #[must_use]
+    pub fn holds(&self, plan: &Plan) -> bool {
+        let sizes = |plan: &Plan| (plan.flow_entries, plan.slot_entries);
+        sizes(&self.plan) == sizes(plan)
+    }
+
     /// Removes the pins of interfaces that an earlier policy guarded and this one does not name.
     fn remove_strangers(&self, plan: &Plan) {
         let is_named = |interface: &str| {
@@ -167,30 +180,56 @@ impl Datapath {
         self.pins.remove_if_idle();
     }
 
-    /// The stream of drop records. Can be taken once.
+    /// The maps that another process writes and reads without any privilege.
     ///
     /// # Errors
     ///
-    /// The object lacks the map, or it was taken before.
-    pub fn take_drops(&mut self) -> Result<DropStream, Error> {
-        let map = self.ebpf.take_map(layout::DROPS).ok_or(Error::Object(layout::DROPS))?;
-        let ring = RingBuf::try_from(map).map_err(|source| Error::map(layout::DROPS, source))?;
-        Ok(DropStream { ring })
+    /// The object lacks one, or there is no descriptor left.
+    pub fn shared(&self) -> Result<Shared<OwnedFd>, Error> {
+        Ok(Shared { pins: self.descriptor(layout::PINS)?, drops: self.descriptor(layout::DROPS)? })
     }
 
-    /// The map of pinned addresses, with what an earlier daemon has left in it. Can be taken once.
+    fn descriptor(&self, name: &'static str) -> Result<OwnedFd, Error> {
+        let Some(Map::HashMap(map) | Map::RingBuf(map)) = self.ebpf.map(name) else {
+            return Err(Error::Object(name));
+        };
+        let copied = map.fd().as_fd().try_clone_to_owned();
+        copied.map_err(|source| Error::map(name, MapError::IoError(source)))
+    }
+}
+
+/// What the process that answers guests has of the kernel: the addresses that it pins, and the records of drops.
+pub struct Shared<T> {
+    /// `PINS`, with what an earlier process has left in it.
+    pub pins: T,
+    /// `DROPS`, which has one reader.
+    pub drops: T,
+}
+
+impl Shared<OwnedFd> {
+    /// Makes use of descriptors that [`Datapath::shared`] has given to another process.
     ///
     /// # Errors
     ///
-    /// The object lacks the map, or it was taken before.
-    pub fn take_pins(&mut self) -> Result<PinWriter, Error> {
-        maps::take(&mut self.ebpf, layout::PINS).map(PinWriter::new)
+    /// They are not those of such maps.
+    pub fn open(self) -> Result<(PinWriter, DropStream), Error> {
+        let pins = of_descriptor(layout::PINS, self.pins)?;
+        let ring = of_descriptor(layout::DROPS, self.drops)?;
+        Ok((PinWriter::new(pins), DropStream { ring }))
     }
+}
+
+fn of_descriptor<T: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    descriptor: OwnedFd,
+) -> Result<T, Error> {
+    let map = MapData::from_fd(descriptor).and_then(Map::from_map_data).and_then(T::try_from);
+    map.map_err(|source| Error::map(name, source))
 }
 
 /// Drop records as they come from the ring buffer.
 pub struct DropStream {
-    ring: RingBuf<aya::maps::MapData>,
+    ring: RingBuf<MapData>,
 }
 
 impl DropStream {

@@ -100,7 +100,7 @@ fn kernel_map() -> Result<netguard::datapath::PinWriter> {
     ensure_bpffs()?;
     let pins = PinDirectory::of(&format!("bench{}", std::process::id()).parse()?);
     let plan = Plan { flow_entries: 64, slot_entries: 2, ..Plan::default() };
-    let writer = Datapath::load(pins.clone(), &plan)?.take_pins()?;
+    let (writer, _) = Datapath::load(pins.clone(), &plan)?.shared()?.open()?;
     pins.remove()?;
     Ok(writer)
 }

@@ -1,0 +1,216 @@
+//! The one way between monitor and worker: a pair of sockets, on which each packet is one message, with descriptors where it
+//! needs some. Both sides speak a small closed set of types; what is not one of them ends the conversation.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
+
+use netguard_common::SlotId;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio_seqpacket::{
+    UnixSeqpacket,
+    ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage},
+};
+
+/// What is longer travels in memory of its own.
+const PACKET_MAX: usize = 64 << 10;
+/// A packet that says so: the message is in its first descriptor.
+const APART: &[u8] = b"@";
+/// Room for descriptors of one packet.
+const CONTROL_MAX: usize = 256;
+
+/// What the worker must know of the host and cannot see from its sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HostView {
+    /// The names of the interfaces by number.
+    pub(super) interfaces: BTreeMap<u32, String>,
+}
+
+/// A configuration as it was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PolicyText {
+    /// Where it was read.
+    pub(super) path: PathBuf,
+    /// What [`crate::config::Config::pack`] has packed.
+    pub(super) packed: String,
+}
+
+/// What the monitor tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToWorker {
+    /// The first message. With the maps of pins and of drop records, and the control socket.
+    Begin {
+        /// How log lines look.
+        json: bool,
+        policy: PolicyText,
+        host: HostView,
+    },
+    /// Interfaces came or went.
+    Host(HostView),
+    /// Serve a slot. With the sockets of so many addresses.
+    Listen { id: u64, slot: SlotId, addresses: usize },
+    /// Serve no longer what was given under that number.
+    Unlisten { id: u64 },
+    /// The policy is another one.
+    Policy { policy: PolicyText },
+    /// What became of an order.
+    Answer { id: u64, answer: Answer },
+    /// Say that you are there.
+    Ping,
+}
+
+/// What the worker says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToMonitor {
+    /// What was told last is in force, but for these.
+    Done { failed: Vec<String> },
+    /// The worker cannot come up.
+    Refused { reason: String },
+    /// Somebody at the control socket wants something that is the monitor's business.
+    Ask { id: u64, order: Order },
+    /// The worker is there.
+    Pong,
+}
+
+/// What the monitor does for others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Read the configuration again and put it in force; back to the one before after so many seconds without
+    /// [`Order::Confirm`].
+    Reload {
+        /// Seconds.
+        confirm: Option<u64>,
+    },
+    /// What the latest reload has put in force stays.
+    Confirm,
+    /// What a reload would change.
+    Diff,
+}
+
+/// What became of an order: an object, or why not.
+pub type Answer = Result<serde_json::Value, Refusal>;
+
+/// Why an order is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Whose fault that is.
+    pub fault: Fault,
+    /// For whoever has given the order.
+    pub message: String,
+}
+
+/// Whose fault it is that an order is not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// What was asked for is wrong in itself.
+    Order,
+    /// What it speaks of is not there.
+    Absent,
+    /// It does not fit the state of things.
+    Conflict,
+    /// The host or the kernel refuses.
+    Host,
+}
+
+impl Refusal {
+    pub(super) fn new(fault: Fault, message: impl ToString) -> Self {
+        Self { fault, message: message.to_string() }
+    }
+}
+
+/// One end.
+#[derive(Debug)]
+pub(super) struct Channel(UnixSeqpacket);
+
+/// A message and its descriptors.
+pub(super) type Received<T> = (T, Vec<OwnedFd>);
+
+impl Channel {
+    /// Two ends; the second is for the other process. Needs a tokio runtime.
+    pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (own, other) = UnixSeqpacket::pair()?;
+        Ok((Self(own), other.into()))
+    }
+
+    /// The end that this process was given. Needs a tokio runtime.
+    pub(super) fn of(socket: OwnedFd) -> io::Result<Self> {
+        UnixSeqpacket::try_from(socket).map(Self)
+    }
+
+    /// Sends a message with descriptors.
+    pub(super) async fn send(
+        &self,
+        message: &impl Serialize,
+        descriptors: &[impl AsFd],
+    ) -> io::Result<()> {
+        let mut packet = serde_json::to_vec(message)?;
+        let mut apart = None;
+        if packet.len() > PACKET_MAX {
+            let mut memory = File::from(memfd_create(c"netguard-message", MFdFlags::MFD_CLOEXEC)?);
+            memory.write_all(&packet)?;
+            packet = APART.to_vec();
+            apart = Some(memory);
+        }
+        let mut control = [0; CONTROL_MAX];
+        let mut control = AncillaryMessageWriter::new(&mut control);
+        let apart = apart.iter().map(AsFd::as_fd);
+        let all: Vec<_> = apart.chain(descriptors.iter().map(AsFd::as_fd)).collect();
+        if !all.is_empty() {
+            control.add_fds(&all).map_err(|_| io::Error::other("too many descriptors"))?;
+        }
+        self.0.send_with_ancillary(&packet, &mut control).await.map(|_| ())
+    }
+
+    /// The next message; none when the other side is gone. Whoever stops waiting for one loses none.
+    pub(super) async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<Received<T>>> {
+        let mut packet = vec![0; PACKET_MAX];
+        let mut control = [0; CONTROL_MAX];
+        let (info, control) = self.0.recv_with_ancillary(&mut packet, &mut control).await?;
+        packet.truncate(info.bytes_read());
+        if packet.is_empty() {
+            return Ok(None);
+        }
+        let mut descriptors = Vec::new();
+        for message in control.into_messages() {
+            if let OwnedAncillaryMessage::FileDescriptors(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        if packet == APART {
+            let absent = || io::Error::other("a packet without its message");
+            let memory = descriptors.drain(..1.min(descriptors.len())).next().ok_or_else(absent)?;
+            let mut memory = File::from(memory);
+            memory.rewind()?;
+            packet.clear();
+            memory.read_to_end(&mut packet)?;
+        }
+        Ok(Some((serde_json::from_slice(&packet)?, descriptors)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_sent_arrives_whole_with_its_descriptors() {
+        let (one, other) = Channel::pair().unwrap();
+        let other = Channel::of(other).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        for length in [1, PACKET_MAX, 20 << 20] {
+            let text = "x".repeat(length);
+            one.send(&text, &[&file]).await.unwrap();
+            let (found, descriptors) = other.receive::<String>().await.unwrap().unwrap();
+            assert!(found == text && descriptors.len() == 1, "{length}");
+        }
+        one.send(&1, &[] as &[File]).await.unwrap();
+        assert!(other.receive::<String>().await.is_err());
+        drop(one);
+        assert!(other.receive::<String>().await.unwrap().is_none());
+    }
+}

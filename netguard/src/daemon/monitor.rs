@@ -1,0 +1,546 @@
+//! The monitor: one loop over one closed set of events. It holds the configuration that is in force, the programs and maps,
+//! and the worker, which it starts again when it dies.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, Interval, MissedTickBehavior, sleep_until},
+};
+
+use super::{
+    Error, Fault, Order, Refusal,
+    channel::{Answer, HostView, PolicyText, ToMonitor, ToWorker},
+    child::{Happened, Worker},
+    host,
+    listening::Listening,
+    raise_file_limit,
+};
+use crate::{
+    changes,
+    config::Config,
+    control,
+    datapath::{self, Changes, Datapath, Failed, PinDirectory, Shared},
+    instance::{Instance, Lock},
+    journal::{Format, Journal, Writer},
+    links::{self, Watcher},
+    policy::{Facts, Plan, Policy, Slot},
+};
+
+/// When what failed is tried again, if the host does not change before.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often what nobody waits for is done.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// A worker that has been silent for so long does not work.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// What the loop waits for.
+enum Event {
+    /// Interfaces or addresses came, went or changed, or it is time to try again what failed.
+    HostChanged,
+    /// The worker says something, or has ended.
+    Worker(Happened),
+    /// There is no worker, and there should be one.
+    NoWorker,
+    /// Nobody has confirmed the latest reload.
+    NotConfirmed,
+    /// Somebody asks for the configuration to be read again.
+    Reload,
+    /// What nobody waits for.
+    Housekeeping,
+    /// Somebody asks netguard to stop.
+    Stop(&'static str),
+}
+
+/// The configuration that comes back if nobody confirms the one in force.
+struct Fallback {
+    config: Config,
+    at: Instant,
+}
+
+pub(super) struct Monitor {
+    config: Config,
+    instance: Instance,
+    format: Format,
+    fallback: Option<Fallback>,
+    datapath: Datapath,
+    watcher: Watcher,
+    signals: [Signal; 3],
+    worker: Option<Worker>,
+    listening: Listening,
+    /// When the worker was last heard of.
+    heard: Instant,
+    control: control::Socket,
+    journal: Journal,
+    writer: Writer,
+    /// What is not as the policy wants it; told when it changes.
+    failures: BTreeSet<String>,
+    retry: Interval,
+    every_second: Interval,
+    _lock: Lock,
+}
+
+impl Monitor {
+    pub(super) async fn start(
+        config: Config,
+        instance: &Instance,
+        format: Format,
+    ) -> Result<Self, Error> {
+        datapath::check_kernel()?;
+        raise_file_limit();
+        let lock = instance.lock()?;
+        let watcher = Watcher::open()?;
+        let made = host::make_links(&config.policy, instance).await?;
+        let started = Self::start_on(config, instance, format, lock, watcher, &made).await;
+        if started.is_err() {
+            // The first error is the one to tell.
+            let _ = links::take_back(&made).await;
+        }
+        started
+    }
+
+    /// The start on a host whose links are there.
+    async fn start_on(
+        config: Config,
+        instance: &Instance,
+        format: Format,
+        lock: Lock,
+        watcher: Watcher,
+        made: &links::Made,
+    ) -> Result<Self, Error> {
+        let facts = watcher.facts().await?;
+        host::check(&config, &facts)?;
+        datapath::ensure_bpffs()?;
+        let plan = Plan::compile(&config.policy, &facts);
+        let datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
+        let (journal, writer) = Journal::start(format)?;
+        let signals = [
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        ];
+        let control = control::Socket::bind(&instance.control_socket())?;
+        let mut monitor = Self {
+            config,
+            instance: instance.clone(),
+            format,
+            fallback: None,
+            datapath,
+            watcher,
+            signals,
+            worker: None,
+            listening: Listening::new(),
+            heard: Instant::now(),
+            control,
+            journal,
+            writer,
+            failures: BTreeSet::new(),
+            retry: patient_interval(RETRY),
+            every_second: patient_interval(HOUSEKEEPING),
+            _lock: lock,
+        };
+        if !made.created.is_empty() {
+            monitor.journal.note(format!("made {}", made.created.join(" ")));
+        }
+        let enforced = match monitor.enforce(&facts).await {
+            Ok(()) => host::apply_firewall(&monitor.config.policy, instance).map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = enforced {
+            monitor.datapath.roll_back();
+            return Err(error);
+        }
+        monitor.remove_stale_links().await;
+        Ok(monitor)
+    }
+
+    /// The first time: listens, fills the maps and attaches. Nothing may fail but a port.
+    async fn enforce(&mut self, facts: &Facts) -> Result<(), Error> {
+        if let Some(failed) = self.listen(facts).await.into_iter().next() {
+            return Err(Error::Worker(failed));
+        }
+        self.start_worker(facts).await.map_err(|error| Error::Worker(error.to_string()))?;
+        let changes = self.datapath.apply(Plan::compile(&self.config.policy, facts))?;
+        must_guard_bridges(&changes)?;
+        let failed = self.isolate(facts).await;
+        self.report(&changes, failed);
+        let policy = &self.config.policy;
+        let is_there = |slot: &Slot, port: &str| {
+            let bridge = facts.interface(&slot.bridge).map(|bridge| bridge.index);
+            facts.interface(port).is_some_and(|port| port.controller == bridge)
+        };
+        let ports = policy.slots.iter().filter_map(|slot| Some((slot, slot.port()?)));
+        let absent: Vec<_> =
+            ports.filter(|(slot, port)| !is_there(slot, port)).map(|(_, port)| port).collect();
+        let waiting = match absent.as_slice() {
+            [] => String::new(),
+            ports => format!("; waiting for {}", ports.join(" ")),
+        };
+        self.journal.note(format!("guarding {}{waiting}", extent(policy)));
+        for warning in host::warnings(policy) {
+            self.journal.note(warning);
+        }
+        Ok(())
+    }
+
+    /// Tells the service manager that all is in force, and how much that is.
+    pub(super) fn tell_service_manager(&self) {
+        // Without one there is nobody to tell.
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Ready,
+            sd_notify::NotifyState::Status(&format!("guarding {}", extent(&self.config.policy))),
+        ]);
+    }
+
+    pub(super) async fn serve_until_stopped(&mut self) -> Result<(), Error> {
+        loop {
+            match self.next_event().await? {
+                Event::Stop(signal) => {
+                    self.journal.note(format!("{signal}: stopping"));
+                    return Ok(());
+                }
+                Event::HostChanged => self.follow_host().await?,
+                Event::Worker(Happened::Said(said)) => self.hear(said).await,
+                Event::Worker(Happened::Ended(how)) => {
+                    self.journal.note(format!(
+                        "the worker {how}: starting another; what is in force stays in force"
+                    ));
+                    self.worker = None;
+                }
+                Event::NoWorker => self.replace_worker().await?,
+                Event::NotConfirmed => self.fall_back().await,
+                Event::Reload => {
+                    if let Err(refusal) = self.reload(None).await {
+                        self.journal.note(format!("SIGHUP: not reloaded: {}", refusal.message));
+                    }
+                }
+                Event::Housekeeping => self.keep_house().await,
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Result<Event, Error> {
+        let [terminate, interrupt, hangup] = &mut self.signals;
+        let failing = !self.failures.is_empty();
+        let fallback = self.fallback.as_ref().map(|fallback| fallback.at);
+        let worker = self.worker.as_mut();
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => Ok(Event::Stop("SIGTERM")),
+            _ = interrupt.recv() => Ok(Event::Stop("interrupted")),
+            _ = hangup.recv() => Ok(Event::Reload),
+            changed = self.watcher.changed() => match changed {
+                Some(()) => Ok(Event::HostChanged),
+                None => Err(io::Error::other("the rtnetlink subscription broke").into()),
+            },
+            _ = self.retry.tick(), if failing => Ok(Event::HostChanged),
+            () = sleep_until(fallback.unwrap_or_else(Instant::now)), if fallback.is_some() => {
+                Ok(Event::NotConfirmed)
+            }
+            _ = self.every_second.tick() => Ok(Event::Housekeeping),
+            happened = async { match worker {
+                Some(worker) => Some(worker.happens().await),
+                None => None,
+            } } => Ok(happened.map_or(Event::NoWorker, Event::Worker)),
+        }
+    }
+
+    async fn hear(&mut self, said: ToMonitor) {
+        self.heard = Instant::now();
+        match said {
+            // What was not in force when it was told is tried again with the host's next change.
+            ToMonitor::Done { .. } | ToMonitor::Refused { .. } | ToMonitor::Pong => {}
+            ToMonitor::Ask { id, order } => {
+                let answer = self.carry_out(order).await;
+                self.tell(&ToWorker::Answer { id, answer }).await;
+            }
+        }
+    }
+
+    /// What is not said arrives nowhere: that the worker is gone is an event of its own.
+    async fn tell(&mut self, message: &ToWorker) {
+        if let Some(worker) = &mut self.worker {
+            let _ = worker.tell(message, &[]).await;
+        }
+    }
+
+    async fn carry_out(&mut self, order: Order) -> Answer {
+        match order {
+            Order::Reload { confirm } => self.reload(confirm.map(Duration::from_secs)).await,
+            Order::Confirm => self.confirm(),
+            Order::Diff => {
+                let config = self.read_again()?;
+                Ok(changes::Changes::between(&self.config.policy, &config.policy).json())
+            }
+        }
+    }
+
+    fn read_again(&self) -> Result<Config, Refusal> {
+        self.config.read_again().map_err(|error| Refusal::new(Fault::Order, error))
+    }
+
+    /// Reads the configuration again and puts it in force; back to this one if nobody confirms it in time.
+    async fn reload(&mut self, confirm: Option<Duration>) -> Answer {
+        let config = self.read_again()?;
+        let changes = changes::Changes::between(&self.config.policy, &config.policy).json();
+        let old = self.switch(config).await?;
+        let note = format!("reloaded: guarding {}", extent(&self.config.policy));
+        match confirm {
+            Some(time) => {
+                // Who reloads twice without confirming falls back to what was confirmed last.
+                let config = self.fallback.take().map_or(old, |fallback| fallback.config);
+                self.fallback = Some(Fallback { config, at: Instant::now() + time });
+                let seconds = time.as_secs();
+                self.journal.note(format!("{note}; back in {seconds} s unless confirmed"));
+            }
+            None => {
+                self.fallback = None;
+                self.journal.note(note);
+            }
+        }
+        Ok(changes)
+    }
+
+    fn confirm(&mut self) -> Answer {
+        let Some(_) = self.fallback.take() else {
+            let message = "no reload waits for a confirmation";
+            return Err(Refusal::new(Fault::Conflict, message));
+        };
+        self.journal.note("confirmed: the latest reload stays in force");
+        Ok(serde_json::json!({}))
+    }
+
+    async fn fall_back(&mut self) {
+        let Some(Fallback { config, .. }) = self.fallback.take() else { return };
+        match self.switch(config).await {
+            Ok(_) => self.journal.note(format!(
+                "nobody has confirmed the latest reload: back to what was before, guarding {}",
+                extent(&self.config.policy)
+            )),
+            Err(refusal) => self.journal.note(format!(
+                "nobody has confirmed the latest reload, but what was before does not fit any more: {}",
+                refusal.message
+            )),
+        }
+    }
+
+    /// Puts another configuration in force, in one step for the programs, and returns the old one. If it is refused, nothing
+    /// has changed.
+    async fn switch(&mut self, config: Config) -> Result<Config, Refusal> {
+        let refuse = |error: Error| {
+            let fault = if matches!(error, Error::Config(_)) { Fault::Order } else { Fault::Host };
+            Refusal::new(fault, format!("{:#}", anyhow::Error::from(error)))
+        };
+        let made = host::make_links(&config.policy, &self.instance).await;
+        let made = made.map_err(|error| refuse(error.into()))?;
+        match self.switch_on(&config).await {
+            Ok((changes, facts)) => {
+                let old = std::mem::replace(&mut self.config, config);
+                if !made.created.is_empty() {
+                    self.journal.note(format!("made {}", made.created.join(" ")));
+                }
+                let mut failed = self.hand_policy_over(&facts).await;
+                failed.extend(self.isolate(&facts).await);
+                self.report(&changes, failed);
+                self.remove_stale_links().await;
+                self.tell_service_manager();
+                Ok(old)
+            }
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = links::take_back(&made).await;
+                Err(refuse(error))
+            }
+        }
+    }
+
+    /// The switch on a host whose links are there: firewall and programs, or neither.
+    async fn switch_on(&mut self, config: &Config) -> Result<(Changes, Facts), Error> {
+        let facts = self.watcher.facts().await?;
+        host::check(config, &facts)?;
+        host::apply_firewall(&config.policy, &self.instance)?;
+        let applied = self.apply(Plan::compile(&config.policy, &facts));
+        let applied = applied.and_then(|changes| must_guard_bridges(&changes).map(|()| changes));
+        match applied {
+            Ok(changes) => Ok((changes, facts)),
+            Err(error) => {
+                // Back to what was in force; the first error is the one to tell.
+                let _ = self.apply(Plan::compile(&self.config.policy, &facts));
+                let _ = host::apply_firewall(&self.config.policy, &self.instance);
+                Err(error)
+            }
+        }
+    }
+
+    /// Brings programs and maps to a plan. Maps that are too small for it are made anew, as at a start.
+    fn apply(&mut self, plan: Plan) -> Result<Changes, Error> {
+        if !self.datapath.holds(&plan) {
+            let mut larger = Datapath::load(PinDirectory::of(&self.instance), &plan)?;
+            let changes = larger.apply(plan)?;
+            self.datapath = larger;
+            return Ok(changes);
+        }
+        Ok(self.datapath.apply(plan)?)
+    }
+
+    /// Tells the worker the policy in force. Returns what is not in force there.
+    async fn hand_policy_over(&mut self, facts: &Facts) -> Vec<String> {
+        // One that has died meanwhile is told by its successor.
+        let mut failed = match (self.policy_text(), &mut self.worker) {
+            (Ok(policy), Some(worker)) => {
+                worker.tell_and_wait(&ToWorker::Policy { policy }).await.unwrap_or_default()
+            }
+            (Err(error), _) => vec![error.to_string()],
+            (Ok(_), None) => Vec::new(),
+        };
+        failed.extend(self.listen(facts).await);
+        failed
+    }
+
+    /// Listens where the host has bridges now, and has the worker serve it. Returns what could not be listened on.
+    async fn listen(&mut self, facts: &Facts) -> Vec<String> {
+        self.tell(&ToWorker::Host(host_view(facts))).await;
+        let steps = self.listening.follow(&self.config.policy, facts);
+        if let Some(worker) = &mut self.worker {
+            for (message, descriptors) in &steps.messages {
+                let _ = worker.tell(message, descriptors).await; // as with `tell`
+            }
+        }
+        steps.failed
+    }
+
+    fn policy_text(&self) -> io::Result<PolicyText> {
+        let packed = String::from_utf8(self.config.pack()?).map_err(io::Error::other)?;
+        Ok(PolicyText { path: self.config.path().to_owned(), packed })
+    }
+
+    async fn start_worker(&mut self, facts: &Facts) -> io::Result<()> {
+        let Shared { pins, drops } = self.datapath.shared().map_err(io::Error::other)?;
+        let control: OwnedFd = UnixListener::try_clone(self.control.listener())?.into();
+        let policy = self.policy_text()?;
+        let json = self.format == Format::Json;
+        let descriptors = [pins, drops, control];
+        let mut worker = Worker::start(json, policy, host_view(facts), &descriptors).await?;
+        for (message, descriptors) in self.listening.whole()? {
+            worker.tell(&message, &descriptors).await?;
+        }
+        self.worker = Some(worker);
+        self.heard = Instant::now();
+        Ok(())
+    }
+
+    /// Starts a worker in the place of one that has died.
+    async fn replace_worker(&mut self) -> Result<(), Error> {
+        let facts = self.watcher.facts().await?;
+        if let Err(error) = self.start_worker(&facts).await {
+            self.journal.note(format!("no worker comes up: {error}; trying again"));
+            tokio::time::sleep(HOUSEKEEPING).await;
+        }
+        Ok(())
+    }
+
+    async fn keep_house(&mut self) {
+        let silent = self.heard.elapsed();
+        if self.worker.is_some() && silent > SILENCE_MAX {
+            self.journal.note(format!("the worker has said nothing for {} s", silent.as_secs()));
+            // Its end is the next event.
+            if let Some(worker) = &mut self.worker {
+                worker.kill();
+            }
+        }
+        self.tell(&ToWorker::Ping).await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+
+    /// Brings maps, programs and listeners to what the host has now.
+    async fn follow_host(&mut self) -> Result<(), Error> {
+        let facts = self.watcher.facts().await?;
+        let changes = self.datapath.apply(Plan::compile(&self.config.policy, &facts))?;
+        let mut failed = self.listen(&facts).await;
+        failed.extend(self.isolate(&facts).await);
+        self.report(&changes, failed);
+        Ok(())
+    }
+
+    /// Has the bridges keep apart the ports that the policy keeps apart: the frames that one guest sends to
+    /// all of them are then not even copied. Returns what could not be done.
+    async fn isolate(&self, facts: &Facts) -> Vec<String> {
+        let mut failed = Vec::new();
+        for index in self.datapath.isolated() {
+            let is_isolated = facts.interfaces.iter().any(|it| it.index == *index && it.isolated);
+            if !is_isolated && let Err(error) = links::isolate(*index, true).await {
+                failed.push(format!("{:#}", anyhow::Error::from(error)));
+            }
+        }
+        failed
+    }
+
+    async fn remove_stale_links(&self) {
+        match host::remove_stale_links(&self.config.policy, &self.instance).await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => self.journal.note(format!("removed {}", removed.join(" "))),
+            // What is left over opens nothing, and the next start tries again.
+            Err(error) => self.journal.note(format!("{:#}", anyhow::Error::from(error))),
+        }
+    }
+
+    /// Tells what changed, and what fails that did not fail before.
+    fn report(&mut self, changes: &Changes, failed: Vec<String>) {
+        for (what, interfaces) in [("guarding", &changes.guarded), ("gone:", &changes.gone)] {
+            if !interfaces.is_empty() {
+                self.journal.note(format!("{what} {}", interfaces.join(" ")));
+            }
+        }
+        let unguarded = changes.failed.iter().map(|Failed { interface, is_bridge, reason }| {
+            let meanwhile = if *is_bridge { "" } else { "; its bridge drops what it sends" };
+            format!("cannot guard {interface}: {reason}{meanwhile}")
+        });
+        let failures: BTreeSet<_> = unguarded.chain(failed).collect();
+        for failure in failures.difference(&self.failures) {
+            self.journal.note(failure.clone());
+        }
+        self.failures = failures;
+    }
+
+    /// Lets the worker and the log have their last lines.
+    pub(super) async fn finish(self) {
+        let Self { journal, writer, worker, control, _lock, .. } = self;
+        drop(control);
+        if let Some(worker) = worker {
+            worker.finish().await;
+        }
+        drop(journal);
+        writer.finish();
+    }
+}
+
+fn must_guard_bridges(changes: &Changes) -> Result<(), Error> {
+    match changes.failed.iter().find(|failed| failed.is_bridge) {
+        Some(Failed { interface, reason, .. }) => {
+            Err(Error::Unguarded { bridge: interface.clone(), reason: reason.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+fn host_view(facts: &Facts) -> HostView {
+    let interfaces = facts.interfaces.iter().map(|it| (it.index, it.name.clone()));
+    HostView { interfaces: interfaces.collect() }
+}
+
+/// How much a policy guards, for people.
+fn extent(policy: &Policy) -> String {
+    format!("{} slots, {} names allowed", policy.slots.len(), policy.dns.names_max())
+}
+
+/// One whose ticks of a time in which nobody asked are not owed.
+fn patient_interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

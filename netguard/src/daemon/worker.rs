@@ -1,0 +1,328 @@
+//! The worker: one loop over what the monitor tells, drop records and what is due once in a while, beside the threads that
+//! answer guests. It holds no privilege; all that it has of the kernel are two maps.
+
+use std::{
+    collections::BTreeMap,
+    ffi::CStr,
+    io::{self, stdin},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
+    sync::Arc,
+    time::Duration,
+};
+
+use netguard_common::SlotId;
+use netguard_dns::{Moment, Pins, Resolver, Server, SlotServer, Sockets};
+use nix::sys::{
+    prctl::set_name,
+    signal::{SigHandler, Signal, signal},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::{Interval, MissedTickBehavior},
+};
+
+use super::{
+    channel::{Answer, Channel, Fault, HostView, Order, PolicyText, Refusal, ToMonitor, ToWorker},
+    raise_file_limit, resolver,
+};
+use crate::{
+    config::Config,
+    control,
+    datapath::{DropStream, Shared},
+    drops::{Clock, Drop},
+    journal::{Event as Entry, Format, Journal, Writer},
+    policy::Policy,
+};
+
+/// What process listings call it, who cannot see more than 15 letters.
+const NAME: &CStr = c"netguard-worker";
+/// How many drop records are read before other events have their turn.
+const DROPS_AT_ONCE: usize = 256;
+/// How often floods are reported and pins that are over removed.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How many orders may wait for the monitor.
+const ORDERS_MAX: usize = 64;
+
+/// What the loop waits for.
+enum Event {
+    /// The monitor speaks.
+    Told(ToWorker, Vec<OwnedFd>),
+    /// Somebody at the control socket wants something of the monitor.
+    Asked(Asked),
+    /// The ring buffer has drop records.
+    Drops,
+    /// What nobody waits for.
+    Housekeeping,
+    /// The monitor is gone.
+    Gone,
+}
+
+/// An order, and where its answer goes.
+pub type Asked = (Order, oneshot::Sender<Answer>);
+
+/// Hands orders to the monitor; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Orders(mpsc::Sender<Asked>);
+
+impl Orders {
+    /// Orders, and where they come out with the places for their answers.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<Asked>) {
+        let (give, orders) = mpsc::channel(ORDERS_MAX);
+        (Self(give), orders)
+    }
+
+    /// Has the monitor carry an order out.
+    ///
+    /// # Errors
+    ///
+    /// It refuses.
+    pub async fn give(&self, order: Order) -> Answer {
+        let gone = || Refusal::new(Fault::Host, "the daemon is ending");
+        let (answer, answered) = oneshot::channel();
+        self.0.send((order, answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+/// Is the worker: what `netguard run` starts beside itself. The monitor is at the other end of standard input.
+///
+/// # Errors
+///
+/// It cannot start, which the monitor has been told; or the monitor does not speak to it.
+pub fn run() -> io::Result<()> {
+    // A terminal's Ctrl-C and a service manager's SIGTERM are for the monitor: this process ends when that one has.
+    for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { signal(ignored, SigHandler::SigIgn) }?;
+    }
+    set_name(NAME)?;
+    raise_file_limit();
+    let socket = stdin().as_fd().try_clone_to_owned()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let channel = Channel::of(socket)?;
+        let Some((told, descriptors)) = channel.receive().await? else { return Ok(()) };
+        let ToWorker::Begin { json, policy, host } = told else {
+            return Err(io::Error::other("the monitor does not begin"));
+        };
+        let parts = match Parts::make(json, &policy, descriptors) {
+            Ok(parts) => parts,
+            Err(error) => {
+                let refused = ToMonitor::Refused { reason: error.to_string() };
+                return channel.send(&refused, &[] as &[OwnedFd]).await;
+            }
+        };
+        let mut worker = parts.into_worker(channel, host);
+        worker.done(Vec::new()).await?;
+        let ended = worker.serve().await;
+        worker.finish();
+        ended
+    })
+}
+
+struct Worker {
+    channel: Channel,
+    policy: Policy,
+    drops: AsyncFd<DropStream>,
+    /// True if records were left in the ring buffer, of which no readiness will tell.
+    more_drops: bool,
+    resolver: Arc<Resolver>,
+    pins: Arc<Pins>,
+    control: control::Server,
+    orders: mpsc::Receiver<Asked>,
+    /// Orders that the monitor has not answered yet.
+    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
+    next_order: u64,
+    server: Server,
+    /// By the monitor's numbers.
+    listening: BTreeMap<u64, SlotServer>,
+    every_second: Interval,
+    journal: Journal,
+    writer: Writer,
+    host: HostView,
+}
+
+impl Worker {
+    async fn serve(&mut self) -> io::Result<()> {
+        loop {
+            match self.next_event().await? {
+                Event::Gone => return Ok(()),
+                Event::Told(told, descriptors) => self.obey(told, descriptors).await?,
+                Event::Asked((order, answer)) => {
+                    let id = self.next_order;
+                    self.next_order += 1;
+                    self.waiting.insert(id, answer);
+                    self.say(&ToMonitor::Ask { id, order }).await?;
+                }
+                Event::Drops => self.log_drops(),
+                Event::Housekeeping => {
+                    self.resolver.report_over_rate();
+                    self.pins.expire(Moment::now());
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> io::Result<Event> {
+        tokio::select! {
+            biased;
+            received = self.channel.receive() => {
+                Ok(received?.map_or(Event::Gone, |(told, with)| Event::Told(told, with)))
+            }
+            Some(asked) = self.orders.recv() => Ok(Event::Asked(asked)),
+            _ = self.every_second.tick() => Ok(Event::Housekeeping),
+            ready = self.drops.readable() => {
+                ready?.clear_ready();
+                Ok(Event::Drops)
+            }
+            () = std::future::ready(()), if self.more_drops => Ok(Event::Drops),
+        }
+    }
+
+    async fn obey(&mut self, told: ToWorker, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        match told {
+            ToWorker::Begin { .. } => Err(io::Error::other("the monitor begins twice")),
+            ToWorker::Host(host) => {
+                self.host = host;
+                Ok(())
+            }
+            ToWorker::Listen { id, slot, addresses } => {
+                let sockets = Sockets::of_descriptors(descriptors, addresses)?;
+                self.listening.insert(id, self.server.serve(slot, sockets)?);
+                Ok(())
+            }
+            ToWorker::Unlisten { id } => {
+                self.listening.remove(&id);
+                Ok(())
+            }
+            ToWorker::Policy { policy } => {
+                let mut failed = Vec::new();
+                self.policy = Config::unpack(&policy.path, policy.packed.as_bytes())?.policy;
+                resolver::replace(&self.resolver, &self.policy, &self.journal);
+                if let Err(error) = resolver::replace_slots(&self.pins, &self.policy) {
+                    failed.push(error.to_string());
+                }
+                self.control.replace_slots(slot_names(&self.policy));
+                self.done(failed).await
+            }
+            ToWorker::Answer { id, answer } => {
+                if let Some(waiting) = self.waiting.remove(&id) {
+                    let _ = waiting.send(answer); // whoever asked may have hung up
+                }
+                Ok(())
+            }
+            ToWorker::Ping => self.say(&ToMonitor::Pong).await,
+        }
+    }
+
+    async fn say(&self, message: &ToMonitor) -> io::Result<()> {
+        self.channel.send(message, &[] as &[OwnedFd]).await
+    }
+
+    async fn done(&self, failed: Vec<String>) -> io::Result<()> {
+        self.say(&ToMonitor::Done { failed }).await
+    }
+
+    /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
+    fn log_drops(&mut self) {
+        let clock = Clock::read();
+        self.more_drops = true;
+        for _ in 0..DROPS_AT_ONCE {
+            let Some(record) = self.drops.get_mut().next_ready() else {
+                self.more_drops = false;
+                return;
+            };
+            let drop = Drop::read(
+                &record,
+                &clock,
+                |id| {
+                    let slot = self.policy.slots.iter().find(|slot| slot.id == id);
+                    slot.map(|slot| slot.name.clone())
+                },
+                |index| self.host.interfaces.get(&index).cloned(),
+            );
+            if let Some(drop) = drop {
+                self.journal.write(Entry::Drop(drop));
+            }
+        }
+    }
+
+    /// Lets the log have its last lines.
+    fn finish(self) {
+        let Self { journal, writer, resolver, control, server, listening, .. } = self;
+        drop((control, listening, server, resolver, journal));
+        writer.finish();
+    }
+}
+
+/// What a worker is made of before it listens.
+struct Parts {
+    policy: Policy,
+    drops: AsyncFd<DropStream>,
+    resolver: Arc<Resolver>,
+    pins: Arc<Pins>,
+    control: control::Server,
+    orders: mpsc::Receiver<Asked>,
+    server: Server,
+    journal: Journal,
+    writer: Writer,
+}
+
+impl Parts {
+    fn make(json: bool, policy: &PolicyText, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let Ok([pins, drops, control]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+            return Err(io::Error::other("the monitor has given other descriptors than it should"));
+        };
+        let policy = Config::unpack(&policy.path, policy.packed.as_bytes())?.policy;
+        let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
+        // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
+        let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
+        let format = if json { Format::Json } else { Format::Text };
+        let (journal, writer) = Journal::start(format)?;
+        let pins = Arc::new(resolver::pins(&policy, pins)?);
+        let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
+        let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
+        let (give, orders) = Orders::channel();
+        let control = control::serve(
+            UnixListener::from(control),
+            Arc::clone(&pins),
+            slot_names(&policy),
+            give,
+        )?;
+        Ok(Self { policy, drops, resolver, pins, control, orders, server, journal, writer })
+    }
+
+    fn into_worker(self, channel: Channel, host: HostView) -> Worker {
+        let Self { policy, drops, resolver, pins, control, orders, server, journal, writer } = self;
+        let mut every_second = tokio::time::interval(HOUSEKEEPING);
+        every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Worker {
+            channel,
+            policy,
+            drops,
+            more_drops: false,
+            resolver,
+            pins,
+            control,
+            orders,
+            waiting: BTreeMap::new(),
+            next_order: 0,
+            server,
+            listening: BTreeMap::new(),
+            every_second,
+            journal,
+            writer,
+            host,
+        }
+    }
+}
+
+fn slot_names(policy: &Policy) -> BTreeMap<SlotId, String> {
+    policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect()
+}
