@@ -1,6 +1,7 @@
 //! The command line: arguments, dispatch, exit codes.
 
 mod loaded;
+mod orders;
 
 use std::{
     ffi::OsString,
@@ -12,7 +13,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use netguard::{
     config::{Config, Problems},
-    daemon,
+    control, daemon,
     datapath::{self, PinDirectory},
     instance::{BadName, Instance},
     journal::Format,
@@ -21,7 +22,6 @@ use netguard::{
     pinned::NoSlot,
     policy::Matrix,
 };
-use netguard_dns::DomainName;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole, 4 not permitted.";
@@ -78,27 +78,42 @@ enum Command {
         #[arg(long)]
         instance: Option<Instance>,
     },
-    /// Deny a name and all below it to a slot, now: its pins go, and it gets no new ones; open connections stay
-    Deny {
+    /// Deny a name or a prefix to a slot, now, whatever the configuration says
+    Deny(SayArgs),
+    /// Allow a name or a prefix to a slot, now, beside what the configuration allows
+    Allow(SayArgs),
+    /// Take back what `allow` or `deny` has said
+    Forget {
         /// The slot
         slot: String,
-        /// The name, as in example.com
-        name: DomainName,
-        /// For how long, as in 10m [default: until the daemon ends]
-        #[arg(long = "for", value_name = "TIME")]
-        time: Option<humantime::Duration>,
+        /// The name or prefix, as it was written
+        what: String,
         /// The instance [default: the one that is loaded]
         #[arg(long)]
         instance: Option<Instance>,
     },
-    /// Take a denial back
-    Allow {
+    /// Take a slot's network away, open connections included
+    Lock {
         /// The slot
         slot: String,
-        /// The name that was denied
-        name: DomainName,
         /// The instance [default: the one that is loaded]
         #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// Give a locked slot its network back
+    Unlock {
+        /// The slot
+        slot: String,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
+    /// List slots, or make and remove some beside those of the configuration
+    Slot {
+        #[command(subcommand)]
+        command: SlotCommand,
+        /// The instance [default: the one that is loaded]
+        #[arg(long, global = true)]
         instance: Option<Instance>,
     },
     /// Have the daemon read its configuration again; a bad one changes nothing
@@ -136,6 +151,40 @@ enum Command {
     Worker,
     /// A hypervisor, five guests and an internet in network namespaces, to try netguard in
     Lab(LabArgs),
+}
+
+#[derive(Args)]
+struct SayArgs {
+    /// The slot
+    slot: String,
+    /// A name, which covers all below it, or a prefix: example.com, "203.0.113.0/24 tcp/443"
+    what: String,
+    /// For how long, as in 10m [default: for good]
+    #[arg(long = "for", value_name = "TIME")]
+    time: Option<humantime::Duration>,
+    /// The instance [default: the one that is loaded]
+    #[arg(long)]
+    instance: Option<Instance>,
+}
+
+#[derive(Subcommand)]
+enum SlotCommand {
+    /// Every slot, and what was ordered about it
+    List {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a slot; it is remembered across restarts
+    Add {
+        /// A file with the keys of one [[slot]] entry, in TOML or JSON; - for standard input
+        file: PathBuf,
+    },
+    /// Remove a slot that was made so
+    Remove {
+        /// Its name
+        slot: String,
+    },
 }
 
 #[derive(Args)]
@@ -209,13 +258,15 @@ impl Cli {
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
-            Command::Deny { slot, name, time, instance } => {
-                loaded::deny(&slot, &name, time.map(Into::into), instance)
-            }
-            Command::Allow { slot, name, instance } => loaded::allow(&slot, &name, instance),
-            Command::Reload { confirm, instance } => loaded::reload(confirm, instance),
-            Command::Confirm { instance } => loaded::confirm(instance),
-            Command::Diff { json, instance } => loaded::diff(json, instance),
+            Command::Deny(said) => orders::say(&said, false),
+            Command::Allow(said) => orders::say(&said, true),
+            Command::Forget { slot, what, instance } => orders::forget(&slot, &what, instance),
+            Command::Lock { slot, instance } => orders::lock(&slot, true, instance),
+            Command::Unlock { slot, instance } => orders::lock(&slot, false, instance),
+            Command::Slot { command, instance } => orders::slot(&command, instance),
+            Command::Reload { confirm, instance } => orders::reload(confirm, instance),
+            Command::Confirm { instance } => orders::confirm(instance),
+            Command::Diff { json, instance } => orders::diff(json, instance),
             Command::Worker => {
                 daemon::work()?;
                 Ok(ExitCode::SUCCESS)
@@ -394,6 +445,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     const NOT_PERMITTED: u8 = 4;
     for cause in error.chain() {
         if cause.is::<Problems>() || cause.is::<BadName>() || cause.is::<NoSlot>() {
+            return BAD_USAGE;
+        }
+        if let Some(control::Error::Refused { is_bad_order: true, .. }) = cause.downcast_ref() {
             return BAD_USAGE;
         }
         match cause.downcast_ref() {

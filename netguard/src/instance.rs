@@ -120,6 +120,16 @@ impl Instance {
         Path::new("/run/netguard").join(&self.0)
     }
 
+    /// Where the instance keeps what must outlive a boot. A lab lives no longer than its run directory.
+    #[must_use]
+    pub fn state_directory(&self) -> PathBuf {
+        if self.is_lab() {
+            self.run_directory()
+        } else {
+            Path::new("/var/lib/netguard").join(&self.0)
+        }
+    }
+
     /// Where a daemon of the instance takes orders; see [`crate::control`].
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {

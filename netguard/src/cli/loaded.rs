@@ -1,12 +1,10 @@
-//! Subcommands about an instance that is loaded: what it holds, what is denied at run time, and its end.
+//! Subcommands about an instance that is loaded: what it holds, and its end.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use netguard::{
-    control, datapath::PinDirectory, firewall, instance::Instance, links, pinned::Pinned,
-    status::Status,
+    datapath::PinDirectory, firewall, instance::Instance, links, pinned::Pinned, status::Status,
 };
-use netguard_dns::DomainName;
 
 use super::{print, tell};
 
@@ -77,7 +75,7 @@ pub(super) fn pins(
 }
 
 /// The instance that is meant: the one that is named, or the only one.
-fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
+pub(super) fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
     if let Some(instance) = named {
         let is_loaded = PinDirectory::of(&instance).path().exists();
         anyhow::ensure!(is_loaded, "no instance {instance} is loaded");
@@ -97,65 +95,4 @@ fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
             )
         }
     }
-}
-
-/// `netguard deny`
-pub(super) fn deny(
-    slot: &str,
-    name: &DomainName,
-    time: Option<Duration>,
-    instance: Option<Instance>,
-) -> anyhow::Result<ExitCode> {
-    let instance = the_instance(instance)?;
-    let removed = wait_for(control::deny(&instance, slot, name, time))?;
-    let pins = if removed == 1 { "pin" } else { "pins" };
-    print(&format!("{name} is denied to {slot}: {removed} {pins} removed"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `netguard allow`
-pub(super) fn allow(
-    slot: &str,
-    name: &DomainName,
-    instance: Option<Instance>,
-) -> anyhow::Result<ExitCode> {
-    let instance = the_instance(instance)?;
-    wait_for(control::allow(&instance, slot, name))?;
-    print(&format!("{name} is no longer denied to {slot}"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `netguard reload`
-pub(super) fn reload(confirm: Option<u64>, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
-    let instance = the_instance(instance)?;
-    let time = confirm.map(Duration::from_secs);
-    let changes = wait_for(control::reload(&instance, time))?;
-    print(changes["text"].as_str().unwrap_or_default())?;
-    if let Some(seconds) = confirm {
-        print(&format!("in force for {seconds} s; keep it with `netguard confirm`"))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `netguard confirm`
-pub(super) fn confirm(instance: Option<Instance>) -> anyhow::Result<ExitCode> {
-    wait_for(control::confirm(&the_instance(instance)?))?;
-    print("the latest reload stays in force")?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `netguard diff`
-pub(super) fn diff(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
-    let changes = wait_for(control::diff(&the_instance(instance)?))?;
-    if json {
-        print(&changes.to_string())?;
-    } else {
-        print(changes["text"].as_str().unwrap_or_default())?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn wait_for<T>(answer: impl Future<Output = Result<T, control::Error>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(answer)?)
 }

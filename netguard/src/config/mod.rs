@@ -8,6 +8,7 @@ mod template;
 mod texts;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -48,10 +49,30 @@ impl Config {
         Self::of_texts(path, texts::Texts::with(path, text), false)
     }
 
-    fn of_texts(path: &Path, mut texts: texts::Texts, is_file: bool) -> Result<Self, Problems> {
+    fn of_texts(path: &Path, texts: texts::Texts, is_file: bool) -> Result<Self, Problems> {
+        Self::of_parts(path, texts, is_file, "")
+    }
+
+    /// The same with more `[[slot]]` entries behind the file's own.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them, beside the others.
+    pub fn with_slots(&self, entries: &str) -> Result<Self, Problems> {
+        Self::of_parts(&self.path, self.texts.clone(), self.is_file, entries)
+    }
+
+    fn of_parts(
+        path: &Path,
+        mut texts: texts::Texts,
+        is_file: bool,
+        entries: &str,
+    ) -> Result<Self, Problems> {
         let text = texts.read(path).map_err(|error| Problems::unreadable(path, &error))?;
-        let source = problem::Source::new(path, &text);
-        let file: file::File = match toml::from_str(&text) {
+        let whole = format!("{text}\n{entries}");
+        let source =
+            problem::Source::new(path, &whole).ending(text.len() + 1, "a slot made at run time");
+        let file: file::File = match toml::from_str(&whole) {
             Ok(file) => file,
             Err(error) => return Err(Problems::from_toml(&source, &error)),
         };
@@ -66,6 +87,12 @@ impl Config {
     /// As for [`Self::read`].
     pub fn read_again(&self) -> Result<Self, Problems> {
         if self.is_file { Self::read(&self.path) } else { Ok(self.clone()) }
+    }
+
+    /// True if both were made from the same texts.
+    #[must_use]
+    pub fn is_same_text(&self, other: &Self) -> bool {
+        self.path == other.path && self.texts == other.texts
     }
 
     /// The path of the file.
@@ -105,6 +132,16 @@ impl Config {
         let at = self.spans.get(slot_index).map_or(0, |spans| spans.port);
         self.source.problem(at, message)
     }
+}
+
+/// A `[[slot]]` entry in TOML, from the same keys in JSON.
+///
+/// # Errors
+///
+/// TOML has no form for a value: it has no null.
+pub fn slot_entry(keys: &serde_json::Map<String, serde_json::Value>) -> Result<String, String> {
+    let file: BTreeMap<_, _> = [("slot", [keys])].into();
+    toml::to_string(&file).map_err(|error| error.to_string())
 }
 
 /// The names of the shipped allowlist's categories.

@@ -10,13 +10,21 @@ use std::{
 pub(super) struct Source {
     path: PathBuf,
     line_starts: Vec<usize>,
+    /// Where the file's own text ends, and what stands behind it.
+    end: Option<(usize, String)>,
 }
 
 impl Source {
     pub(super) fn new(path: &Path, text: &str) -> Self {
         let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let line_starts = [0].into_iter().chain(starts.map(|(at, _)| at + 1)).collect();
-        Self { path: path.to_owned(), line_starts }
+        Self { path: path.to_owned(), line_starts, end: None }
+    }
+
+    /// Behind that offset stands what is not of the file; problems there are called by that name.
+    pub(super) fn ending(mut self, offset: usize, then: &str) -> Self {
+        self.end = Some((offset, then.to_owned()));
+        self
     }
 
     /// Where a path in the text leads: it counts from the text's own directory.
@@ -39,6 +47,11 @@ impl Source {
     }
 
     pub(super) fn problem(&self, offset: usize, message: impl Into<String>) -> Problem {
+        if let Some((end, then)) = &self.end
+            && offset >= *end
+        {
+            return Problem { path: then.into(), position: None, message: message.into() };
+        }
         let line = self.line(offset);
         let column = offset - self.line_starts[line - 1] + 1;
         Problem { path: self.path.clone(), position: Some((line, column)), message: message.into() }

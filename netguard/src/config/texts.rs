@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Texts by their paths.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Texts {
     held: BTreeMap<PathBuf, Arc<str>>,
     /// True if nothing is read any more.

@@ -6,7 +6,6 @@ use axum::http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use netguard_dns::DomainName;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
@@ -24,8 +23,13 @@ pub enum Error {
     #[error("no netguard runs as instance {0}; start it first")]
     NoDaemon(Instance),
     /// The daemon says no, in its own words.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{message}")]
+    Refused {
+        /// What it says.
+        message: String,
+        /// True if what was asked for is wrong, or speaks of what is not there.
+        is_bad_order: bool,
+    },
     /// The conversation failed.
     #[error("cannot talk to the daemon of instance {instance}")]
     Talk {
@@ -37,31 +41,74 @@ pub enum Error {
     },
 }
 
-/// Denies a name and all below it to a slot; for good without a time. Returns how many pins that took away.
+/// Allows or denies a name or a prefix to a slot; for good without a time. Returns how many pins that took away.
 ///
 /// # Errors
 ///
 /// No daemon runs, or it refuses.
-pub async fn deny(
+pub async fn say(
     instance: &Instance,
     slot: &str,
-    name: &DomainName,
+    what: &str,
+    allow: bool,
     time: Option<Duration>,
 ) -> Result<u64, Error> {
-    let body = json!({ "name": name.to_string(), "seconds": time.map(|time| time.as_secs()) });
-    let path = format!("/v1/slots/{}/denials", encode(slot));
-    let answer = order(instance, Method::POST, &path, body.to_string()).await?;
-    Ok(answer["removed"].as_u64().unwrap_or_default())
+    let body = json!({ "what": what, "seconds": time.map(|time| time.as_secs()) });
+    let verb = if allow { "allow" } else { "deny" };
+    let answer = order(instance, Method::POST, &of_slot(slot, verb), body.to_string()).await?;
+    Ok(answer["unpinned"].as_u64().unwrap_or_default())
 }
 
-/// Takes a denial back.
+/// Takes back what was said of a name or a prefix.
 ///
 /// # Errors
 ///
-/// No daemon runs, or it refuses: the name was not denied.
-pub async fn allow(instance: &Instance, slot: &str, name: &DomainName) -> Result<(), Error> {
-    let path = format!("/v1/slots/{}/denials/{}", encode(slot), encode(name.as_str()));
+/// No daemon runs, or it refuses: nothing was said of it.
+pub async fn forget(instance: &Instance, slot: &str, what: &str) -> Result<(), Error> {
+    let body = json!({ "what": what }).to_string();
+    order(instance, Method::POST, &of_slot(slot, "forget"), body).await.map(|_| ())
+}
+
+/// Takes a slot's network away, or gives it back.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses.
+pub async fn lock(instance: &Instance, slot: &str, locked: bool) -> Result<(), Error> {
+    let method = if locked { Method::PUT } else { Method::DELETE };
+    order(instance, method, &of_slot(slot, "lock"), String::new()).await.map(|_| ())
+}
+
+/// Every slot, and what was ordered about it.
+///
+/// # Errors
+///
+/// No daemon runs.
+pub async fn slots(instance: &Instance) -> Result<Value, Error> {
+    order(instance, Method::GET, "/v1/slots", String::new()).await
+}
+
+/// Makes a slot from the keys of a `[[slot]]` entry. Returns the slot.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses.
+pub async fn add_slot(instance: &Instance, entry: &Value) -> Result<Value, Error> {
+    order(instance, Method::POST, "/v1/slots", entry.to_string()).await
+}
+
+/// Removes a slot that was made at run time.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: the slot is of the configuration.
+pub async fn remove_slot(instance: &Instance, slot: &str) -> Result<(), Error> {
+    let path = format!("/v1/slots/{}", encode(slot));
     order(instance, Method::DELETE, &path, String::new()).await.map(|_| ())
+}
+
+fn of_slot(slot: &str, what: &str) -> String {
+    format!("/v1/slots/{}/{what}", encode(slot))
 }
 
 /// Has the daemon read its configuration again. Returns what that has changed.
@@ -118,8 +165,9 @@ async fn order(
     if status.is_success() {
         return Ok(answer);
     }
-    let words = answer["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
-    Err(Error::Refused(words))
+    let message = answer["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+    let is_bad_order = matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
+    Err(Error::Refused { message, is_bad_order })
 }
 
 async fn talk(

@@ -7,14 +7,18 @@
 //! | `POST /v1/confirm` | what the latest reload has put in force stays |
 //! | `GET /v1/diff` | what a reload would change |
 //! | `GET /v1/pins?slot=NAME` | every pin, or those of one slot |
-//! | `POST /v1/slots/NAME/denials` with `{"name": "example.com", "seconds": 600}` | denies a name and all below it, for good without seconds |
-//! | `DELETE /v1/slots/NAME/denials/example.com` | takes that back |
+//! | `GET /v1/slots` | every slot, and what was ordered about it |
+//! | `POST /v1/slots` with the keys of a `[[slot]]` entry | makes a slot beside those of the file |
+//! | `DELETE /v1/slots/NAME` | removes one that was made so |
+//! | `PUT` and `DELETE /v1/slots/NAME/lock` | takes the slot's network away, established flows included, and gives it back |
+//! | `POST /v1/slots/NAME/allow` and `/deny` with `{"what": "example.com", "seconds": 600}` | the latest word about a name or prefix, whatever the file says; for good without seconds |
+//! | `POST /v1/slots/NAME/forget` with `{"what": "example.com"}` | takes such a word back |
 //!
-//! What is wrong is answered with `{"error": "..."}`.
+//! `docs/openapi.yaml` has all of it for programs. What is wrong is answered with `{"error": "..."}`.
 
 mod client;
 mod routes;
 mod server;
 
-pub use client::{Error, allow, confirm, deny, diff, reload};
+pub use client::{Error, add_slot, confirm, diff, forget, lock, reload, remove_slot, say, slots};
 pub use server::{Server, Socket, serve};

@@ -1,6 +1,6 @@
 //! What can be ordered, and what is answered.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -9,10 +9,10 @@ use axum::{
     extract::{DefaultBodyLimit, Path, RawQuery, State, rejection::BytesRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
 };
 use netguard_common::SlotId;
-use netguard_dns::{DomainName, Moment, Pins};
+use netguard_dns::{Moment, Pins};
 use serde_json::{Value, json};
 
 use crate::{
@@ -30,8 +30,12 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/confirm", post(confirm))
         .route("/v1/diff", get(diff))
         .route("/v1/pins", get(list))
-        .route("/v1/slots/{slot}/denials", post(deny))
-        .route("/v1/slots/{slot}/denials/{name}", delete(allow))
+        .route("/v1/slots", get(slots).post(add))
+        .route("/v1/slots/{slot}", delete(remove))
+        .route("/v1/slots/{slot}/lock", put(lock).delete(unlock))
+        .route("/v1/slots/{slot}/allow", post(allow))
+        .route("/v1/slots/{slot}/deny", post(deny))
+        .route("/v1/slots/{slot}/forget", post(forget))
         .fallback(|| async { Wrong::new(StatusCode::NOT_FOUND, "there is no such resource") })
         .method_not_allowed_fallback(|| async {
             Wrong::new(StatusCode::METHOD_NOT_ALLOWED, "the resource has no such method")
@@ -97,10 +101,6 @@ impl Daemon {
         self.slots.store(Arc::new(slots));
     }
 
-    fn slot(&self, name: &str) -> Result<SlotId, NoSlot> {
-        NoSlot::find(&self.slots.load(), name)
-    }
-
     async fn give(&self, order: Order) -> Result<Json<Value>, Wrong> {
         Ok(Json(self.orders.give(order).await?))
     }
@@ -120,8 +120,7 @@ async fn reload(
     State(daemon): State<Daemon>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Wrong> {
-    let body = body.map_err(|error| Wrong::new(error.status(), error.body_text()))?;
-    let confirm = read_confirm(&body).map_err(Wrong::bad)?;
+    let confirm = read_confirm(&read(body)?).map_err(Wrong::bad)?;
     daemon.give(Order::Reload { confirm }).await
 }
 
@@ -137,14 +136,7 @@ fn read_confirm(body: &[u8]) -> Result<Option<u64>, String> {
     if body.keys().any(|key| key != "confirm_seconds") {
         return Err(form());
     }
-    match body.get("confirm_seconds") {
-        None | Some(Value::Null) => Ok(None),
-        Some(seconds) => {
-            let seconds = seconds.as_u64().filter(|it| (1..=SECONDS_MAX).contains(it));
-            let must = || format!("confirm_seconds must be 1 to {SECONDS_MAX}");
-            seconds.map(Some).ok_or_else(must)
-        }
-    }
+    seconds(body.get("confirm_seconds"), "confirm_seconds", SECONDS_MAX)
 }
 
 async fn confirm(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
@@ -175,60 +167,102 @@ async fn list(
     Ok(Json(pinned.json()))
 }
 
+async fn slots(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
+    daemon.give(Order::Slots).await
+}
+
+async fn add(
+    State(daemon): State<Daemon>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Value>), Wrong> {
+    let form = "the body must have the keys of a [[slot]] entry, like {\"name\": \"slot9\", \"manage_links\": true}";
+    let entry = serde_json::from_slice(&read(body)?).map_err(|_| Wrong::bad(form))?;
+    Ok((StatusCode::CREATED, daemon.give(Order::AddSlot { entry }).await?))
+}
+
+async fn remove(
+    State(daemon): State<Daemon>,
+    Path(slot): Path<String>,
+) -> Result<Json<Value>, Wrong> {
+    daemon.give(Order::RemoveSlot { slot }).await
+}
+
+async fn lock(
+    State(daemon): State<Daemon>,
+    Path(slot): Path<String>,
+) -> Result<Json<Value>, Wrong> {
+    daemon.give(Order::Lock { slot, locked: true }).await
+}
+
+async fn unlock(
+    State(daemon): State<Daemon>,
+    Path(slot): Path<String>,
+) -> Result<Json<Value>, Wrong> {
+    daemon.give(Order::Lock { slot, locked: false }).await
+}
+
+async fn allow(
+    State(daemon): State<Daemon>,
+    Path(slot): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Wrong> {
+    let Said { what, seconds } = read_said(&read(body)?).map_err(Wrong::bad)?;
+    daemon.give(Order::Say { slot, target: what, allow: true, seconds }).await
+}
+
 async fn deny(
     State(daemon): State<Daemon>,
     Path(slot): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Wrong> {
-    let slot = daemon.slot(&slot)?;
-    let body = body.map_err(|error| Wrong::new(error.status(), error.body_text()))?;
-    let (name, time) = read_denial(&body).map_err(Wrong::bad)?;
-    let denied = name.to_string();
-    let removed = daemon
-        .apart(move |pins| {
-            let now = Moment::now();
-            pins.deny(slot, &name, time.map(|time| now.after(time)), now)
-        })
-        .await?
-        .map_err(|error| {
-            let words = format!("{denied} is denied, but the kernel keeps a pin of it: {error}");
-            Wrong::new(StatusCode::INTERNAL_SERVER_ERROR, words)
-        })?;
-    Ok(Json(json!({ "denied": denied, "removed": removed })))
+    let Said { what, seconds } = read_said(&read(body)?).map_err(Wrong::bad)?;
+    daemon.give(Order::Say { slot, target: what, allow: false, seconds }).await
 }
 
-/// The name, and for how long it is denied; for good if that is left out.
-fn read_denial(body: &[u8]) -> Result<(DomainName, Option<Duration>), String> {
-    let form = || "the body must be like {\"name\": \"example.com\", \"seconds\": 600}".to_owned();
+async fn forget(
+    State(daemon): State<Daemon>,
+    Path(slot): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Wrong> {
+    match read_said(&read(body)?).map_err(Wrong::bad)? {
+        Said { what, seconds: None } => daemon.give(Order::Forget { slot, target: what }).await,
+        Said { .. } => Err(Wrong::bad("what is forgotten is forgotten at once: leave seconds out")),
+    }
+}
+
+fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Wrong> {
+    body.map_err(|error| Wrong::new(error.status(), error.body_text()))
+}
+
+/// What is said of what, and for how long; for good without seconds.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    what: String,
+    seconds: Option<u64>,
+}
+
+fn read_said(body: &[u8]) -> Result<Said, String> {
+    let form = || {
+        "the body must be like {\"what\": \"example.com\", \"seconds\": 600}; what can also be a prefix like \
+         \"203.0.113.0/24 tcp/443\""
+            .to_owned()
+    };
     let body: serde_json::Map<String, Value> = serde_json::from_slice(body).map_err(|_| form())?;
-    if body.keys().any(|key| key != "name" && key != "seconds") {
+    if body.keys().any(|key| key != "what" && key != "seconds") {
         return Err(form());
     }
-    let name = body.get("name").and_then(Value::as_str).ok_or_else(form)?;
-    let name = name.parse().map_err(|error: netguard_dns::BadName| error.to_string())?;
-    match body.get("seconds") {
-        None | Some(Value::Null) => Ok((name, None)),
-        Some(seconds) => {
-            let seconds = seconds.as_u64().filter(|it| (1..=SECONDS_MAX).contains(it));
-            let seconds = seconds.ok_or_else(|| format!("seconds must be 1 to {SECONDS_MAX}"))?;
-            Ok((name, Some(Duration::from_secs(seconds))))
-        }
-    }
+    let what = body.get("what").and_then(Value::as_str).ok_or_else(form)?.to_owned();
+    let seconds = seconds(body.get("seconds"), "seconds", SECONDS_MAX)?;
+    Ok(Said { what, seconds })
 }
 
-async fn allow(
-    State(daemon): State<Daemon>,
-    Path((slot, name)): Path<(String, String)>,
-) -> Result<Json<Value>, Wrong> {
-    let id = daemon.slot(&slot)?;
-    let name: DomainName =
-        name.parse().map_err(|error: netguard_dns::BadName| Wrong::bad(error))?;
-    let allowed = name.to_string();
-    if daemon.apart(move |pins| pins.allow(id, &name)).await? {
-        Ok(Json(json!({ "allowed": allowed })))
-    } else {
-        let words = format!("{allowed} is not denied for slot {slot:?}");
-        Err(Wrong::new(StatusCode::NOT_FOUND, words))
+fn seconds(value: Option<&Value>, key: &str, most: u64) -> Result<Option<u64>, String> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(seconds) => {
+            let seconds = seconds.as_u64().filter(|it| (1..=most).contains(it));
+            seconds.map(Some).ok_or_else(|| format!("{key} must be 1 to {most}"))
+        }
     }
 }
 
@@ -237,27 +271,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_denial_says_what_it_wants_instead() {
-        let read =
-            |text: &str| read_denial(text.as_bytes()).map(|(name, time)| (name.to_string(), time));
-        let minute = Some(Duration::from_secs(60));
+    fn a_body_says_what_it_wants_instead() {
+        let said = |what: &str, seconds| Ok(Said { what: what.to_owned(), seconds });
         assert_eq!(
-            read(r#"{"name": "A.example", "seconds": 60}"#),
-            Ok(("a.example".into(), minute))
+            read_said(br#"{"what": "a.example", "seconds": 60}"#),
+            said("a.example", Some(60))
         );
-        assert_eq!(read(r#"{"name": "a.example"}"#), Ok(("a.example".into(), None)));
+        assert_eq!(read_said(br#"{"what": "192.0.2.1"}"#), said("192.0.2.1", None));
         for (body, words) in [
             ("", "the body must be like"),
             ("[]", "the body must be like"),
-            (r#"{"name": 7}"#, "the body must be like"),
-            (r#"{"name": "a.example", "minutes": 1}"#, "the body must be like"),
-            (r#"{"name": "*.example"}"#, "is no domain name"),
-            (r#"{"name": "a.example", "seconds": 0}"#, "seconds must be 1 to"),
-            (r#"{"name": "a.example", "seconds": 99999999}"#, "seconds must be 1 to"),
-            (r#"{"name": "a.example", "seconds": -1}"#, "seconds must be 1 to"),
+            (r#"{"what": 7}"#, "the body must be like"),
+            (r#"{"what": "a.example", "minutes": 1}"#, "the body must be like"),
+            (r#"{"what": "a.example", "seconds": 0}"#, "seconds must be 1 to"),
+            (r#"{"what": "a.example", "seconds": 99999999}"#, "seconds must be 1 to"),
+            (r#"{"what": "a.example", "seconds": -1}"#, "seconds must be 1 to"),
         ] {
-            let found = read(body).expect_err(body);
+            let found = read_said(body.as_bytes()).expect_err(body);
             assert!(found.contains(words), "{body}: {found}");
+        }
+        assert_eq!(read_confirm(b""), Ok(None));
+        assert_eq!(read_confirm(br#"{"confirm_seconds": 60}"#), Ok(Some(60)));
+        for body in ["[]", r#"{"confirm": 1}"#, r#"{"confirm_seconds": 0}"#] {
+            assert!(read_confirm(body.as_bytes()).is_err(), "{body}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The socket: who may use it, and how much of the daemon a caller can take.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs::{self, Permissions},
     io,
     os::unix::{
@@ -9,12 +9,18 @@ use std::{
         net,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -31,7 +37,7 @@ use tokio::{
 use super::routes::{self, Daemon};
 use crate::daemon::Orders;
 
-/// How many callers are heard at once; the others wait in the kernel's queue.
+/// How many callers are heard at once; the others wait in the kernel's queue, or send silent ones away.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a caller may take to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,31 +131,53 @@ pub fn serve(
     Ok(Server { daemon, task })
 }
 
+/// A caller that is heard, or may be.
+struct Caller {
+    task: JoinHandle<()>,
+    /// True once its request's head is there.
+    has_spoken: Arc<AtomicBool>,
+}
+
 async fn accept(listener: UnixListener, router: Router) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut callers = VecDeque::new();
     loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(BREATH).await;
+            continue;
+        };
+        callers.retain(|caller: &Caller| !caller.task.is_finished());
+        if room.available_permits() == 0 {
+            // Who has not said what it wants makes room for somebody who may.
+            let is_silent = |caller: &Caller| !caller.has_spoken.load(Ordering::Relaxed);
+            if let Some(silent) = callers.iter().position(is_silent) {
+                callers.remove(silent).into_iter().for_each(|caller| caller.task.abort());
+            }
+        }
         // Nobody closes the semaphore.
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    converse(stream, router).await;
-                    drop(place);
-                });
-            }
-            Err(_) => tokio::time::sleep(BREATH).await,
-        }
+        let has_spoken = Arc::new(AtomicBool::new(false));
+        let (router, spoken) = (router.clone(), Arc::clone(&has_spoken));
+        let task = tokio::spawn(async move {
+            converse(stream, router, &spoken).await;
+            drop(place);
+        });
+        callers.push_back(Caller { task, has_spoken });
     }
 }
 
 /// One request and its answer.
-async fn converse(stream: UnixStream, router: Router) {
+async fn converse(stream: UnixStream, router: Router, has_spoken: &AtomicBool) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        has_spoken.store(true, Ordering::Relaxed);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     // A caller that breaks off, or takes too long, is told nothing.
     let _ = tokio::time::timeout(REQUEST_TIMEOUT, connection).await;
 }

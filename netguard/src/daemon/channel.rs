@@ -17,6 +17,8 @@ use tokio_seqpacket::{
     ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage},
 };
 
+use super::overlay::Overlay;
+
 /// What is longer travels in memory of its own.
 const PACKET_MAX: usize = 64 << 10;
 /// A packet that says so: the message is in its first descriptor.
@@ -48,6 +50,7 @@ pub(super) enum ToWorker {
         /// How log lines look.
         json: bool,
         policy: PolicyText,
+        overlay: Overlay,
         host: HostView,
     },
     /// Interfaces came or went.
@@ -57,7 +60,9 @@ pub(super) enum ToWorker {
     /// Serve no longer what was given under that number.
     Unlisten { id: u64 },
     /// The policy is another one.
-    Policy { policy: PolicyText },
+    Policy { policy: PolicyText, overlay: Overlay },
+    /// What was ordered at run time is something else.
+    Overlay(Overlay),
     /// What became of an order.
     Answer { id: u64, answer: Answer },
     /// Say that you are there.
@@ -67,8 +72,8 @@ pub(super) enum ToWorker {
 /// What the worker says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToMonitor {
-    /// What was told last is in force, but for these.
-    Done { failed: Vec<String> },
+    /// What was told last is in force, but for these; so many pins that it does not allow are gone.
+    Done { failed: Vec<String>, unpinned: usize },
     /// The worker cannot come up.
     Refused { reason: String },
     /// Somebody at the control socket wants something that is the monitor's business.
@@ -90,6 +95,43 @@ pub enum Order {
     Confirm,
     /// What a reload would change.
     Diff,
+    /// The slots, and what was ordered about them.
+    Slots,
+    /// Make a slot beside those of the file, from the keys of a `[[slot]]` entry. Without a number it gets one that is free.
+    AddSlot {
+        /// The keys.
+        entry: serde_json::Map<String, serde_json::Value>,
+    },
+    /// Remove a slot that was made so.
+    RemoveSlot {
+        /// Its name.
+        slot: String,
+    },
+    /// Take a slot's network away, established flows included, or give it back.
+    Lock {
+        /// The slot.
+        slot: String,
+        /// Away.
+        locked: bool,
+    },
+    /// Allow or deny a name or a prefix, whatever the file says; the latest word counts.
+    Say {
+        /// To whom.
+        slot: String,
+        /// What.
+        target: String,
+        /// Allow.
+        allow: bool,
+        /// For how long; for good without.
+        seconds: Option<u64>,
+    },
+    /// Take back what was said of a name or a prefix.
+    Forget {
+        /// To whom.
+        slot: String,
+        /// What.
+        target: String,
+    },
 }
 
 /// What became of an order: an object, or why not.

@@ -13,7 +13,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::channel::{Channel, HostView, PolicyText, ToMonitor, ToWorker};
+use super::{
+    channel::{Channel, HostView, PolicyText, ToMonitor, ToWorker},
+    overlay::Overlay,
+};
 
 /// How long a worker may take to say that it is there: a million names are read in a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +34,15 @@ pub(super) struct Worker {
     said: VecDeque<ToMonitor>,
 }
 
+/// What came of something that the worker was told.
+#[derive(Default)]
+pub(super) struct Done {
+    /// What is not in force.
+    pub(super) failed: Vec<String>,
+    /// How many pins are gone.
+    pub(super) unpinned: usize,
+}
+
 /// What happened on the worker's side.
 pub(super) enum Happened {
     /// It says something.
@@ -44,6 +56,7 @@ impl Worker {
     pub(super) async fn start(
         json: bool,
         policy: PolicyText,
+        overlay: Overlay,
         host: HostView,
         descriptors: &[OwnedFd],
     ) -> io::Result<Self> {
@@ -54,7 +67,7 @@ impl Worker {
             .kill_on_drop(true)
             .spawn()?;
         let mut worker = Self { process, channel, born: Instant::now(), said: VecDeque::new() };
-        let begin = ToWorker::Begin { json, policy, host };
+        let begin = ToWorker::Begin { json, policy, overlay, host };
         worker.tell(&begin, descriptors).await?;
         worker.done().await?;
         Ok(worker)
@@ -69,18 +82,20 @@ impl Worker {
         self.channel.send(message, descriptors).await
     }
 
-    /// Tells the worker something and waits until it is in force. Returns what is not.
-    pub(super) async fn tell_and_wait(&mut self, message: &ToWorker) -> io::Result<Vec<String>> {
+    /// Tells the worker something and waits until it is in force. Returns what came of it.
+    pub(super) async fn tell_and_wait(&mut self, message: &ToWorker) -> io::Result<Done> {
         self.tell(message, &[]).await?;
         self.done().await
     }
 
-    /// Waits for the word that what was told is in force. Returns what is not.
-    async fn done(&mut self) -> io::Result<Vec<String>> {
+    /// Waits for the word that what was told is in force. Returns what came of it.
+    async fn done(&mut self) -> io::Result<Done> {
         loop {
             let received = timeout(PATIENCE, self.channel.receive()).await?;
             match received? {
-                Some((ToMonitor::Done { failed }, _)) => return Ok(failed),
+                Some((ToMonitor::Done { failed, unpinned }, _)) => {
+                    return Ok(Done { failed, unpinned });
+                }
                 Some((ToMonitor::Refused { reason }, _)) => return Err(io::Error::other(reason)),
                 Some((other, _)) => self.said.push_back(other),
                 None => {

@@ -17,7 +17,10 @@ mod child;
 mod host;
 mod listening;
 mod monitor;
+mod orders;
+mod overlay;
 mod resolver;
+mod state;
 mod worker;
 
 use std::io;
@@ -25,6 +28,7 @@ use std::io;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use channel::{Answer, Fault, Order, Refusal};
+pub use state::StateError;
 pub use worker::{Asked, Orders, run as work};
 
 use crate::{
@@ -62,6 +66,9 @@ pub enum Error {
     /// The instance cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// What was ordered at run time cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The worker does not come up, for a reason that it tells.
     #[error("{0}")]
     Worker(String),

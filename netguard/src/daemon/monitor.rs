@@ -14,16 +14,17 @@ use tokio::{
 };
 
 use super::{
-    Error, Fault, Order, Refusal,
-    channel::{Answer, HostView, PolicyText, ToMonitor, ToWorker},
-    child::{Happened, Worker},
+    Error, Fault, Refusal,
+    channel::{HostView, PolicyText, ToMonitor, ToWorker},
+    child::{Done, Happened, Worker},
     host,
     listening::Listening,
+    overlay::Overlay,
     raise_file_limit,
+    state::StateFile,
 };
 use crate::{
-    changes,
-    config::Config,
+    config::{Config, Problems},
     control,
     datapath::{self, Changes, Datapath, Failed, PinDirectory, Shared},
     instance::{Instance, Lock},
@@ -58,16 +59,23 @@ enum Event {
 }
 
 /// The configuration that comes back if nobody confirms the one in force.
-struct Fallback {
-    config: Config,
-    at: Instant,
+pub(super) struct Fallback {
+    pub(super) config: Config,
+    pub(super) at: Instant,
 }
 
 pub(super) struct Monitor {
-    config: Config,
+    /// Of the file, without what lies over it.
+    pub(super) config: Config,
+    pub(super) overlay: Overlay,
+    /// The file's slots and those that were made at run time, for messages about their lines.
+    whole: Config,
+    /// All of it together: what is in force.
+    pub(super) policy: Policy,
+    state: StateFile,
     instance: Instance,
     format: Format,
-    fallback: Option<Fallback>,
+    pub(super) fallback: Option<Fallback>,
     datapath: Datapath,
     watcher: Watcher,
     signals: [Signal; 3],
@@ -76,7 +84,7 @@ pub(super) struct Monitor {
     /// When the worker was last heard of.
     heard: Instant,
     control: control::Socket,
-    journal: Journal,
+    pub(super) journal: Journal,
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
     failures: BTreeSet<String>,
@@ -94,9 +102,11 @@ impl Monitor {
         datapath::check_kernel()?;
         raise_file_limit();
         let lock = instance.lock()?;
+        let state = StateFile::of(&instance.state_directory());
+        let intent = Intent::of(config, state.read()?)?;
         let watcher = Watcher::open()?;
-        let made = host::make_links(&config.policy, instance).await?;
-        let started = Self::start_on(config, instance, format, lock, watcher, &made).await;
+        let made = host::make_links(&intent.policy, instance).await?;
+        let started = Self::start_on(intent, state, instance, format, lock, watcher, &made).await;
         if started.is_err() {
             // The first error is the one to tell.
             let _ = links::take_back(&made).await;
@@ -106,7 +116,8 @@ impl Monitor {
 
     /// The start on a host whose links are there.
     async fn start_on(
-        config: Config,
+        intent: Intent,
+        state: StateFile,
         instance: &Instance,
         format: Format,
         lock: Lock,
@@ -114,9 +125,9 @@ impl Monitor {
         made: &links::Made,
     ) -> Result<Self, Error> {
         let facts = watcher.facts().await?;
-        host::check(&config, &facts)?;
+        host::check(&intent.whole, &facts)?;
         datapath::ensure_bpffs()?;
-        let plan = Plan::compile(&config.policy, &facts);
+        let plan = Plan::compile(&intent.policy, &facts);
         let datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
         let (journal, writer) = Journal::start(format)?;
         let signals = [
@@ -125,8 +136,13 @@ impl Monitor {
             signal(SignalKind::hangup())?,
         ];
         let control = control::Socket::bind(&instance.control_socket())?;
+        let Intent { config, overlay, whole, policy } = intent;
         let mut monitor = Self {
             config,
+            overlay,
+            whole,
+            policy,
+            state,
             instance: instance.clone(),
             format,
             fallback: None,
@@ -148,7 +164,7 @@ impl Monitor {
             monitor.journal.note(format!("made {}", made.created.join(" ")));
         }
         let enforced = match monitor.enforce(&facts).await {
-            Ok(()) => host::apply_firewall(&monitor.config.policy, instance).map_err(Error::from),
+            Ok(()) => host::apply_firewall(&monitor.policy, instance).map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error) = enforced {
@@ -165,11 +181,11 @@ impl Monitor {
             return Err(Error::Worker(failed));
         }
         self.start_worker(facts).await.map_err(|error| Error::Worker(error.to_string()))?;
-        let changes = self.datapath.apply(Plan::compile(&self.config.policy, facts))?;
+        let changes = self.datapath.apply(Plan::compile(&self.policy, facts))?;
         must_guard_bridges(&changes)?;
         let failed = self.isolate(facts).await;
         self.report(&changes, failed);
-        let policy = &self.config.policy;
+        let policy = &self.policy;
         let is_there = |slot: &Slot, port: &str| {
             let bridge = facts.interface(&slot.bridge).map(|bridge| bridge.index);
             facts.interface(port).is_some_and(|port| port.controller == bridge)
@@ -193,7 +209,7 @@ impl Monitor {
         // Without one there is nobody to tell.
         let _ = sd_notify::notify(&[
             sd_notify::NotifyState::Ready,
-            sd_notify::NotifyState::Status(&format!("guarding {}", extent(&self.config.policy))),
+            sd_notify::NotifyState::Status(&format!("guarding {}", extent(&self.policy))),
         ]);
     }
 
@@ -255,123 +271,122 @@ impl Monitor {
         match said {
             // What was not in force when it was told is tried again with the host's next change.
             ToMonitor::Done { .. } | ToMonitor::Refused { .. } | ToMonitor::Pong => {}
-            ToMonitor::Ask { id, order } => {
-                let answer = self.carry_out(order).await;
-                self.tell(&ToWorker::Answer { id, answer }).await;
-            }
+            ToMonitor::Ask { id, order } => self.answer(id, order).await,
         }
     }
 
     /// What is not said arrives nowhere: that the worker is gone is an event of its own.
-    async fn tell(&mut self, message: &ToWorker) {
+    pub(super) async fn tell(&mut self, message: &ToWorker) {
         if let Some(worker) = &mut self.worker {
             let _ = worker.tell(message, &[]).await;
         }
     }
 
-    async fn carry_out(&mut self, order: Order) -> Answer {
-        match order {
-            Order::Reload { confirm } => self.reload(confirm.map(Duration::from_secs)).await,
-            Order::Confirm => self.confirm(),
-            Order::Diff => {
-                let config = self.read_again()?;
-                Ok(changes::Changes::between(&self.config.policy, &config.policy).json())
-            }
-        }
-    }
-
-    fn read_again(&self) -> Result<Config, Refusal> {
-        self.config.read_again().map_err(|error| Refusal::new(Fault::Order, error))
-    }
-
-    /// Reads the configuration again and puts it in force; back to this one if nobody confirms it in time.
-    async fn reload(&mut self, confirm: Option<Duration>) -> Answer {
-        let config = self.read_again()?;
-        let changes = changes::Changes::between(&self.config.policy, &config.policy).json();
-        let old = self.switch(config).await?;
-        let note = format!("reloaded: guarding {}", extent(&self.config.policy));
-        match confirm {
-            Some(time) => {
-                // Who reloads twice without confirming falls back to what was confirmed last.
-                let config = self.fallback.take().map_or(old, |fallback| fallback.config);
-                self.fallback = Some(Fallback { config, at: Instant::now() + time });
-                let seconds = time.as_secs();
-                self.journal.note(format!("{note}; back in {seconds} s unless confirmed"));
-            }
-            None => {
-                self.fallback = None;
-                self.journal.note(note);
-            }
-        }
-        Ok(changes)
-    }
-
-    fn confirm(&mut self) -> Answer {
-        let Some(_) = self.fallback.take() else {
-            let message = "no reload waits for a confirmation";
-            return Err(Refusal::new(Fault::Conflict, message));
-        };
-        self.journal.note("confirmed: the latest reload stays in force");
-        Ok(serde_json::json!({}))
-    }
-
     async fn fall_back(&mut self) {
         let Some(Fallback { config, .. }) = self.fallback.take() else { return };
-        match self.switch(config).await {
-            Ok(_) => self.journal.note(format!(
+        let note = match self.change(config, self.overlay.clone()).await {
+            Ok(_) => format!(
                 "nobody has confirmed the latest reload: back to what was before, guarding {}",
-                extent(&self.config.policy)
-            )),
-            Err(refusal) => self.journal.note(format!(
+                extent(&self.policy)
+            ),
+            Err(refusal) => format!(
                 "nobody has confirmed the latest reload, but what was before does not fit any more: {}",
                 refusal.message
-            )),
-        }
+            ),
+        };
+        self.journal.note(note);
     }
 
-    /// Puts another configuration in force, in one step for the programs, and returns the old one. If it is refused, nothing
-    /// has changed.
-    async fn switch(&mut self, config: Config) -> Result<Config, Refusal> {
-        let refuse = |error: Error| {
-            let fault = if matches!(error, Error::Config(_)) { Fault::Order } else { Fault::Host };
-            Refusal::new(fault, format!("{:#}", anyhow::Error::from(error)))
+    /// Puts another configuration in force with what lies over it, in one step for the programs, and remembers it. If it is
+    /// refused, nothing has changed.
+    pub(super) async fn change(
+        &mut self,
+        config: Config,
+        overlay: Overlay,
+    ) -> Result<Done, Refusal> {
+        let is_new_overlay = overlay != self.overlay;
+        let intent = self.intent(config, overlay).map_err(refuse)?;
+        let done = self.switch(intent).await.map_err(refuse)?;
+        if is_new_overlay && let Err(error) = self.state.write(&self.overlay) {
+            let message = format!(
+                "in force, but forgotten when netguard ends: {:#}",
+                anyhow::Error::from(error)
+            );
+            self.journal.note(message.clone());
+            return Err(Refusal::new(Fault::Host, message));
+        }
+        Ok(done)
+    }
+
+    /// What is wanted instead of what is in force. What cannot have changed is not read anew.
+    fn intent(&self, config: Config, overlay: Overlay) -> Result<Intent, Error> {
+        if overlay.slots != self.overlay.slots || !config.is_same_text(&self.config) {
+            return Ok(Intent::of(config, overlay)?);
+        }
+        let whole = self.whole.clone();
+        let policy = overlay.apply(&whole.policy);
+        Ok(Intent { config, overlay, whole, policy })
+    }
+
+    async fn switch(&mut self, intent: Intent) -> Result<Done, Error> {
+        let has_other_slots =
+            intent.is_new_file(self) || intent.overlay.slots != self.overlay.slots;
+        let made = if has_other_slots {
+            host::make_links(&intent.policy, &self.instance).await?
+        } else {
+            links::Made::default()
         };
-        let made = host::make_links(&config.policy, &self.instance).await;
-        let made = made.map_err(|error| refuse(error.into()))?;
-        match self.switch_on(&config).await {
-            Ok((changes, facts)) => {
-                let old = std::mem::replace(&mut self.config, config);
-                if !made.created.is_empty() {
-                    self.journal.note(format!("made {}", made.created.join(" ")));
-                }
-                let mut failed = self.hand_policy_over(&facts).await;
-                failed.extend(self.isolate(&facts).await);
-                self.report(&changes, failed);
-                self.remove_stale_links().await;
-                self.tell_service_manager();
-                Ok(old)
-            }
+        let (changes, facts) = match self.switch_on(&intent, has_other_slots).await {
+            Ok(done) => done,
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = links::take_back(&made).await;
-                Err(refuse(error))
+                return Err(error);
             }
+        };
+        let is_new_file = intent.is_new_file(self);
+        Intent {
+            config: self.config,
+            overlay: self.overlay,
+            whole: self.whole,
+            policy: self.policy,
+        } = intent;
+        if !made.created.is_empty() {
+            self.journal.note(format!("made {}", made.created.join(" ")));
         }
+        let mut done = self.hand_policy_over(is_new_file).await;
+        let mut failed = std::mem::take(&mut done.failed);
+        failed.extend(self.listen(&facts).await);
+        failed.extend(self.isolate(&facts).await);
+        self.report(&changes, failed);
+        if has_other_slots {
+            self.remove_stale_links().await;
+            self.tell_service_manager();
+        }
+        Ok(done)
     }
 
     /// The switch on a host whose links are there: firewall and programs, or neither.
-    async fn switch_on(&mut self, config: &Config) -> Result<(Changes, Facts), Error> {
+    async fn switch_on(
+        &mut self,
+        intent: &Intent,
+        has_other_slots: bool,
+    ) -> Result<(Changes, Facts), Error> {
         let facts = self.watcher.facts().await?;
-        host::check(config, &facts)?;
-        host::apply_firewall(&config.policy, &self.instance)?;
-        let applied = self.apply(Plan::compile(&config.policy, &facts));
+        if has_other_slots {
+            host::check(&intent.whole, &facts)?;
+            host::apply_firewall(&intent.policy, &self.instance)?;
+        }
+        let applied = self.apply(Plan::compile(&intent.policy, &facts));
         let applied = applied.and_then(|changes| must_guard_bridges(&changes).map(|()| changes));
         match applied {
             Ok(changes) => Ok((changes, facts)),
             Err(error) => {
                 // Back to what was in force; the first error is the one to tell.
-                let _ = self.apply(Plan::compile(&self.config.policy, &facts));
-                let _ = host::apply_firewall(&self.config.policy, &self.instance);
+                let _ = self.apply(Plan::compile(&self.policy, &facts));
+                if has_other_slots {
+                    let _ = host::apply_firewall(&self.policy, &self.instance);
+                }
                 Err(error)
             }
         }
@@ -388,24 +403,24 @@ impl Monitor {
         Ok(self.datapath.apply(plan)?)
     }
 
-    /// Tells the worker the policy in force. Returns what is not in force there.
-    async fn hand_policy_over(&mut self, facts: &Facts) -> Vec<String> {
-        // One that has died meanwhile is told by its successor.
-        let mut failed = match (self.policy_text(), &mut self.worker) {
-            (Ok(policy), Some(worker)) => {
-                worker.tell_and_wait(&ToWorker::Policy { policy }).await.unwrap_or_default()
-            }
-            (Err(error), _) => vec![error.to_string()],
-            (Ok(_), None) => Vec::new(),
+    /// Tells the worker the policy in force. One that has died meanwhile is told by its successor.
+    async fn hand_policy_over(&mut self, is_new_file: bool) -> Done {
+        let overlay = self.overlay.clone();
+        let message = match self.policy_text() {
+            Ok(policy) if is_new_file => ToWorker::Policy { policy, overlay },
+            Ok(_) => ToWorker::Overlay(overlay),
+            Err(error) => return Done { failed: vec![error.to_string()], unpinned: 0 },
         };
-        failed.extend(self.listen(facts).await);
-        failed
+        match &mut self.worker {
+            Some(worker) => worker.tell_and_wait(&message).await.unwrap_or_default(),
+            None => Done::default(),
+        }
     }
 
     /// Listens where the host has bridges now, and has the worker serve it. Returns what could not be listened on.
     async fn listen(&mut self, facts: &Facts) -> Vec<String> {
         self.tell(&ToWorker::Host(host_view(facts))).await;
-        let steps = self.listening.follow(&self.config.policy, facts);
+        let steps = self.listening.follow(&self.policy, facts);
         if let Some(worker) = &mut self.worker {
             for (message, descriptors) in &steps.messages {
                 let _ = worker.tell(message, descriptors).await; // as with `tell`
@@ -425,7 +440,9 @@ impl Monitor {
         let policy = self.policy_text()?;
         let json = self.format == Format::Json;
         let descriptors = [pins, drops, control];
-        let mut worker = Worker::start(json, policy, host_view(facts), &descriptors).await?;
+        let mut worker =
+            Worker::start(json, policy, self.overlay.clone(), host_view(facts), &descriptors)
+                .await?;
         for (message, descriptors) in self.listening.whole()? {
             worker.tell(&message, &descriptors).await?;
         }
@@ -455,12 +472,18 @@ impl Monitor {
         }
         self.tell(&ToWorker::Ping).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        let mut overlay = self.overlay.clone();
+        if overlay.expire()
+            && let Err(refusal) = self.change(self.config.clone(), overlay).await
+        {
+            self.journal.note(refusal.message);
+        }
     }
 
     /// Brings maps, programs and listeners to what the host has now.
     async fn follow_host(&mut self) -> Result<(), Error> {
         let facts = self.watcher.facts().await?;
-        let changes = self.datapath.apply(Plan::compile(&self.config.policy, &facts))?;
+        let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
         let mut failed = self.listen(&facts).await;
         failed.extend(self.isolate(&facts).await);
         self.report(&changes, failed);
@@ -481,7 +504,7 @@ impl Monitor {
     }
 
     async fn remove_stale_links(&self) {
-        match host::remove_stale_links(&self.config.policy, &self.instance).await {
+        match host::remove_stale_links(&self.policy, &self.instance).await {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => self.journal.note(format!("removed {}", removed.join(" "))),
             // What is left over opens nothing, and the next start tries again.
@@ -519,6 +542,31 @@ impl Monitor {
     }
 }
 
+/// What is wanted: a configuration, what lies over it, and what they mean together.
+struct Intent {
+    config: Config,
+    overlay: Overlay,
+    whole: Config,
+    policy: Policy,
+}
+
+impl Intent {
+    fn of(config: Config, overlay: Overlay) -> Result<Self, Problems> {
+        let whole = config.with_slots(&overlay.entries())?;
+        let policy = overlay.apply(&whole.policy);
+        Ok(Self { config, overlay, whole, policy })
+    }
+
+    fn is_new_file(&self, monitor: &Monitor) -> bool {
+        !self.config.is_same_text(&monitor.config)
+    }
+}
+
+fn refuse(error: Error) -> Refusal {
+    let fault = if matches!(error, Error::Config(_)) { Fault::Order } else { Fault::Host };
+    Refusal::new(fault, format!("{:#}", anyhow::Error::from(error)))
+}
+
 fn must_guard_bridges(changes: &Changes) -> Result<(), Error> {
     match changes.failed.iter().find(|failed| failed.is_bridge) {
         Some(Failed { interface, reason, .. }) => {
@@ -534,7 +582,7 @@ fn host_view(facts: &Facts) -> HostView {
 }
 
 /// How much a policy guards, for people.
-fn extent(policy: &Policy) -> String {
+pub(super) fn extent(policy: &Policy) -> String {
     format!("{} slots, {} names allowed", policy.slots.len(), policy.dns.names_max())
 }
 

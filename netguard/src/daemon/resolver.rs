@@ -24,9 +24,14 @@ pub(super) fn of(policy: &Policy, pins: &Arc<Pins>, journal: &Journal) -> Resolv
 /// Makes the resolver one for another policy. What it has learnt of upstreams and answers is forgotten: it may be what the
 /// old policy made of it.
 pub(super) fn replace(resolver: &Resolver, policy: &Policy, journal: &Journal) {
-    resolver.replace_rules(rules(policy));
+    replace_rules(resolver, policy);
     resolver.cache().clear();
     resolver.replace_forwarder(forwarder(policy, resolver.cache(), journal));
+}
+
+/// Has the resolver decide by another policy, which has the same upstreams.
+pub(super) fn replace_rules(resolver: &Resolver, policy: &Policy) {
+    resolver.replace_rules(rules(policy));
 }
 
 fn forwarder(policy: &Policy, cache: &Arc<Cache>, journal: &Journal) -> Arc<Forwarder> {
@@ -73,10 +78,10 @@ pub(super) fn pins(policy: &Policy, map: PinWriter) -> io::Result<Pins> {
 }
 
 /// Makes the table of pins one for another policy, by whose rules the resolver decides already.
-pub(super) fn replace_slots(pins: &Pins, policy: &Policy) -> io::Result<()> {
+pub(super) fn replace_slots(pins: &Pins, policy: &Policy) -> io::Result<usize> {
     let slots = policy.slots.iter().map(|slot| slot.id);
-    let replaced = pins.replace_slots(slots, per_slot(policy), allowed_pins(policy), Moment::now());
-    replaced.map(|_| ()).map_err(not_removed)
+    let (per_slot, is_allowed) = (per_slot(policy), allowed_pins(policy));
+    pins.replace_slots(slots, per_slot, is_allowed, Moment::now()).map_err(not_removed)
 }
 
 fn not_removed(source: io::Error) -> io::Error {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use netguard_common::SlotId;
-use netguard_dns::{Moment, Pins, Resolver, Server, SlotServer, Sockets};
+use netguard_dns::{DomainName, Moment, Pins, Resolver, Server, SlotServer, Sockets};
 use nix::sys::{
     prctl::set_name,
     signal::{SigHandler, Signal, signal},
@@ -28,6 +28,7 @@ use tokio::{
 
 use super::{
     channel::{Answer, Channel, Fault, HostView, Order, PolicyText, Refusal, ToMonitor, ToWorker},
+    overlay::Overlay,
     raise_file_limit, resolver,
 };
 use crate::{
@@ -108,10 +109,10 @@ pub fn run() -> io::Result<()> {
     runtime.block_on(async {
         let channel = Channel::of(socket)?;
         let Some((told, descriptors)) = channel.receive().await? else { return Ok(()) };
-        let ToWorker::Begin { json, policy, host } = told else {
+        let ToWorker::Begin { json, policy, overlay, host } = told else {
             return Err(io::Error::other("the monitor does not begin"));
         };
-        let parts = match Parts::make(json, &policy, descriptors) {
+        let parts = match Parts::make(json, &policy, overlay, descriptors) {
             Ok(parts) => parts,
             Err(error) => {
                 let refused = ToMonitor::Refused { reason: error.to_string() };
@@ -119,7 +120,7 @@ pub fn run() -> io::Result<()> {
             }
         };
         let mut worker = parts.into_worker(channel, host);
-        worker.done(Vec::new()).await?;
+        worker.done(Vec::new(), 0).await?;
         let ended = worker.serve().await;
         worker.finish();
         ended
@@ -128,6 +129,12 @@ pub fn run() -> io::Result<()> {
 
 struct Worker {
     channel: Channel,
+    /// Of the file, without what lies over it.
+    config: Config,
+    overlay: Overlay,
+    /// With the slots that were made at run time, but without what else was ordered.
+    base: Policy,
+    /// With all of it.
     policy: Policy,
     drops: AsyncFd<DropStream>,
     /// True if records were left in the ring buffer, of which no readiness will tell.
@@ -201,16 +208,11 @@ impl Worker {
                 self.listening.remove(&id);
                 Ok(())
             }
-            ToWorker::Policy { policy } => {
-                let mut failed = Vec::new();
-                self.policy = Config::unpack(&policy.path, policy.packed.as_bytes())?.policy;
-                resolver::replace(&self.resolver, &self.policy, &self.journal);
-                if let Err(error) = resolver::replace_slots(&self.pins, &self.policy) {
-                    failed.push(error.to_string());
-                }
-                self.control.replace_slots(slot_names(&self.policy));
-                self.done(failed).await
+            ToWorker::Policy { policy, overlay } => {
+                self.config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
+                self.change(overlay, true).await
             }
+            ToWorker::Overlay(overlay) => self.change(overlay, false).await,
             ToWorker::Answer { id, answer } => {
                 if let Some(waiting) = self.waiting.remove(&id) {
                     let _ = waiting.send(answer); // whoever asked may have hung up
@@ -225,8 +227,41 @@ impl Worker {
         self.channel.send(message, &[] as &[OwnedFd]).await
     }
 
-    async fn done(&self, failed: Vec<String>) -> io::Result<()> {
-        self.say(&ToMonitor::Done { failed }).await
+    async fn done(&self, failed: Vec<String>, unpinned: usize) -> io::Result<()> {
+        self.say(&ToMonitor::Done { failed, unpinned }).await
+    }
+
+    /// Puts another policy in force: rules first, then pins, so that nothing is pinned that they do not allow.
+    async fn change(&mut self, overlay: Overlay, is_new_file: bool) -> io::Result<()> {
+        let has_other_slots = is_new_file || self.overlay.slots != overlay.slots;
+        if has_other_slots {
+            self.base = with_slots(&self.config, &overlay)?;
+        }
+        let policy = overlay.apply(&self.base);
+        let old = std::mem::replace(&mut self.overlay, overlay);
+        let was_denied = old.denied(&self.policy);
+        self.policy = policy;
+        if is_new_file {
+            resolver::replace(&self.resolver, &self.policy, &self.journal);
+        } else {
+            resolver::replace_rules(&self.resolver, &self.policy);
+        }
+        let mut failed = Vec::new();
+        let mut unpinned = 0;
+        let mut count = |went: io::Result<usize>| match went {
+            Ok(went) => unpinned += went,
+            Err(error) => failed.push(error.to_string()),
+        };
+        count(resolver::replace_slots(&self.pins, &self.policy));
+        let denied = self.overlay.denied(&self.policy);
+        for ((slot, name), _) in was_denied.iter().filter(|(key, _)| !denied.contains_key(key)) {
+            self.pins.allow(*slot, name);
+        }
+        count(deny(&self.pins, &denied));
+        if has_other_slots {
+            self.control.replace_slots(slot_names(&self.policy));
+        }
+        self.done(failed, unpinned).await
     }
 
     /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
@@ -263,6 +298,9 @@ impl Worker {
 
 /// What a worker is made of before it listens.
 struct Parts {
+    config: Config,
+    overlay: Overlay,
+    base: Policy,
     policy: Policy,
     drops: AsyncFd<DropStream>,
     resolver: Arc<Resolver>,
@@ -275,17 +313,25 @@ struct Parts {
 }
 
 impl Parts {
-    fn make(json: bool, policy: &PolicyText, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+    fn make(
+        json: bool,
+        policy: &PolicyText,
+        overlay: Overlay,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
         let Ok([pins, drops, control]) = <[OwnedFd; 3]>::try_from(descriptors) else {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
-        let policy = Config::unpack(&policy.path, policy.packed.as_bytes())?.policy;
+        let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
+        let base = with_slots(&config, &overlay)?;
+        let policy = overlay.apply(&base);
         let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
         let format = if json { Format::Json } else { Format::Text };
         let (journal, writer) = Journal::start(format)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
+        deny(&pins, &overlay.denied(&policy))?;
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
@@ -295,15 +341,44 @@ impl Parts {
             slot_names(&policy),
             give,
         )?;
-        Ok(Self { policy, drops, resolver, pins, control, orders, server, journal, writer })
+        Ok(Self {
+            config,
+            overlay,
+            base,
+            policy,
+            drops,
+            resolver,
+            pins,
+            control,
+            orders,
+            server,
+            journal,
+            writer,
+        })
     }
 
     fn into_worker(self, channel: Channel, host: HostView) -> Worker {
-        let Self { policy, drops, resolver, pins, control, orders, server, journal, writer } = self;
+        let Self {
+            config,
+            overlay,
+            base,
+            policy,
+            drops,
+            resolver,
+            pins,
+            control,
+            orders,
+            server,
+            journal,
+            writer,
+        } = self;
         let mut every_second = tokio::time::interval(HOUSEKEEPING);
         every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Worker {
             channel,
+            config,
+            overlay,
+            base,
             policy,
             drops,
             more_drops: false,
@@ -325,4 +400,22 @@ impl Parts {
 
 fn slot_names(policy: &Policy) -> BTreeMap<SlotId, String> {
     policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect()
+}
+
+/// The policy of the file with the slots that were made at run time.
+fn with_slots(config: &Config, overlay: &Overlay) -> io::Result<Policy> {
+    Ok(config.with_slots(&overlay.entries()).map_err(io::Error::other)?.policy)
+}
+
+/// Takes names away. Returns how many pins of them are gone.
+fn deny(
+    pins: &Pins,
+    denied: &BTreeMap<(SlotId, DomainName), Option<Duration>>,
+) -> io::Result<usize> {
+    let now = Moment::now();
+    let mut gone = 0;
+    for ((slot, name), left) in denied {
+        gone += pins.deny(*slot, name, left.map(|left| now.after(left)), now)?;
+    }
+    Ok(gone)
 }

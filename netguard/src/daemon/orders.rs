@@ -1,0 +1,210 @@
+//! Orders at run time: what the monitor does for whoever has the control socket.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{
+    Answer, Fault, Order, Refusal,
+    channel::ToWorker,
+    monitor::{Fallback, Monitor, extent},
+    overlay::{Target, Word},
+};
+use crate::{
+    changes::Changes,
+    config::{Config, slot_entry},
+    listing,
+    policy::Policy,
+};
+
+impl Monitor {
+    pub(super) async fn carry_out(&mut self, order: Order) -> Answer {
+        match order {
+            Order::Reload { confirm } => self.reload(confirm.map(Duration::from_secs)).await,
+            Order::Confirm => self.confirm(),
+            Order::Diff => {
+                let config = self.read_again()?;
+                Ok(Changes::between(&self.config.policy, &config.policy).json())
+            }
+            Order::Slots => Ok(self.slots()),
+            Order::AddSlot { entry } => self.add_slot(entry).await,
+            Order::RemoveSlot { slot } => self.remove_slot(&slot).await,
+            Order::Lock { slot, locked } => self.lock(&slot, locked).await,
+            Order::Say { slot, target, allow, seconds } => {
+                let word = Word::new(allow, seconds.map(Duration::from_secs));
+                self.say(&slot, &target, word).await
+            }
+            Order::Forget { slot, target } => self.forget(&slot, &target).await,
+        }
+    }
+
+    fn read_again(&self) -> Result<Config, Refusal> {
+        self.config.read_again().map_err(|error| Refusal::new(Fault::Order, error))
+    }
+
+    /// Reads the configuration again and puts it in force; back to this one if nobody confirms it in time.
+    pub(super) async fn reload(&mut self, confirm: Option<Duration>) -> Answer {
+        let config = self.read_again()?;
+        let old = self.config.clone();
+        let changes = Changes::between(&old.policy, &config.policy).json();
+        self.change(config, self.overlay.clone()).await?;
+        let note = format!("reloaded: guarding {}", extent(&self.policy));
+        match confirm {
+            Some(time) => {
+                // Who reloads twice without confirming falls back to what was confirmed last.
+                let config = self.fallback.take().map_or(old, |fallback| fallback.config);
+                self.fallback = Some(Fallback { config, at: Instant::now() + time });
+                let seconds = time.as_secs();
+                self.journal.note(format!("{note}; back in {seconds} s unless confirmed"));
+            }
+            None => {
+                self.fallback = None;
+                self.journal.note(note);
+            }
+        }
+        Ok(changes)
+    }
+
+    fn confirm(&mut self) -> Answer {
+        if self.fallback.take().is_none() {
+            let message = "no reload waits for a confirmation";
+            return Err(Refusal::new(Fault::Conflict, message));
+        }
+        self.journal.note("confirmed: the latest reload stays in force");
+        Ok(json!({}))
+    }
+
+    fn slots(&self) -> Value {
+        let mut slots = listing::slots_json(&self.policy);
+        for slot in slots["slots"].as_array_mut().into_iter().flatten() {
+            let name = slot["name"].as_str().unwrap_or_default().to_owned();
+            slot["locked"] = self.overlay.locked.contains(&name).into();
+            slot["made_at_run_time"] = self.overlay.slots.contains_key(&name).into();
+            let words = self.overlay.words.get(&name).into_iter().flatten();
+            let words = words.map(|(target, word)| {
+                let seconds = word.left().map(|left| left.as_secs());
+                json!({ "what": target, "allowed": word.is_allowed, "seconds_left": seconds })
+            });
+            slot["said"] = words.collect();
+        }
+        slots
+    }
+
+    async fn add_slot(&mut self, mut entry: Map<String, Value>) -> Answer {
+        let bad = |message: String| Refusal::new(Fault::Order, message);
+        let Some(name) = entry.get("name").and_then(Value::as_str).map(str::to_owned) else {
+            return Err(bad("the slot has no name: {\"name\": \"slot9\"}".to_owned()));
+        };
+        if entry.contains_key("count") {
+            return Err(bad("count makes many slots: make them one by one".to_owned()));
+        }
+        if self.policy.slots.iter().any(|slot| slot.name == name) {
+            let message = format!("there is a slot {name:?} already");
+            return Err(Refusal::new(Fault::Conflict, message));
+        }
+        if !entry.contains_key("id") {
+            let id = free_id(&self.policy);
+            let full = || Refusal::new(Fault::Conflict, "every number of a slot is taken");
+            entry.insert("id".to_owned(), id.ok_or_else(full)?.into());
+        }
+        let mut overlay = self.overlay.clone();
+        overlay.slots.insert(name.clone(), slot_entry(&entry).map_err(bad)?);
+        self.change(self.config.clone(), overlay).await?;
+        self.journal.note(format!("slot {name} is made"));
+        let slots = self.slots();
+        let mut slots = slots["slots"].as_array().into_iter().flatten();
+        Ok(slots.find(|slot| slot["name"] == name.as_str()).cloned().unwrap_or_default())
+    }
+
+    async fn remove_slot(&mut self, slot: &str) -> Answer {
+        self.must_have(slot)?;
+        let mut overlay = self.overlay.clone();
+        if overlay.slots.remove(slot).is_none() {
+            let file = self.config.path().display();
+            let message = format!("slot {slot:?} is of {file}: remove it there and reload");
+            return Err(Refusal::new(Fault::Conflict, message));
+        }
+        overlay.locked.remove(slot);
+        overlay.words.remove(slot);
+        self.change(self.config.clone(), overlay).await?;
+        self.journal.note(format!("slot {slot} is removed"));
+        Ok(json!({ "removed": slot }))
+    }
+
+    async fn lock(&mut self, slot: &str, locked: bool) -> Answer {
+        self.must_have(slot)?;
+        let mut overlay = self.overlay.clone();
+        let is_new = if locked {
+            overlay.locked.insert(slot.to_owned())
+        } else {
+            overlay.locked.remove(slot)
+        };
+        if is_new {
+            self.change(self.config.clone(), overlay).await?;
+            self.journal
+                .note(format!("slot {slot} is {}", if locked { "locked" } else { "unlocked" }));
+        }
+        Ok(json!({ "slot": slot, "locked": locked }))
+    }
+
+    /// The latest word about a target counts.
+    async fn say(&mut self, slot: &str, target: &str, word: Word) -> Answer {
+        self.must_have(slot)?;
+        let parsed: Target = target.parse().map_err(|error| Refusal::new(Fault::Order, error))?;
+        if let Target::Name(entry) = &parsed
+            && entry.ports.is_some()
+            && !word.is_allowed
+        {
+            let message =
+                format!("a name is denied with all its ports: write {:?}", entry.name.as_str());
+            return Err(Refusal::new(Fault::Order, message));
+        }
+        let mut overlay = self.overlay.clone();
+        overlay.words.entry(slot.to_owned()).or_default().insert(target.to_owned(), word);
+        let done = self.change(self.config.clone(), overlay).await?;
+        let verb = if word.is_allowed { "allowed" } else { "denied" };
+        let time = word
+            .left()
+            .map_or_else(String::new, |left| format!(" for {}", humantime::format_duration(left)));
+        self.journal.note(format!("{target} is {verb} to slot {slot}{time}"));
+        Ok(
+            json!({ "slot": slot, "what": target, "allowed": word.is_allowed, "unpinned": done.unpinned }),
+        )
+    }
+
+    async fn forget(&mut self, slot: &str, target: &str) -> Answer {
+        self.must_have(slot)?;
+        let mut overlay = self.overlay.clone();
+        let words = overlay.words.get_mut(slot);
+        if words.and_then(|words| words.remove(target)).is_none() {
+            let message = format!("nothing was said of {target:?} to slot {slot:?}");
+            return Err(Refusal::new(Fault::Absent, message));
+        }
+        overlay.words.retain(|_, words| !words.is_empty());
+        let done = self.change(self.config.clone(), overlay).await?;
+        self.journal.note(format!("what was said of {target} to slot {slot} is forgotten"));
+        Ok(json!({ "slot": slot, "what": target, "unpinned": done.unpinned }))
+    }
+
+    fn must_have(&self, slot: &str) -> Result<(), Refusal> {
+        if self.policy.slots.iter().any(|it| it.name == slot) {
+            return Ok(());
+        }
+        let slots: Vec<_> = self.policy.slots.iter().map(|it| it.name.as_str()).collect();
+        let message = format!("no slot is called {slot:?}; there are {}", slots.join(", "));
+        Err(Refusal::new(Fault::Absent, message))
+    }
+
+    /// Carries an order out and tells whoever waits for it.
+    pub(super) async fn answer(&mut self, id: u64, order: Order) {
+        let answer = self.carry_out(order).await;
+        self.tell(&ToWorker::Answer { id, answer }).await;
+    }
+}
+
+/// The lowest number that no slot has.
+fn free_id(policy: &Policy) -> Option<u16> {
+    let is_free = |id: &u16| policy.slots.iter().all(|slot| slot.id != *id);
+    (1..=netguard_common::MAX_SLOT_ID).find(is_free)
+}
