@@ -230,7 +230,8 @@ fn slots_are_made_and_removed_while_the_daemon_runs_and_it_remembers_them() {
     };
     assert!(is_guarded().contains("vm-web"), "{}", is_guarded());
     // Its resolver answers on its own gateway, as the host of the lab sees it.
-    assert_eq!(lab.exec("hv", "ip -br addr show br-web").success().contains("10.99.0.1/24"), true);
+    let addresses = lab.exec("hv", "ip -br addr show br-web");
+    assert!(addresses.success().contains("10.99.0.1/24"));
 
     for signal in ["TERM", "KILL"] {
         daemon::kill(&lab, signal);
