@@ -271,6 +271,10 @@ impl Daemon {
                 Event::Housekeeping => {
                     self.resolver.report_over_rate();
                     self.pins.expire(Moment::now());
+                    if let Err(error) = self.datapath.settle() {
+                        // What is in force is; the next change takes longer.
+                        self.journal.note(format!("{:#}", anyhow::Error::from(error)));
+                    }
                 }
             }
         }

@@ -7,7 +7,9 @@
 use std::{collections::HashMap, fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net};
-use netguard_common::maps::{self, SERVICE_BITS, ServiceEntry, ServiceKey};
+use netguard_common::maps::ServiceEntry;
+
+use super::ServicePrefix;
 
 /// A transport protocol that rules can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -211,8 +213,8 @@ impl ServiceSets {
         sets
     }
 
-    /// Every entry of the map: key, length of its prefix in bits, value.
-    pub(super) fn entries(&self) -> impl Iterator<Item = ((ServiceKey, u32), ServiceEntry)> {
+    /// Every entry of the map.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (ServicePrefix, ServiceEntry)> {
         (1..).zip(&self.sets).flat_map(|(set, spans)| {
             spans.iter().flat_map(move |span| {
                 let value = ServiceEntry {
@@ -220,9 +222,9 @@ impl ServiceSets {
                     prefix_length: span.prefix_length,
                     _reserved: 0,
                 };
+                let protocol = span.protocol.number();
                 port_prefixes(span.ports.clone()).into_iter().map(move |(port, length)| {
-                    let key = maps::service_key(set, span.protocol.number(), port);
-                    ((key, SERVICE_BITS - 16 + length), value)
+                    (ServicePrefix { set, protocol, port, length }, value)
                 })
             })
         })
