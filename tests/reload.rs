@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    num::NonZero,
     ops::Range,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -97,7 +98,16 @@ fn plans(kernel: &mut Kernel) -> [Plan; 2] {
     })
 }
 
-const SWAPS: Range<usize> = 0..400;
+/// Ends what runs beside a test, also when that fails.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+const SWAPS: Range<usize> = 0..300;
 
 #[test]
 fn no_packet_sees_something_of_two_policies() {
@@ -108,18 +118,21 @@ fn no_packet_sees_something_of_two_policies() {
     let plans = plans(&mut kernel);
     let pins = kernel.pins().clone();
     let (is_over, passed, judged) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let put = |frame: &[u8]| {
+    let frames = [ip(GUEST, P).tcp_syn(40_000, 80), ip(GUEST, Q).tcp_syn(40_000, 22)];
+    let put = || {
         let program = PinnedProgram::open(&pins, Hook::PortEgress).expect("the pinned program");
-        while !is_over.load(Ordering::Relaxed) {
+        for frame in frames.iter().cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
             let probed = program.probe(frame, 0).expect("the program runs");
             passed.fetch_add((probed.mark != 0).into(), Ordering::Relaxed);
             judged.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let frames = [ip(GUEST, P).tcp_syn(40_000, 80), ip(GUEST, Q).tcp_syn(40_000, 22)];
+    // One processor is for the swaps.
+    let processors = thread::available_parallelism().map_or(2, NonZero::get);
     thread::scope(|scope| {
-        for frame in &frames {
-            scope.spawn(|| put(frame));
+        let _until = Until(&is_over);
+        for _ in 1..processors.max(2) {
+            scope.spawn(put);
         }
         for swap in SWAPS {
             let _ = kernel.datapath().apply(plans[swap % 2].clone()).expect("the maps take it");
@@ -127,7 +140,6 @@ fn no_packet_sees_something_of_two_policies() {
                 kernel.datapath().settle().expect("the maps take it again");
             }
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     let judged = judged.into_inner();
     println!("{judged} packets while the policy changed {} times", SWAPS.len());
@@ -217,6 +229,7 @@ fn flows_that_the_next_policy_allows_lose_no_packet_and_others_end_at_once() {
     let enters = ip(Q, GUEST).tcp_ack(22, 40_000, b"data");
     let (is_over, lost) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
+        let _until = Until(&is_over);
         scope.spawn(|| {
             let kept = kept.map(|(hook, frame, mark)| {
                 (PinnedProgram::open(&pins, hook).expect("the pinned program"), frame, mark)
@@ -239,7 +252,6 @@ fn flows_that_the_next_policy_allows_lose_no_packet_and_others_end_at_once() {
                 .map(|probed| probed.expect("the program runs").action == TC_SHOT);
             assert_eq!(actions, [swap % 2 == 0; 2], "the flow to Q after {swap} changes");
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert_eq!(lost.into_inner(), 0, "packets of the flow to P were dropped");
 }
