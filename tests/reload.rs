@@ -107,7 +107,7 @@ impl Drop for Until<'_> {
     }
 }
 
-const SWAPS: Range<usize> = 0..300;
+const SWAPS: Range<usize> = 0..150;
 
 #[test]
 fn no_packet_sees_something_of_two_policies() {
