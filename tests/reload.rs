@@ -33,7 +33,7 @@ const GUEST: &str = "10.1.0.2";
 const P: &str = "203.0.113.9";
 const Q: &str = "203.0.112.9";
 
-/// `lo` is slot 1's. Its sets of services: 1 is TCP port 22 allowed, 2 is TCP port 443 allowed.
+/// `lo` is slot 1's, and reaches what is listed.
 const FIRST: &str = r#"
 [host]
 management = ["203.0.112.0/24"]
@@ -49,7 +49,7 @@ egress = "listed"
 allow = ["203.0.112.0/24 tcp/22", "203.0.113.0/24 tcp/443"]
 "#;
 
-/// `lo` is slot 2's. Its sets of services: 1 is TCP port 22 denied, 2 is TCP port 80 allowed.
+/// `lo` is slot 2's, and reaches what is not denied.
 const SECOND: &str = r#"
 [host]
 management = ["203.0.113.0/24"]
@@ -72,9 +72,8 @@ port = "vm-slot3"
 subnet = "10.3.0.0/24"
 "#;
 
-/// What the verdict stage says of a SYN to P's port 80, then to Q's port 22. Where the second policy's places, rules
-/// or services meet the first one's, or the other way round, one of the two passes; where slots meet ports, there
-/// is no slot.
+/// What the verdict stage says of a SYN to P's port 80, then to Q's port 22. Where one policy's places meet the other's
+/// slots and rules, one of the two passes; where slots meet ports, there is no slot.
 fn verdicts(kernel: &mut Kernel) -> [Outcome; 2] {
     [ip(GUEST, P).tcp_syn(40_000, 80), ip(GUEST, Q).tcp_syn(40_000, 22)]
         .map(|frame| kernel.verdict(Hook::PortEgress, &frame, 0).0)

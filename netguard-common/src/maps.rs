@@ -398,6 +398,8 @@ const fn behind_word(word: u32, address: Address) -> [u8; 20] {
 pub type ServiceKey = [u8; 8];
 /// How many bits of a [`ServiceKey`] side and set take; the side has the highest.
 pub const SERVICE_SET_BITS: u32 = 32;
+/// The highest number of a set.
+pub const SERVICE_SET_MAX: u32 = (1 << (SERVICE_SET_BITS - 1)) - 1;
 /// How many bits of a [`ServiceKey`] side, set, protocol and port take.
 pub const SERVICE_BITS: u32 = SERVICE_SET_BITS + 8 + 16;
 

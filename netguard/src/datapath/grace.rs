@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
+use super::sys::bpf;
+
 /// Numbers of include/uapi/linux/bpf.h.
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -53,16 +55,16 @@ impl Grace {
         let value = self.inner.as_raw_fd().cast_unsigned();
         let map_fd = u64::from(self.outer.as_raw_fd().cast_unsigned());
         let (key, value) = (&raw const key, &raw const value);
-        let request = MapUpdate { map_fd, key: key as u64, value: value as u64, flags: 0 };
+        let mut request = MapUpdate { map_fd, key: key as u64, value: value as u64, flags: 0 };
         // SAFETY: key and value are words, as the map was made for, and outlive the call, in which the kernel reads
         // them.
-        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &request) }.map(|_| ())
+        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut request) }.map(|_| ())
     }
 }
 
 /// A map of one word.
 fn create(map_type: u32, inner_map_fd: u32) -> io::Result<OwnedFd> {
-    let request = MapCreate {
+    let mut request = MapCreate {
         map_type,
         key_size: size_of::<u32>() as u32,
         value_size: size_of::<u32>() as u32,
@@ -71,20 +73,7 @@ fn create(map_type: u32, inner_map_fd: u32) -> io::Result<OwnedFd> {
         inner_map_fd,
     };
     // SAFETY: the request holds no pointers.
-    let raw = unsafe { bpf(BPF_MAP_CREATE, &request)? };
+    let raw = unsafe { bpf(BPF_MAP_CREATE, &mut request)? };
     // SAFETY: the kernel has just given this descriptor to us and to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
-/// One call of bpf(2).
-///
-/// # Safety
-///
-/// `T` is the part of `union bpf_attr` that the command reads, and its pointers are valid for what the command does.
-unsafe fn bpf<T>(command: libc::c_int, request: &T) -> io::Result<i32> {
-    // SAFETY: the attribute's size is given; the rest is the caller's.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(request), size_of::<T>())
-    };
-    i32::try_from(result).ok().filter(|it| *it >= 0).ok_or_else(io::Error::last_os_error)
 }

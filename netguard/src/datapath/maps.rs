@@ -11,7 +11,7 @@ use netguard_common::{
     maps::{self as layout, Layout, SIDES, Side},
 };
 
-use super::Error;
+use super::{Error, batch};
 use crate::policy::{Plan, Prefix, ServicePrefix};
 
 /// A shared layout as aya wants it.
@@ -91,53 +91,39 @@ impl PolicyMaps {
     }
 
     fn remove_stale(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
-        for index in gone(&old.ports, &new.ports) {
-            tolerate_absent(self.ports.remove(&port_key(side, *index)))
-                .map_err(|source| Error::map(layout::PORTS, source))?;
-        }
-        for id in gone(&old.slots, &new.slots) {
-            let empty = Wire(layout::SlotEntry::EMPTY);
-            tolerate_absent(self.slots.set(layout::slot_index(side, *id), empty, 0))
-                .map_err(|source| Error::map(layout::SLOTS, source))?;
-        }
-        for prefix in gone(&old.places, &new.places) {
-            tolerate_absent(self.places.remove(&place_key(side, prefix)))
-                .map_err(|source| Error::map(layout::PLACES, source))?;
-        }
-        for (id, prefix) in gone(&old.rules, &new.rules) {
-            tolerate_absent(self.rules.remove(&rule_key(side, *id, prefix)))
-                .map_err(|source| Error::map(layout::RULES, source))?;
-        }
-        for service in gone(&old.services, &new.services) {
-            tolerate_absent(self.services.remove(&service_key(side, service)))
-                .map_err(|source| Error::map(layout::SERVICES, source))?;
-        }
-        Ok(())
+        let ports = gone(&old.ports, &new.ports).map(|index| port_key(side, *index));
+        batch::remove(layout::PORTS, self.ports.map(), ports)?;
+        let slots = gone(&old.slots, &new.slots).map(|id| layout::slot_index(side, *id));
+        // A slot that had no room cannot be there.
+        let slots = slots.filter(|index| *index < self.slots.len());
+        let empty = slots.map(|index| (index, Wire(layout::SlotEntry::EMPTY)));
+        batch::put(layout::SLOTS, self.slots.map(), empty)?;
+        let places = gone(&old.places, &new.places).map(|prefix| place_key(side, prefix));
+        batch::remove(layout::PLACES, self.places.map(), places)?;
+        let rules = gone(&old.rules, &new.rules).map(|(id, prefix)| rule_key(side, *id, prefix));
+        batch::remove(layout::RULES, self.rules.map(), rules)?;
+        let services = gone(&old.services, &new.services);
+        let services = services.map(|service| service_key(side, service));
+        batch::remove(layout::SERVICES, self.services.map(), services)
     }
 
     fn write_changed(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
-        for (service, entry) in changed(&old.services, &new.services) {
-            let written = self.services.insert(&service_key(side, service), Wire(*entry), 0);
-            written.map_err(|source| Error::map(layout::SERVICES, source))?;
-        }
-        for ((id, prefix), set) in changed(&old.rules, &new.rules) {
-            let written = self.rules.insert(&rule_key(side, *id, prefix), Wire(*set), 0);
-            written.map_err(|source| Error::map(layout::RULES, source))?;
-        }
-        for (prefix, entry) in changed(&old.places, &new.places) {
-            let written = self.places.insert(&place_key(side, prefix), Wire(*entry), 0);
-            written.map_err(|source| Error::map(layout::PLACES, source))?;
-        }
-        for (index, port) in changed(&old.ports, &new.ports) {
-            let written = self.ports.insert(port_key(side, *index), Wire(*port), 0);
-            written.map_err(|source| Error::map(layout::PORTS, source))?;
-        }
-        for (id, entry) in changed(&old.slots, &new.slots) {
-            let entry = Wire(layout::SlotEntry { side, ..*entry });
-            let written = self.slots.set(layout::slot_index(side, *id), entry, 0);
-            written.map_err(|source| Error::map(layout::SLOTS, source))?;
-        }
-        Ok(())
+        let services = changed(&old.services, &new.services);
+        let services = services.map(|(service, entry)| (service_key(side, service), Wire(*entry)));
+        batch::put(layout::SERVICES, self.services.map(), services)?;
+        let rules = changed(&old.rules, &new.rules);
+        let rules = rules.map(|((id, prefix), set)| (rule_key(side, *id, prefix), Wire(*set)));
+        batch::put(layout::RULES, self.rules.map(), rules)?;
+        let places = changed(&old.places, &new.places);
+        let places = places.map(|(prefix, entry)| (place_key(side, prefix), Wire(*entry)));
+        batch::put(layout::PLACES, self.places.map(), places)?;
+        let ports = changed(&old.ports, &new.ports);
+        let ports = ports.map(|(index, port)| (port_key(side, *index), Wire(*port)));
+        batch::put(layout::PORTS, self.ports.map(), ports)?;
+        let slots = changed(&old.slots, &new.slots).map(|(id, entry)| {
+            (layout::slot_index(side, *id), Wire(layout::SlotEntry { side, ..*entry }))
+        });
+        batch::put(layout::SLOTS, self.slots.map(), slots)
     }
 }
 
@@ -183,12 +169,10 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     T::try_from(map).map_err(|source| Error::map(name, source))
 }
 
-/// Removing an entry that is not there, or has no place there, leaves what was asked for.
+/// Removing an entry that is not there leaves what was asked for.
 pub(super) fn tolerate_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
-        Err(MapError::KeyNotFound | MapError::ElementNotFound | MapError::OutOfBounds { .. }) => {
-            Ok(())
-        }
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
         {

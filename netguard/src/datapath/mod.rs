@@ -6,6 +6,7 @@
 //! records) are adopted from their pins and survive.
 
 mod attach;
+mod batch;
 mod device;
 mod error;
 mod grace;
@@ -15,6 +16,7 @@ mod pin_map;
 mod pins;
 mod probe;
 mod sides;
+mod sys;
 mod verify;
 mod view;
 
