@@ -1,7 +1,8 @@
 //! The BPF maps: one name, one key and one value each.
 //!
 //! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`]) are written by the daemon and
-//! only read by the programs. State maps (the others) outlive a daemon; but for [`PINS`] the programs write them.
+//! only read by the programs. Each holds two policies, one on each [`Side`], and [`ACTIVE`] says which one counts.
+//! State maps (the others) outlive a daemon; but for [`PINS`] the programs write them.
 //!
 //! Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's name carries it,
 //! because a loader that finds a pinned map does not check the map's layout.
@@ -9,18 +10,21 @@
 use crate::{Address, SlotId};
 
 /// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
-/// `ifindex -> PortEntry`: what an interface is to netguard.
+/// `0 -> u32`: the side whose policy counts.
+pub const ACTIVE: &str = "ACTIVE";
+/// `PortKey -> PortEntry`: what an interface is to netguard.
 pub const PORTS: &str = "PORTS";
-/// Array of [`SlotEntry`], by slot id: what the programs must know of a slot.
+/// Array of [`SlotEntry`], by [`slot_index`]: what the programs must know of a slot.
 pub const SLOTS: &str = "SLOTS";
-/// `address prefix -> PlaceEntry`: what lies at an address; the longest prefix wins.
+/// `(side, address prefix) -> PlaceEntry`: what lies at an address; the longest prefix wins.
 pub const PLACES: &str = "PLACES";
-/// `(slot, address prefix) -> u32`: which set of services a slot's egress rules speak of there; the
+/// `(side, slot, address prefix) -> u32`: which set of services a slot's egress rules speak of there; the
 /// longest prefix wins.
 pub const RULES: &str = "RULES";
-/// `(set, protocol, port prefix) -> ServiceEntry`: what a set says of a service; the longest prefix wins.
+/// `(side, set, protocol, port prefix) -> ServiceEntry`: what a set says of a service; the longest prefix
+/// wins.
 pub const SERVICES: &str = "SERVICES";
 /// Array per CPU of [`Passed`], by slot id: packets that passed.
 pub const PASSED: &str = "PASSED";
@@ -87,6 +91,13 @@ pub fn read_name(bytes: &[u8]) -> &str {
     core::str::from_utf8(name).unwrap_or_default()
 }
 
+/// One of the two policies that policy maps hold: 0 or 1. It is part of every key, so nothing of one is ever
+/// found by who looks for the other.
+pub type Side = u32;
+
+/// Both.
+pub const SIDES: [Side; 2] = [0, 1];
+
 /// What an interface is to netguard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -98,6 +109,19 @@ pub enum PortKind {
     /// An interface towards the internet; no program sits on it.
     Uplink = 2,
 }
+
+/// The key of [`PORTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PortKey {
+    /// The interface's number.
+    pub ifindex: u32,
+    /// The side.
+    pub side: Side,
+}
+const _: () = assert!(size_of::<PortKey>() == 8);
+// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
+unsafe impl Layout for PortKey {}
 
 /// The value of [`PORTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,6 +200,10 @@ pub struct SlotEntry {
     pub flows_mask: u32,
     /// The set of services on the host that it may use.
     pub host_services: u32,
+    /// The side that the entry is on: where to look for everything else of the same policy.
+    pub side: Side,
+    /// Zero.
+    pub _reserved: u32,
     /// The resolver's port in network order.
     pub resolver_port_be: u16,
     /// The family that the slot belongs to.
@@ -187,7 +215,7 @@ pub struct SlotEntry {
     /// The slot's name in UTF-8, filled up with zeros, for whoever reads the map.
     pub name: [u8; SLOT_NAME_LENGTH + 1],
 }
-const _: () = assert!(size_of::<SlotEntry>() == 64 + 96 + 12 + 20 + 8 + 32);
+const _: () = assert!(size_of::<SlotEntry>() == 64 + 96 + 12 + 28 + 8 + 32);
 // SAFETY: `repr(C)`, bytes and integers, sizes add up to the asserted total.
 unsafe impl Layout for SlotEntry {}
 
@@ -208,6 +236,8 @@ impl SlotEntry {
         flows_first: 0,
         flows_mask: 0,
         host_services: 0,
+        side: 0,
+        _reserved: 0,
         resolver_port_be: 0,
         runtime: 0,
         flags: 0,
@@ -332,33 +362,52 @@ const _: () = assert!(size_of::<PlaceEntry>() == 12);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for PlaceEntry {}
 
-/// The data of a [`RULES`] key: a slot, then an address, both in network order.
+/// The data of a [`PLACES`] key: a side, then an address, both in network order.
+pub type PlaceKey = [u8; 20];
+/// How many bits of a [`PlaceKey`] the side takes.
+pub const PLACE_SIDE_BITS: u32 = 32;
+
+/// Where an address stands among the places of a side.
+#[must_use]
+#[inline(always)]
+pub const fn place_key(side: Side, address: Address) -> PlaceKey {
+    behind_word(side, address)
+}
+
+/// The data of a [`RULES`] key: a side, a slot, then an address, all in network order.
 pub type RuleKey = [u8; 20];
-/// How many bits of a [`RuleKey`] the slot takes.
+/// How many bits of a [`RuleKey`] side and slot take.
 pub const RULE_SLOT_BITS: u32 = 32;
 
 /// Where an address stands among a slot's rules.
 #[must_use]
 #[inline(always)]
-pub const fn rule_key(slot_id: SlotId, address: Address) -> RuleKey {
-    let [s0, s1] = slot_id.to_be_bytes();
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.0;
-    [0, 0, s0, s1, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+pub const fn rule_key(side: Side, slot_id: SlotId, address: Address) -> RuleKey {
+    behind_word(side << 16 | slot_id as u32, address)
 }
 
-/// The data of a [`SERVICES`] key: a set, a protocol and a port in network order, and a zero that no prefix
-/// reaches.
+#[inline(always)]
+const fn behind_word(word: u32, address: Address) -> [u8; 20] {
+    let [w, x, y, z] = word.to_be_bytes();
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.0;
+    [w, x, y, z, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+/// The data of a [`SERVICES`] key: a side and a set in one word, a protocol and a port in network order, and a
+/// zero that no prefix reaches.
 pub type ServiceKey = [u8; 8];
-/// How many bits of a [`ServiceKey`] the set takes.
+/// How many bits of a [`ServiceKey`] side and set take; the side has the highest.
 pub const SERVICE_SET_BITS: u32 = 32;
-/// How many bits of a [`ServiceKey`] the set, the protocol and the port take.
+/// The highest number of a set.
+pub const SERVICE_SET_MAX: u32 = (1 << (SERVICE_SET_BITS - 1)) - 1;
+/// How many bits of a [`ServiceKey`] side, set, protocol and port take.
 pub const SERVICE_BITS: u32 = SERVICE_SET_BITS + 8 + 16;
 
 /// Where a service stands in a set.
 #[must_use]
 #[inline(always)]
-pub const fn service_key(set: u32, protocol: u8, port: u16) -> ServiceKey {
-    let [a, b, c, d] = set.to_be_bytes();
+pub const fn service_key(side: Side, set: u32, protocol: u8, port: u16) -> ServiceKey {
+    let [a, b, c, d] = (side << (SERVICE_SET_BITS - 1) | set).to_be_bytes();
     let [high, low] = port.to_be_bytes();
     [a, b, c, d, protocol, high, low, 0]
 }
@@ -379,10 +428,17 @@ const _: () = assert!(size_of::<ServiceEntry>() == 4);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for ServiceEntry {}
 
-/// How many entries [`SLOTS`] has if this is the highest number of a slot.
+/// How many shares the slots' state is divided into if this is the highest number of a slot.
 #[must_use]
-pub const fn slot_entries(highest: SlotId) -> u32 {
+pub const fn slot_shares(highest: SlotId) -> u32 {
     (highest as u32 + 1).next_power_of_two()
+}
+
+/// Where a slot stands in [`SLOTS`]: both sides of one slot are neighbours.
+#[must_use]
+#[inline(always)]
+pub const fn slot_index(side: Side, slot_id: SlotId) -> u32 {
+    slot_id as u32 * SIDES.len() as u32 + side
 }
 
 /// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], else the number of a

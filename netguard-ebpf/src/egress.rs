@@ -217,10 +217,12 @@ fn is_upkeep(packet: &Packet, own: SlotId, slot: &SlotEntry) -> bool {
         return true;
     }
     icmp::is_link_upkeep(packet)
-        && policy::place_of(packet.dst).is_some_and(|entry| match Place::from_raw(entry.place) {
-            Some(Place::Slot | Place::Gateway | Place::Gate) => entry.slot_id == own,
-            Some(Place::LinkLocal | Place::Multicast) => true,
-            _ => false, // it would leave the link
+        && policy::place_of(slot, packet.dst).is_some_and(|entry| {
+            match Place::from_raw(entry.place) {
+                Some(Place::Slot | Place::Gateway | Place::Gate) => entry.slot_id == own,
+                Some(Place::LinkLocal | Place::Multicast) => true,
+                _ => false, // it would leave the link
+            }
         })
 }
 

@@ -76,7 +76,7 @@ pub fn asks_for_address(packet: &Packet, slot: &SlotEntry) -> bool {
         && packet.dst == Address::v4([255; 4])
         && !packet.is_fragment()
         && (slot.flags & slot_flags::HOST != 0
-            || policy::is_service(slot.host_services, UDP, DHCP_SERVER))
+            || policy::is_service(slot, slot.host_services, UDP, DHCP_SERVER))
 }
 
 /// True for an address that a workload of the slot can have: in its subnet, and neither the gateway's nor

@@ -59,7 +59,7 @@ fn judge(
     if !to_all && !to_guest {
         return Err(DropReason::UnknownAddress);
     }
-    if icmp::is_link_upkeep_of_host(packet) && is_from_link(packet, own) {
+    if icmp::is_link_upkeep_of_host(packet) && is_from_link(packet, own, slot) {
         return if packet.is_fragment() { Err(DropReason::Fragment) } else { Ok(()) };
     }
     if packet.is_later_fragment() {
@@ -96,7 +96,7 @@ fn open(
     reach::ask(&mut scratch.attempt, own, slot)?;
     // Only hosts on this side of an uplink may open anything, so a source that may cannot come by one.
     // SAFETY: the verifier allows reads of this context field.
-    if policy::is_uplink(unsafe { (*ctx.skb.skb).ingress_ifindex }) {
+    if policy::is_uplink(slot, unsafe { (*ctx.skb.skb).ingress_ifindex }) {
         return Err(DropReason::SpoofedSource);
     }
     if to_all {
@@ -108,12 +108,14 @@ fn open(
 
 /// True for a source that is on the slot's own link.
 #[inline(always)]
-fn is_from_link(packet: &Packet, own: SlotId) -> bool {
+fn is_from_link(packet: &Packet, own: SlotId, slot: &SlotEntry) -> bool {
     packet.src.is_v6_link_local()
         || packet.src == Address::UNSPECIFIED
-        || policy::place_of(packet.src).is_some_and(|entry| match Place::from_raw(entry.place) {
-            Some(Place::Slot | Place::Gateway | Place::Gate) => entry.slot_id == own,
-            Some(Place::Host) => true,
-            _ => false, // from beyond the link
+        || policy::place_of(slot, packet.src).is_some_and(|entry| {
+            match Place::from_raw(entry.place) {
+                Some(Place::Slot | Place::Gateway | Place::Gate) => entry.slot_id == own,
+                Some(Place::Host) => true,
+                _ => false, // from beyond the link
+            }
         })
 }

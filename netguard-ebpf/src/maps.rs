@@ -14,7 +14,8 @@ use netguard_common::{
     flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
         Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, PINS_MAX, Passed, PlaceEntry,
-        PortEntry, RuleKey, ServiceEntry, ServiceKey, SlotEntry, Spent,
+        PlaceKey, PortEntry, PortKey, RuleKey, SIDES, ServiceEntry, ServiceKey, Side, SlotEntry,
+        Spent,
     },
     pin::{PinEntry, PinKey},
     record::DropRecord,
@@ -26,20 +27,27 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
 const FLOWS_DEFAULT: u32 = 100_000;
 
-#[btf_map]
-pub static PORTS: HashMap<u32, PortEntry, { SLOTS_MAX * 16 }, ON_DEMAND> = HashMap::new();
+/// Policy maps have room for two policies.
+const BOTH: usize = SIDES.len();
 
 #[btf_map]
-pub static SLOTS: Array<SlotEntry, { SLOTS_MAX + 1 }> = Array::new();
+pub static ACTIVE: Array<Side, 1> = Array::new();
 
 #[btf_map]
-pub static PLACES: LpmTrie<[u8; 16], PlaceEntry, { SLOTS_MAX * 8 }> = LpmTrie::new();
+pub static PORTS: HashMap<PortKey, PortEntry, { SLOTS_MAX * 16 * BOTH }, ON_DEMAND> =
+    HashMap::new();
 
 #[btf_map]
-pub static RULES: LpmTrie<RuleKey, u32, { 1 << 20 }> = LpmTrie::new();
+pub static SLOTS: Array<SlotEntry, { (SLOTS_MAX + 1) * BOTH }> = Array::new();
 
 #[btf_map]
-pub static SERVICES: LpmTrie<ServiceKey, ServiceEntry, { 1 << 20 }> = LpmTrie::new();
+pub static PLACES: LpmTrie<PlaceKey, PlaceEntry, { SLOTS_MAX * 8 * BOTH }> = LpmTrie::new();
+
+#[btf_map]
+pub static RULES: LpmTrie<RuleKey, u32, { (1 << 20) * BOTH }> = LpmTrie::new();
+
+#[btf_map]
+pub static SERVICES: LpmTrie<ServiceKey, ServiceEntry, { (1 << 20) * BOTH }> = LpmTrie::new();
 
 #[btf_map]
 pub static PASSED: PerCpuArray<Passed, { SLOTS_MAX + 1 }> = PerCpuArray::new();

@@ -1,4 +1,7 @@
 //! What the daemon has written for the programs: lookups in the policy maps.
+//!
+//! The maps hold two policies. [`in_slot`] asks once which side counts; all else that the packet needs is looked
+//! up on the side of the slot's entry, so that no packet sees something of both.
 
 use core::mem::MaybeUninit;
 
@@ -6,14 +9,14 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use netguard_common::{
     Address, DropReason, NO_SLOT, SlotId,
     maps::{
-        self, PlaceEntry, PortKind, RULE_SLOT_BITS, SERVICE_BITS, ServiceEntry, SlotEntry,
-        slot_flags,
+        self, PLACE_SIDE_BITS, PlaceEntry, PortEntry, PortKey, PortKind, RULE_SLOT_BITS,
+        SERVICE_BITS, ServiceEntry, Side, SlotEntry, slot_flags,
     },
 };
 
 use crate::{
     frame::Frame,
-    maps::{PLACES, PORTS, RULES, SERVICES, SLOTS},
+    maps::{ACTIVE, PLACES, PORTS, RULES, SERVICES, SLOTS},
     packet::{ICMP, ICMPV6},
     report::Verdict,
 };
@@ -24,59 +27,79 @@ pub fn in_slot<F: Frame>(
     frame: &F,
     decide: impl FnOnce(SlotId, &'static SlotEntry) -> Result<Verdict, DropReason>,
 ) -> (SlotId, Verdict) {
-    // SAFETY: entries are replaced whole, and the one field that is read is an aligned word.
-    let Some(port) = (unsafe { PORTS.get(frame.ifindex()) }) else {
-        return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
-    };
-    let slot_id = port.slot_id;
-    let Some(slot) = slot(slot_id) else {
+    let Some((slot_id, slot)) = slot_of(frame.ifindex()) else {
         return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
     };
     (slot_id, decide(slot_id, slot).unwrap_or_else(Verdict::Drop))
 }
 
-/// What the programs must know of a slot.
+/// The one place where it is asked which side counts.
 #[inline(always)]
-pub fn slot(slot_id: SlotId) -> Option<&'static SlotEntry> {
-    SLOTS.get(slot_id.into()).filter(|slot| slot.flags & slot_flags::PRESENT != 0)
+fn slot_of(ifindex: u32) -> Option<(SlotId, &'static SlotEntry)> {
+    let side = *ACTIVE.get(0)?;
+    let slot_id = port(side, ifindex)?.slot_id;
+    Some((slot_id, on_side(side, slot_id)?))
+}
+
+#[inline(always)]
+fn port(side: Side, ifindex: u32) -> Option<&'static PortEntry> {
+    // SAFETY: nobody writes to the side that counts, nor to the other one while a program is still on it.
+    unsafe { PORTS.get(PortKey { ifindex, side }) }
+}
+
+#[inline(always)]
+fn on_side(side: Side, slot_id: SlotId) -> Option<&'static SlotEntry> {
+    let slot = SLOTS.get(maps::slot_index(side, slot_id));
+    slot.filter(|slot| slot.flags & slot_flags::PRESENT != 0)
+}
+
+/// What the programs must know of another slot of the same policy.
+#[inline(always)]
+pub fn slot(of: &SlotEntry, slot_id: SlotId) -> Option<&'static SlotEntry> {
+    on_side(of.side, slot_id)
 }
 
 /// True for an interface towards the internet.
 #[inline(always)]
-pub fn is_uplink(ifindex: u32) -> bool {
-    // SAFETY: as in `in_slot`.
-    unsafe { PORTS.get(ifindex) }.is_some_and(|port| port.kind == PortKind::Uplink as u8)
+pub fn is_uplink(of: &SlotEntry, ifindex: u32) -> bool {
+    port(of.side, ifindex).is_some_and(|port| port.kind == PortKind::Uplink as u8)
 }
 
 /// What lies at an address: the longest prefix that the policy names.
 #[inline(always)]
-pub fn place_of(address: Address) -> Option<&'static PlaceEntry> {
-    place_apart(&address)
+pub fn place_of(of: &SlotEntry, address: Address) -> Option<&'static PlaceEntry> {
+    place_apart(of.side, &address)
 }
 
 /// A function of its own in BPF too, so that its key takes stack only once.
 #[inline(never)]
-fn place_apart(address: &Address) -> Option<&'static PlaceEntry> {
-    PLACES.get(&key(128, address.0))
+fn place_apart(side: Side, address: &Address) -> Option<&'static PlaceEntry> {
+    PLACES.get(&key(PLACE_SIDE_BITS + 128, maps::place_key(side, *address)))
 }
 
 /// What the slot's rules say of a service at an address; `None` if none speaks of it.
 #[inline(always)]
-pub fn rule(slot_id: SlotId, address: Address, protocol: u8, port_be: u16) -> Option<ServiceEntry> {
-    let address = key(RULE_SLOT_BITS + 128, maps::rule_key(slot_id, address));
-    service(*RULES.get(&address)?, protocol, port_be)
+pub fn rule(
+    of: &SlotEntry,
+    slot_id: SlotId,
+    address: Address,
+    protocol: u8,
+    port_be: u16,
+) -> Option<ServiceEntry> {
+    let address = key(RULE_SLOT_BITS + 128, maps::rule_key(of.side, slot_id, address));
+    service(of, *RULES.get(&address)?, protocol, port_be)
 }
 
 /// True if a set allows a service.
 #[inline(always)]
-pub fn is_service(set: u32, protocol: u8, port_be: u16) -> bool {
-    service(set, protocol, port_be).is_some_and(|entry| entry.allowed == 1)
+pub fn is_service(of: &SlotEntry, set: u32, protocol: u8, port_be: u16) -> bool {
+    service(of, set, protocol, port_be).is_some_and(|entry| entry.allowed == 1)
 }
 
 #[inline(always)]
-fn service(set: u32, protocol: u8, port_be: u16) -> Option<ServiceEntry> {
+fn service(of: &SlotEntry, set: u32, protocol: u8, port_be: u16) -> Option<ServiceEntry> {
     let protocol = if protocol == ICMPV6 { ICMP } else { protocol };
-    let service = maps::service_key(set, protocol, u16::from_be(port_be));
+    let service = maps::service_key(of.side, set, protocol, u16::from_be(port_be));
     SERVICES.get(&key(SERVICE_BITS, service)).copied()
 }
 

@@ -105,19 +105,19 @@ fn may_open(attempt: &Attempt, slot_id: u32, slot: &SlotEntry) -> u32 {
 /// From the slot to what lies at the peer's address.
 #[inline(always)]
 fn outwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave, DropReason> {
-    let entry = policy::place_of(attempt.peer).ok_or(DropReason::UnknownAddress)?;
+    let entry = policy::place_of(slot, attempt.peer).ok_or(DropReason::UnknownAddress)?;
     let place = Place::from_raw(entry.place).ok_or(DropReason::UnknownAddress)?;
     let all_of_host = slot.flags & slot_flags::HOST != 0;
     match place {
         Place::Gateway if entry.slot_id == own => {
-            let listed = attempt.is_echo || is_listed(slot.host_services, attempt);
+            let listed = attempt.is_echo || is_listed(slot, slot.host_services, attempt);
             if listed || all_of_host { Ok(Leave::Straight) } else { Err(DropReason::Host) }
         }
         Place::Gateway => Err(crossing(slot, entry)),
         Place::Host if all_of_host => Ok(Leave::Straight),
         Place::Host => Err(DropReason::Host),
         Place::Gate if entry.slot_id != own => {
-            match (is_listed(entry.services, attempt), entry.slot_id) {
+            match (is_listed(slot, entry.services, attempt), entry.slot_id) {
                 (true, NO_SLOT) => Ok(Leave::Straight),
                 (true, _) => Ok(Leave::ByRouting),
                 (false, NO_SLOT) if all_of_host => Ok(Leave::Straight),
@@ -143,14 +143,15 @@ fn outwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave, D
 /// answered only.
 #[inline(always)]
 fn inwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<(), DropReason> {
-    let entry = policy::place_of(attempt.peer).ok_or(DropReason::UnknownAddress)?;
+    let entry = policy::place_of(slot, attempt.peer).ok_or(DropReason::UnknownAddress)?;
     match Place::from_raw(entry.place).ok_or(DropReason::UnknownAddress)? {
         Place::Gateway if entry.slot_id != own => Err(crossing(slot, entry)),
         Place::Slot | Place::Gate if entry.slot_id == own => within(slot).map(|_| ()),
         Place::Gateway | Place::Host | Place::Management | Place::Gate => Ok(()),
         Place::Slot => {
-            let to_gate = policy::place_of(attempt.guest)
-                .is_some_and(|it| it.place == Place::Gate as u8 && is_listed(it.services, attempt));
+            let to_gate = policy::place_of(slot, attempt.guest).is_some_and(|it| {
+                it.place == Place::Gate as u8 && is_listed(slot, it.services, attempt)
+            });
             if to_gate || shares_runtime(slot, entry) { Ok(()) } else { Err(crossing(slot, entry)) }
         }
         // The host's own: what another slot sends does not get here.
@@ -167,7 +168,7 @@ fn inwards(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<(), DropR
 #[inline(always)]
 fn to_slot(attempt: &Attempt, slot: &SlotEntry, entry: &PlaceEntry) -> Result<Leave, DropReason> {
     let from_gate =
-        || policy::place_of(attempt.guest).is_some_and(|it| it.place == Place::Gate as u8);
+        || policy::place_of(slot, attempt.guest).is_some_and(|it| it.place == Place::Gate as u8);
     if shares_runtime(slot, entry) || from_gate() {
         Ok(Leave::ByRouting)
     } else {
@@ -208,13 +209,13 @@ fn rule(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Option<(bool, u8)> 
     if slot.flags & slot_flags::RULES == 0 {
         return None;
     }
-    let entry = policy::rule(own, attempt.peer, attempt.protocol, attempt.port_be)?;
+    let entry = policy::rule(slot, own, attempt.peer, attempt.protocol, attempt.port_be)?;
     Some((entry.allowed == 1, entry.prefix_length))
 }
 
 #[inline(always)]
-fn is_listed(set: u32, attempt: &Attempt) -> bool {
-    policy::is_service(set, attempt.protocol, attempt.port_be)
+fn is_listed(slot: &SlotEntry, set: u32, attempt: &Attempt) -> bool {
+    policy::is_service(slot, set, attempt.protocol, attempt.port_be)
 }
 
 /// Between workloads of one slot.
@@ -255,10 +256,11 @@ pub fn check_sender(
     if sender == own {
         return within(slot).map(|_| ());
     }
-    let other = policy::slot(sender).ok_or(DropReason::CrossRuntime)?;
+    let other = policy::slot(slot, sender).ok_or(DropReason::CrossRuntime)?;
     let isolates = slot.flags & slot_flags::ISOLATE != 0;
     let same_runtime = slot.runtime == other.runtime;
-    let gate_at = |address| policy::place_of(address).filter(|it| it.place == Place::Gate as u8);
+    let gate_at =
+        |address| policy::place_of(slot, address).filter(|it| it.place == Place::Gate as u8);
     let by_gate = is_ip
         && (gate_at(packet.dst).is_some()
             || gate_at(packet.src).is_some_and(|gate| gate.slot_id == sender));

@@ -172,8 +172,18 @@ impl Kernel {
     /// Gives the programs another policy, as a reload would: flows and counters stay.
     pub fn apply(&mut self, toml: &str) {
         self.config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
-        let plan = Plan::compile(&self.config.policy, &self.facts);
-        let _ = self.datapath.apply(plan).expect("the maps take the plan");
+        let _ = self.datapath.apply(self.plan()).expect("the maps take the plan");
+    }
+
+    /// What the policy becomes in the maps.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        Plan::compile(&self.config.policy, &self.facts)
+    }
+
+    /// The datapath itself.
+    pub fn datapath(&mut self) -> &mut Datapath {
+        &mut self.datapath
     }
 
     /// Puts a frame to a program; the mark says whether a program of ours has seen it before.

@@ -40,11 +40,11 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure, in release mode: `decide` is what a verdict costs by the number of slots, `dns` the resolver against
-    /// Unbound, dnsdist and dnsmasq
+    /// Measure, in release mode: `decide` is what a verdict costs by the number of slots, `reload` what another policy
+    /// costs, `dns` the resolver against Unbound, dnsdist and dnsmasq
     Bench {
         /// Which
-        #[arg(value_parser = ["decide", "dns"])]
+        #[arg(value_parser = ["decide", "reload", "dns"])]
         name: String,
     },
     /// Throw hostile bytes at what reads guests' queries and upstreams' answers

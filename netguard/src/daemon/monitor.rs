@@ -472,6 +472,10 @@ impl Monitor {
         }
         self.tell(&ToWorker::Ping).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        if let Err(error) = self.datapath.settle() {
+            // What is in force is; the next change takes longer.
+            self.journal.note(format!("{:#}", anyhow::Error::from(error)));
+        }
         let mut overlay = self.overlay.clone();
         if overlay.expire()
             && let Err(refusal) = self.change(self.config.clone(), overlay).await

@@ -76,6 +76,23 @@ pub enum Error {
         #[source]
         source: Box<MapError>,
     },
+    /// The kernel refused what says when its programs have ended.
+    #[error(
+        "the kernel does not tell when programs have ended, so no other policy can take this one's place"
+    )]
+    Grace(#[source] io::Error),
+    /// A policy is too large for a map.
+    #[error(
+        "the policy needs {wanted} entries of the map {name}, which has room for {room}; merge rules or ports"
+    )]
+    Room {
+        /// The map.
+        name: &'static str,
+        /// How many the policy needs.
+        wanted: usize,
+        /// How many one policy may have.
+        room: usize,
+    },
     /// The embedded object is not the one that this code was written for.
     #[error("the embedded kernel object lacks {0}: rebuild netguard")]
     Object(&'static str),

@@ -1,4 +1,4 @@
-//! The policy maps, typed: from a [`Plan`] to entries.
+//! The policy maps, typed: from a [`Plan`] to entries of a side.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,13 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
-use netguard_common::maps::{self as layout, Layout};
+use netguard_common::{
+    SlotId,
+    maps::{self as layout, Layout, SIDES, Side},
+};
 
-use super::Error;
-use crate::policy::{Plan, Prefix, TrieKey};
+use super::{Error, batch};
+use crate::policy::{Plan, Prefix, ServicePrefix};
 
 /// A shared layout as aya wants it.
 #[derive(Clone, Copy)]
@@ -25,9 +28,10 @@ type Trie<K, V> = LpmTrie<MapData, K, Wire<V>>;
 
 /// The maps that the daemon writes and the programs read.
 pub(super) struct PolicyMaps {
-    ports: Entries<u32, layout::PortEntry>,
+    active: Array<MapData, Wire<Side>>,
+    ports: Entries<layout::PortKey, layout::PortEntry>,
     slots: Array<MapData, Wire<layout::SlotEntry>>,
-    places: Trie<[u8; 16], layout::PlaceEntry>,
+    places: Trie<layout::PlaceKey, layout::PlaceEntry>,
     rules: Trie<layout::RuleKey, u32>,
     services: Trie<layout::ServiceKey, layout::ServiceEntry>,
 }
@@ -36,6 +40,7 @@ impl PolicyMaps {
     /// Takes the maps out of a freshly loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
+            active: take(ebpf, layout::ACTIVE)?,
             ports: take(ebpf, layout::PORTS)?,
             slots: take(ebpf, layout::SLOTS)?,
             places: take(ebpf, layout::PLACES)?,
@@ -45,8 +50,9 @@ impl PolicyMaps {
     }
 
     /// Each map with its name.
-    pub(super) fn each(&self) -> [(&'static str, &MapData); 5] {
+    pub(super) fn each(&self) -> [(&'static str, &MapData); 6] {
         [
+            (layout::ACTIVE, self.active.map()),
             (layout::PORTS, self.ports.map()),
             (layout::SLOTS, self.slots.map()),
             (layout::PLACES, self.places.map()),
@@ -55,55 +61,69 @@ impl PolicyMaps {
         ]
     }
 
-    /// Writes what `new` has and `old` has not, what is referred to before what refers to it: flows are
-    /// asked again when the slots' generation changes, and then all else is there.
-    pub(super) fn write_changed(&mut self, old: &Plan, new: &Plan) -> Result<(), Error> {
-        for (key, entry) in changed(&old.services, &new.services) {
-            let written = self.services.insert(&trie_key(*key), Wire(*entry), 0);
-            written.map_err(|source| Error::map(layout::SERVICES, source))?;
-        }
-        for (key, set) in changed(&old.rules, &new.rules) {
-            let written = self.rules.insert(&trie_key(*key), Wire(*set), 0);
-            written.map_err(|source| Error::map(layout::RULES, source))?;
-        }
-        for (prefix, entry) in changed(&old.places, &new.places) {
-            let written = self.places.insert(&place_key(*prefix), Wire(*entry), 0);
-            written.map_err(|source| Error::map(layout::PLACES, source))?;
-        }
-        for (id, entry) in changed(&old.slots, &new.slots) {
-            let written = self.slots.set(u32::from(*id), Wire(*entry), 0);
-            written.map_err(|source| Error::map(layout::SLOTS, source))?;
-        }
-        for (index, port) in changed(&old.ports, &new.ports) {
-            let written = self.ports.insert(Wire(*index), Wire(*port), 0);
-            written.map_err(|source| Error::map(layout::PORTS, source))?;
+    /// Says which side counts. A store of one word, of which only one byte ever changes.
+    pub(super) fn activate(&mut self, side: Side) -> Result<(), Error> {
+        self.active.set(0, Wire(side), 0).map_err(|source| Error::map(layout::ACTIVE, source))
+    }
+
+    /// Refuses a plan that takes more than its half of a map: it would leave no room for the next one.
+    pub(super) fn check_room(&self, plan: &Plan) -> Result<(), Error> {
+        for (name, map, wanted) in [
+            (layout::PORTS, self.ports.map(), plan.ports.len()),
+            (layout::PLACES, self.places.map(), plan.places.len()),
+            (layout::RULES, self.rules.map(), plan.rules.len()),
+            (layout::SERVICES, self.services.map(), plan.services.len()),
+        ] {
+            let info = map.info().map_err(|source| Error::map(name, source))?;
+            let room = info.max_entries() as usize / SIDES.len();
+            if wanted > room {
+                return Err(Error::Room { name, wanted, room });
+            }
         }
         Ok(())
     }
 
-    /// Removes what `old` has and `new` has not, in the opposite order.
-    pub(super) fn remove_stale(&mut self, old: &Plan, new: &Plan) -> Result<(), Error> {
-        for index in gone(&old.ports, &new.ports) {
-            tolerate_absent(self.ports.remove(&Wire(*index)))
-                .map_err(|source| Error::map(layout::PORTS, source))?;
-        }
-        for id in gone(&old.slots, &new.slots) {
-            let cleared = self.slots.set(u32::from(*id), Wire(layout::SlotEntry::EMPTY), 0);
-            cleared.map_err(|source| Error::map(layout::SLOTS, source))?;
-        }
-        for prefix in gone(&old.places, &new.places) {
-            tolerate_absent(self.places.remove(&place_key(*prefix)))
-                .map_err(|source| Error::map(layout::PLACES, source))?;
-        }
-        for key in gone(&old.rules, &new.rules) {
-            tolerate_absent(self.rules.remove(&trie_key(*key)))
-                .map_err(|source| Error::map(layout::RULES, source))?;
-        }
-        for key in gone(&old.services, &new.services) {
-            tolerate_absent(self.services.remove(&trie_key(*key)))
-                .map_err(|source| Error::map(layout::SERVICES, source))?;
-        }
-        Ok(())
+    /// Makes a side that holds `old` hold `new`. Nobody reads it meanwhile, so any order will do; what goes makes
+    /// room for what comes.
+    pub(super) fn change(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
+        self.remove_stale(side, old, new)?;
+        self.write_changed(side, old, new)
+    }
+
+    fn remove_stale(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
+        let ports = gone(&old.ports, &new.ports).map(|index| port_key(side, *index));
+        batch::remove(layout::PORTS, self.ports.map(), ports)?;
+        let slots = gone(&old.slots, &new.slots).map(|id| layout::slot_index(side, *id));
+        // A slot that had no room cannot be there.
+        let slots = slots.filter(|index| *index < self.slots.len());
+        let empty = slots.map(|index| (index, Wire(layout::SlotEntry::EMPTY)));
+        batch::put(layout::SLOTS, self.slots.map(), empty)?;
+        let places = gone(&old.places, &new.places).map(|prefix| place_key(side, prefix));
+        batch::remove(layout::PLACES, self.places.map(), places)?;
+        let rules = gone(&old.rules, &new.rules).map(|(id, prefix)| rule_key(side, *id, prefix));
+        batch::remove(layout::RULES, self.rules.map(), rules)?;
+        let services = gone(&old.services, &new.services);
+        let services = services.map(|service| service_key(side, service));
+        batch::remove(layout::SERVICES, self.services.map(), services)
+    }
+
+    fn write_changed(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
+        let services = changed(&old.services, &new.services);
+        let services = services.map(|(service, entry)| (service_key(side, service), Wire(*entry)));
+        batch::put(layout::SERVICES, self.services.map(), services)?;
+        let rules = changed(&old.rules, &new.rules);
+        let rules = rules.map(|((id, prefix), set)| (rule_key(side, *id, prefix), Wire(*set)));
+        batch::put(layout::RULES, self.rules.map(), rules)?;
+        let places = changed(&old.places, &new.places);
+        let places = places.map(|(prefix, entry)| (place_key(side, prefix), Wire(*entry)));
+        batch::put(layout::PLACES, self.places.map(), places)?;
+        let ports = changed(&old.ports, &new.ports);
+        let ports = ports.map(|(index, port)| (port_key(side, *index), Wire(*port)));
+        batch::put(layout::PORTS, self.ports.map(), ports)?;
+        let slots = changed(&old.slots, &new.slots).map(|(id, entry)| {
+            (layout::slot_index(side, *id), Wire(layout::SlotEntry { side, ..*entry }))
+        });
+        batch::put(layout::SLOTS, self.slots.map(), slots)
     }
 }
 
@@ -121,12 +141,23 @@ fn gone<'a, K: Ord, V>(
     old.keys().filter(|key| !new.contains_key(key))
 }
 
-fn place_key(prefix: Prefix) -> Key<[u8; 16]> {
-    Key::new(prefix.length, prefix.address.0)
+const fn port_key(side: Side, ifindex: u32) -> Wire<layout::PortKey> {
+    Wire(layout::PortKey { ifindex, side })
 }
 
-fn trie_key<K: aya::Pod>((data, length): TrieKey<K>) -> Key<K> {
-    Key::new(length, data)
+fn place_key(side: Side, prefix: &Prefix) -> Key<layout::PlaceKey> {
+    Key::new(layout::PLACE_SIDE_BITS + prefix.length, layout::place_key(side, prefix.address))
+}
+
+fn rule_key(side: Side, slot_id: SlotId, prefix: &Prefix) -> Key<layout::RuleKey> {
+    let data = layout::rule_key(side, slot_id, prefix.address);
+    Key::new(layout::RULE_SLOT_BITS + prefix.length, data)
+}
+
+fn service_key(side: Side, service: &ServicePrefix) -> Key<layout::ServiceKey> {
+    let ServicePrefix { set, protocol, port, length } = *service;
+    let data = layout::service_key(side, set, protocol, port);
+    Key::new(layout::SERVICE_BITS - u16::BITS + length, data)
 }
 
 /// Takes a map out of a loaded object, once.

@@ -6,19 +6,24 @@
 //! records) are adopted from their pins and survive.
 
 mod attach;
+mod batch;
 mod device;
 mod error;
+mod grace;
 mod kernel;
 mod maps;
 mod pin_map;
 mod pins;
 mod probe;
+mod sides;
+mod sys;
 mod verify;
 mod view;
 
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
 };
 
 use aya::{
@@ -32,19 +37,21 @@ pub use error::Error;
 pub use kernel::{check_kernel, release as kernel_release};
 pub use pin_map::PinWriter;
 pub use pins::{PinDirectory, ensure_bpffs};
-pub use probe::Probed;
+pub use probe::{PinnedProgram, Probed};
 pub use verify::verify;
 pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters};
 
 use crate::policy::Plan;
 use maps::PolicyMaps;
+use sides::Sides;
 
-/// The loaded programs of one instance, and the plan that is in force.
+/// The loaded programs of one instance, and the plans that its maps hold.
 pub struct Datapath {
     ebpf: Ebpf,
     pins: PinDirectory,
-    maps: PolicyMaps,
-    plan: Plan,
+    sides: Sides,
+    /// True when this load's policy maps and programs are pinned.
+    is_pinned: bool,
     guards: BTreeMap<u32, Guard>,
 }
 
@@ -97,22 +104,43 @@ impl Datapath {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = verify::load(&mut loader)?;
-        let maps = PolicyMaps::take(&mut ebpf)?;
-        Ok(Self { ebpf, pins, maps, plan: Plan::default(), guards: BTreeMap::new() })
+        let sides = Sides::new(PolicyMaps::take(&mut ebpf)?)?;
+        Ok(Self { ebpf, pins, sides, is_pinned: false, guards: BTreeMap::new() })
     }
 
-    /// Brings maps and interfaces to `plan`: entries first, then programs, then what is left over.
+    /// Writes a plan to the side of the maps that no packet sees, so that [`Self::apply`] has less to do.
     ///
     /// # Errors
     ///
-    /// A map refuses an entry. An interface that cannot be guarded is no error of the whole: it is
-    /// in [`Changes::failed`].
-    pub fn apply(&mut self, plan: Plan) -> Result<Changes, Error> {
-        let first = self.plan == Plan::default();
-        self.maps.write_changed(&self.plan, &plan)?;
+    /// A map refuses an entry.
+    pub fn prepare(&mut self, plan: &Arc<Plan>) -> Result<(), Error> {
+        self.sides.prepare(plan)
+    }
+
+    /// Gives the side of the maps that no packet sees the plan that is in force, when there is time for it: once after
+    /// an [`Self::apply`], so that the next one has no more to write than a difference.
+    ///
+    /// # Errors
+    ///
+    /// A map refuses an entry. Then the next [`Self::apply`] writes that side whole.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.sides.settle()
+    }
+
+    /// Brings maps and interfaces to a plan: entries first, all of them at once for every packet, then programs.
+    ///
+    /// # Errors
+    ///
+    /// A map refuses an entry; then the plan of before is still in force, whole. An interface that cannot be guarded
+    /// is no error of the whole: it is in [`Changes::failed`].
+    pub fn apply(&mut self, plan: impl Into<Arc<Plan>>) -> Result<Changes, Error> {
+        let plan = plan.into();
+        let old = Arc::clone(self.sides.plan());
+        let first = !self.is_pinned;
+        self.sides.swap(&plan)?;
         let mut changes = Changes::default();
         for index in self.guards.keys().copied().collect::<Vec<_>>() {
-            let still = plan.ports.get(&index) == self.plan.ports.get(&index);
+            let still = plan.ports.get(&index) == old.ports.get(&index);
             if !still && let Some(guard) = self.guards.remove(&index) {
                 guard.forget(&self.pins);
                 changes.gone.push(guard.interface);
@@ -137,11 +165,10 @@ impl Datapath {
         if first && !changes.failed.iter().any(|failed| failed.is_bridge) {
             self.remove_strangers(&plan);
         }
-        self.maps.remove_stale(&self.plan, &plan)?;
         if first {
-            self.pins.pin_policy(&mut self.ebpf, &self.maps)?;
+            self.pins.pin_policy(&mut self.ebpf, self.sides.maps())?;
+            self.is_pinned = true;
         }
-        self.plan = plan;
         Ok(changes)
     }
 
@@ -149,7 +176,7 @@ impl Datapath {
     #[must_use]
     pub fn holds(&self, plan: &Plan) -> bool {
         let sizes = |plan: &Plan| (plan.flow_entries, plan.slot_entries);
-        sizes(&self.plan) == sizes(plan)
+        sizes(self.sides.plan()) == sizes(plan)
     }
 
     /// Removes the pins of interfaces that an earlier policy guarded and this one does not name.
@@ -168,7 +195,7 @@ impl Datapath {
     /// The ports, by interface number, that their bridge must keep from each other.
     #[must_use]
     pub fn isolated(&self) -> &[u32] {
-        &self.plan.isolated
+        &self.sides.plan().isolated
     }
 
     /// Undoes a start that failed halfway: detaches what this process attached freshly, and removes

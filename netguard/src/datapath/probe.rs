@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
+use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
 use netguard_common::Hook;
 
-use super::{Datapath, Error};
+use super::{Datapath, Error, PinDirectory};
 
 /// `struct __sk_buff` of include/uapi/linux/bpf.h, as far as it is used: its size and one field.
 const SKB_CONTEXT_LENGTH: usize = 192;
@@ -63,28 +63,60 @@ impl Datapath {
     ///
     /// The kernel refuses the run, as it does for frames below 14 bytes.
     pub fn probe(&self, hook: Hook, frame: &[u8], mark: u32) -> Result<Probed, Error> {
-        let name = hook.program();
-        let refused = |source: ProgramError| Error::program(name, source);
-        let mut out = vec![0; frame.len() + HEADROOM];
-        let mut context_in = [0; SKB_CONTEXT_LENGTH];
-        let mut context_out = [0; SKB_CONTEXT_LENGTH];
-        context_in[SKB_MARK].copy_from_slice(&mark.to_ne_bytes());
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.data_out = Some(&mut out);
-        let result = match self.ebpf.program(name).ok_or(Error::Object(name))? {
-            Program::Xdp(program) => program.test_run(options),
-            Program::SchedClassifier(program) => {
-                options.ctx_in = Some(&context_in);
-                options.ctx_out = Some(&mut context_out);
-                program.test_run(options)
-            }
-            _ => return Err(Error::Object(name)),
-        }
-        .map_err(refused)?;
-        out.truncate(result.data_size_out as usize);
-        let mut mark = [0; 4];
-        mark.copy_from_slice(&context_out[SKB_MARK]);
-        Ok(Probed { action: result.return_value, frame: out, mark: u32::from_ne_bytes(mark) })
+        let program = self.ebpf.program(hook.program()).ok_or(Error::Object(hook.program()))?;
+        run(program, hook, frame, mark)
     }
+}
+
+/// A TC program that some datapath has pinned: threads of their own may run frames through it, whatever is done to
+/// the datapath meanwhile.
+pub struct PinnedProgram {
+    hook: Hook,
+    program: Program,
+}
+
+impl PinnedProgram {
+    /// Opens an instance's program of a hook of TC.
+    ///
+    /// # Errors
+    ///
+    /// The instance has no pins, or this process may not use them.
+    pub fn open(pins: &PinDirectory, hook: Hook) -> Result<Self, Error> {
+        let program = SchedClassifier::from_pin(pins.program(hook));
+        let program = program.map_err(|source| Error::program(hook.program(), source))?;
+        Ok(Self { hook, program: Program::SchedClassifier(program) })
+    }
+
+    /// The same as [`Datapath::probe`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn probe(&self, frame: &[u8], mark: u32) -> Result<Probed, Error> {
+        run(&self.program, self.hook, frame, mark)
+    }
+}
+
+fn run(program: &Program, hook: Hook, frame: &[u8], mark: u32) -> Result<Probed, Error> {
+    let mut out = vec![0; frame.len() + HEADROOM];
+    let mut context_in = [0; SKB_CONTEXT_LENGTH];
+    let mut context_out = [0; SKB_CONTEXT_LENGTH];
+    context_in[SKB_MARK].copy_from_slice(&mark.to_ne_bytes());
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.data_out = Some(&mut out);
+    let result = match program {
+        Program::Xdp(program) => program.test_run(options),
+        Program::SchedClassifier(program) => {
+            options.ctx_in = Some(&context_in);
+            options.ctx_out = Some(&mut context_out);
+            program.test_run(options)
+        }
+        _ => return Err(Error::Object(hook.program())),
+    }
+    .map_err(|source| Error::program(hook.program(), source))?;
+    out.truncate(result.data_size_out as usize);
+    let mut mark = [0; 4];
+    mark.copy_from_slice(&context_out[SKB_MARK]);
+    Ok(Probed { action: result.return_value, frame: out, mark: u32::from_ne_bytes(mark) })
 }

@@ -10,7 +10,7 @@ use netguard_common::{
     Direction, Hook, SlotId,
     maps::{
         self as layout, Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Passed, PortEntry,
-        SlotEntry, passed_index,
+        PortKey, SIDES, Side, SlotEntry, passed_index,
     },
     pin::{PinEntry, PinKey},
 };
@@ -88,8 +88,7 @@ impl View {
     ///
     /// The instance has no pins, or this process may not read them.
     pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
-        let slots = slots(pins)?;
-        let ports = entries::<u32, PortEntry>(pins, layout::PORTS)?;
+        let (slots, ports) = of_active(pins, |side| Ok((slots(pins, side)?, ports(pins, side)?)))?;
         let counters = counters(pins, slots.keys().copied())?;
         Ok(Self {
             slots,
@@ -118,7 +117,8 @@ impl PinnedAddresses {
     /// The instance has no pins, or this process may not read them.
     pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
         let map = open(pins, layout::PINS)?;
-        Ok(Self { slots: slots(pins)?, entries: pin_map::entries(&map)? })
+        let slots = of_active(pins, |side| slots(pins, side))?;
+        Ok(Self { slots, entries: pin_map::entries(&map)? })
     }
 }
 
@@ -160,10 +160,42 @@ pub fn counters(
     Ok(rows)
 }
 
-fn slots(pins: &PinDirectory) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
+/// How often the policy is read again if another one has come into force meanwhile.
+const LOOKS: u32 = 3;
+
+/// Reads something of the side that counts. The daemon may write to the one that counted a moment ago, so what was read
+/// of that is read again.
+fn of_active<T>(pins: &PinDirectory, read: impl Fn(Side) -> Result<T, Error>) -> Result<T, Error> {
+    let map: Array<MapData, Wire<Side>> = open(pins, layout::ACTIVE)?;
+    let active = || {
+        let side = map.get(&0, 0).map_err(|source| Error::map(layout::ACTIVE, source))?;
+        Ok(side.0)
+    };
+    let mut side = active()?;
+    let mut found = read(side)?;
+    for _ in 1..LOOKS {
+        let now = active()?;
+        if now == side {
+            break;
+        }
+        side = now;
+        found = read(side)?;
+    }
+    Ok(found)
+}
+
+fn ports(pins: &PinDirectory, side: Side) -> Result<BTreeMap<u32, PortEntry>, Error> {
+    let entries = entries::<PortKey, PortEntry>(pins, layout::PORTS)?.into_iter();
+    let of_side = entries.filter(|(key, _)| key.side == side);
+    Ok(of_side.map(|(key, entry)| (key.ifindex, entry)).collect())
+}
+
+fn slots(pins: &PinDirectory, side: Side) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
     let map: Array<MapData, Wire<SlotEntry>> = open(pins, layout::SLOTS)?;
     let mut slots = BTreeMap::new();
-    for (id, entry) in (0..).zip(map.iter()) {
+    let ids = map.len() / SIDES.len() as u32;
+    for id in (0..=SlotId::MAX).take_while(|id| u32::from(*id) < ids) {
+        let entry = map.get(&layout::slot_index(side, id), 0);
         let Wire(entry) = entry.map_err(|source| Error::map(layout::SLOTS, source))?;
         if entry.flags & layout::slot_flags::PRESENT != 0 {
             slots.insert(id, entry);

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 pub use dns::{DnsPolicy, SlotDns, is_public};
 pub use evaluate::{Evaluator, IsLocal, Openings, Pin, Traffic, Verdict};
 pub use matrix::{Cell, Matrix, Row};
-pub use plan::{Facts, InterfaceFact, Plan, Prefix, TrieKey};
+pub use plan::{Facts, InterfaceFact, Plan, Prefix, ServicePrefix};
 pub use rules::{Protocol, Rule, Service};
 pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet, Unnamed};
 

@@ -15,8 +15,8 @@ use netguard_common::{
     Address, NO_SLOT, SlotId,
     flow::{WAYS, flow_entries},
     maps::{
-        Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, RULE_SLOT_BITS, RuleKey,
-        ServiceEntry, ServiceKey, SlotEntry, rule_key, slot_entries, slot_flags, write_name,
+        Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, SIDES, ServiceEntry, SlotEntry,
+        slot_flags, slot_shares, write_name,
     },
 };
 
@@ -72,20 +72,30 @@ impl From<IpNet> for Prefix {
     }
 }
 
-/// A key of a longest-prefix map: its data, and how many bits of it count.
-pub type TrieKey<K> = (K, u32);
+/// An aligned block of ports in a set of services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePrefix {
+    /// The set.
+    pub set: u32,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// The first port.
+    pub port: u16,
+    /// How many of the 16 bits the ports share.
+    pub length: u32,
+}
 
-/// The contents of every policy map.
+/// The contents of every policy map, whichever side of it they will be on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// `SLOTS`.
     pub slots: BTreeMap<SlotId, SlotEntry>,
     /// `PLACES`.
     pub places: BTreeMap<Prefix, PlaceEntry>,
-    /// `RULES`.
-    pub rules: BTreeMap<TrieKey<RuleKey>, u32>,
+    /// `RULES`, by slot and destination.
+    pub rules: BTreeMap<(SlotId, Prefix), u32>,
     /// `SERVICES`.
-    pub services: BTreeMap<TrieKey<ServiceKey>, ServiceEntry>,
+    pub services: BTreeMap<ServicePrefix, ServiceEntry>,
     /// `PORTS`, by interface number: the configured interfaces that exist.
     pub ports: BTreeMap<u32, PortEntry>,
     /// Ports, by interface number, that their bridge must keep from each other.
@@ -104,8 +114,7 @@ impl Plan {
         let mut rules = BTreeMap::new();
         for slot in &policy.slots {
             for (prefix, set) in sets.rules(&slot.egress.allow, &slot.egress.deny) {
-                let Prefix { address, length } = prefix.into();
-                rules.insert((rule_key(slot.id, address), RULE_SLOT_BITS + length), set);
+                rules.insert((slot.id, prefix.into()), set);
             }
         }
         let gate = policy.gate.as_ref().map_or(0, |gate| sets.allow(&gate.services));
@@ -152,9 +161,10 @@ impl Shares {
 
     fn of(policy: &Policy) -> Self {
         let highest = policy.slots.iter().map(|slot| slot.id).max().unwrap_or_default();
-        let shares = slot_entries(highest);
+        let shares = slot_shares(highest);
         let entries = flow_entries(policy.flows_max).max(shares * Self::LEAST);
-        Self { entries, slot_entries: shares, buckets_each: entries / shares / WAYS }
+        let slot_entries = shares * SIDES.len() as u32;
+        Self { entries, slot_entries, buckets_each: entries / shares / WAYS }
     }
 }
 
@@ -184,6 +194,8 @@ fn slot_entry(
         flows_first: u32::from(slot.id) * shares.buckets_each * WAYS,
         flows_mask: shares.buckets_each - 1,
         host_services,
+        side: 0,
+        _reserved: 0,
         resolver_port_be: policy.dns.port.to_be(),
         runtime: slot.runtime as u16,
         flags: flags(slot, policy),

@@ -4,10 +4,19 @@
 //! Text: `PREFIX [SERVICE[,SERVICE...]]`, where a service is `tcp`, `udp`, `icmp`, `tcp/443` or
 //! `udp/1000-2000`.
 
-use std::{collections::HashMap, fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::IpAddr,
+    ops::RangeInclusive,
+    str::FromStr,
+};
 
 use ipnet::{IpNet, Ipv4Net};
-use netguard_common::maps::{self, SERVICE_BITS, ServiceEntry, ServiceKey};
+use netguard_common::maps::{SERVICE_SET_MAX, ServiceEntry};
+
+use super::ServicePrefix;
 
 /// A transport protocol that rules can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,12 +153,12 @@ impl FromStr for Rule {
 }
 
 /// Sets of services as the map `SERVICES` holds them. Equal sets are one.
+///
+/// A set's number comes from what it says, so that a rule that is added changes the entries of no other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ServiceSets {
-    /// What each set says, by its number less one; set 0 is empty.
-    sets: Vec<Spans>,
-    /// The number of each.
-    numbers: HashMap<Spans, u32>,
+    /// What each set says, by its number; set 0 is empty.
+    sets: BTreeMap<u32, Spans>,
 }
 
 /// What a set says of the ports of each protocol: spans in order, without gaps or overlaps between those of
@@ -211,32 +220,41 @@ impl ServiceSets {
         sets
     }
 
-    /// Every entry of the map: key, length of its prefix in bits, value.
-    pub(super) fn entries(&self) -> impl Iterator<Item = ((ServiceKey, u32), ServiceEntry)> {
-        (1..).zip(&self.sets).flat_map(|(set, spans)| {
+    /// Every entry of the map.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (ServicePrefix, ServiceEntry)> {
+        self.sets.iter().flat_map(|(&set, spans)| {
             spans.iter().flat_map(move |span| {
                 let value = ServiceEntry {
                     allowed: span.allowed.into(),
                     prefix_length: span.prefix_length,
                     _reserved: 0,
                 };
+                let protocol = span.protocol.number();
                 port_prefixes(span.ports.clone()).into_iter().map(move |(port, length)| {
-                    let key = maps::service_key(set, span.protocol.number(), port);
-                    ((key, SERVICE_BITS - 16 + length), value)
+                    (ServicePrefix { set, protocol, port, length }, value)
                 })
             })
         })
     }
 
+    /// The number of a set: its fingerprint, or the next one that is free.
     fn number(&mut self, spans: Spans) -> u32 {
         if spans.is_empty() {
             return 0;
         }
-        let next = self.sets.len() as u32 + 1;
-        *self.numbers.entry(spans).or_insert_with_key(|spans| {
-            self.sets.push(spans.clone());
-            next
-        })
+        let mut hasher = DefaultHasher::new();
+        spans.hash(&mut hasher);
+        let mut number = hasher.finish() as u32;
+        loop {
+            number &= SERVICE_SET_MAX;
+            match self.sets.get(&number) {
+                Some(other) if *other == spans => return number,
+                None if number != 0 => break,
+                _ => number += 1, // another set's, or the empty one's
+            }
+        }
+        self.sets.insert(number, spans);
+        number
     }
 }
 
@@ -309,7 +327,7 @@ mod tests {
         let prefixes: Vec<_> = found.iter().map(|(prefix, _)| prefix.to_string()).collect();
         assert_eq!(prefixes, ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1/32", "0.0.0.0/0"]);
         let says = |set: u32, protocol, port| {
-            let spans = &sets.sets[set as usize - 1];
+            let spans = &sets.sets[&set];
             let fits = |span: &&Span| span.protocol == protocol && span.ports.contains(&port);
             spans.iter().find(fits).map(|span| (span.allowed, span.prefix_length))
         };

@@ -1,0 +1,92 @@
+//! Many entries of a map in one call: a policy of many rules is written in less than half the time that single calls take.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::{
+    Pod,
+    maps::{MapData, MapError},
+    sys::SyscallError,
+};
+
+use super::{Error, sys::bpf};
+
+/// Numbers of include/uapi/linux/bpf.h.
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
+
+/// The part of `union bpf_attr` that batches read, and write the count of.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Writes entries, whose types must be the map's.
+pub(super) fn put<K: Pod, V: Pod>(
+    name: &'static str,
+    map: &MapData,
+    entries: impl Iterator<Item = (K, V)>,
+) -> Result<(), Error> {
+    let (keys, values): (Vec<_>, Vec<_>) = entries.unzip();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    call(BPF_MAP_UPDATE_BATCH, map, &keys, &values)
+        .map_err(|(_, error)| refused(name, "bpf_map_update_batch", error))
+}
+
+/// Removes the entries of some keys, whose type must be the map's. What is not there is as it should be.
+pub(super) fn remove<K: Pod>(
+    name: &'static str,
+    map: &MapData,
+    keys: impl Iterator<Item = K>,
+) -> Result<(), Error> {
+    let keys: Vec<_> = keys.collect();
+    let mut rest = keys.as_slice();
+    while !rest.is_empty() {
+        match call::<K, u32>(BPF_MAP_DELETE_BATCH, map, rest, &[]) {
+            Ok(()) => break,
+            Err((done, error)) if error.raw_os_error() == Some(libc::ENOENT) => {
+                rest = rest.get(done + 1..).unwrap_or_default();
+            }
+            Err((_, error)) => return Err(refused(name, "bpf_map_delete_batch", error)),
+        }
+    }
+    Ok(())
+}
+
+/// What fails comes with the number of entries before it.
+fn call<K: Pod, V: Pod>(
+    command: libc::c_int,
+    map: &MapData,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), (usize, io::Error)> {
+    let mut request = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(keys.len()).map_err(|error| (0, io::Error::other(error)))?,
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: keys, and values where the command reads any, are as many as the count says, of the map's own sizes as
+    // its typed owner has checked, and outlive the call, which reads them and writes the count.
+    let called = unsafe { bpf(command, &mut request) };
+    called.map(|_| ()).map_err(|error| (request.count as usize, error))
+}
+
+fn refused(name: &'static str, call: &'static str, io_error: io::Error) -> Error {
+    Error::map(name, MapError::SyscallError(SyscallError { call, io_error }))
+}

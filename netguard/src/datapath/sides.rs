@@ -1,0 +1,127 @@
+//! Two policies in the policy maps, of which one counts: the next one is written where no program looks, and comes
+//! into force with one store.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
+
+use netguard_common::maps::{SIDES, Side};
+
+use super::{Error, grace::Grace, maps::PolicyMaps};
+use crate::policy::Plan;
+
+/// The policy maps, and what is in them.
+pub(super) struct Sides {
+    maps: PolicyMaps,
+    grace: Grace,
+    /// The side that counts, and its plan.
+    active: Side,
+    plan: Arc<Plan>,
+    /// What the other one holds.
+    other: Held,
+    /// True if a program that still runs may have begun when the other side counted.
+    is_in_use: bool,
+    /// True from a swap on, until the other side has been given the same plan.
+    is_behind: bool,
+}
+
+/// What is on the side that does not count.
+enum Held {
+    /// This plan's entries and no others.
+    Whole(Arc<Plan>),
+    /// Some entries of these plans: writing has failed halfway.
+    Torn(Vec<Arc<Plan>>),
+}
+
+impl Sides {
+    /// The empty maps of a fresh load.
+    pub(super) fn new(maps: PolicyMaps) -> Result<Self, Error> {
+        Ok(Self {
+            maps,
+            grace: Grace::new().map_err(Error::Grace)?,
+            active: SIDES[0],
+            plan: Arc::default(),
+            other: Held::Whole(Arc::default()),
+            is_in_use: false,
+            is_behind: false,
+        })
+    }
+
+    pub(super) fn maps(&self) -> &PolicyMaps {
+        &self.maps
+    }
+
+    /// The plan that counts.
+    pub(super) fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Writes a plan to the side that does not count, so that [`Self::swap`] has only to say so.
+    pub(super) fn prepare(&mut self, plan: &Arc<Plan>) -> Result<(), Error> {
+        if self.plan == *plan {
+            return Ok(());
+        }
+        self.maps.check_room(plan)?;
+        self.write_other(plan)
+    }
+
+    /// Makes a plan the one that counts; if it cannot, nothing has changed for any packet.
+    pub(super) fn swap(&mut self, plan: &Arc<Plan>) -> Result<(), Error> {
+        if self.plan == *plan {
+            return Ok(());
+        }
+        self.prepare(plan)?;
+        // What is found there is there before the store that says to look there, on every kind of processor.
+        fence(Ordering::SeqCst);
+        let other = self.other_side();
+        self.maps.activate(other)?;
+        self.active = other;
+        self.other = Held::Whole(mem::replace(&mut self.plan, Arc::clone(plan)));
+        self.is_in_use = true;
+        self.is_behind = true;
+        Ok(())
+    }
+
+    /// Gives the side that does not count the same plan, once after each swap: the next one then writes no more than
+    /// a difference. If it cannot, the next swap writes more.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        if !mem::take(&mut self.is_behind) {
+            return Ok(());
+        }
+        self.write_other(&Arc::clone(&self.plan))
+    }
+
+    const fn other_side(&self) -> Side {
+        SIDES[1] - self.active
+    }
+
+    fn write_other(&mut self, new: &Arc<Plan>) -> Result<(), Error> {
+        let torn = match &self.other {
+            Held::Whole(old) if old == new => return Ok(()),
+            Held::Whole(old) => vec![Arc::clone(old), Arc::clone(new)],
+            Held::Torn(plans) => plans.clone(),
+        };
+        if self.is_in_use {
+            self.grace.wait().map_err(Error::Grace)?;
+            self.is_in_use = false;
+        }
+        let side = self.other_side();
+        let old = match mem::replace(&mut self.other, Held::Torn(torn)) {
+            Held::Whole(old) => old,
+            Held::Torn(plans) => {
+                for plan in plans {
+                    self.maps.change(side, &plan, &Plan::default())?;
+                }
+                self.other = Held::Torn(vec![Arc::clone(new)]);
+                Arc::default()
+            }
+        };
+        self.maps.change(side, &old, new)?;
+        self.other = Held::Whole(Arc::clone(new));
+        Ok(())
+    }
+}
