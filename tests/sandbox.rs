@@ -119,10 +119,9 @@ fn text(path: &Path) -> &str {
 }
 
 /// Without a sandbox everything is done but these, which get as far as an answer of their own.
-const UNCONFINED: [(&str, &str); 12] = [
+const UNCONFINED: [(&str, &str); 11] = [
     ("perf-event", "EFAULT"),
     ("mkdir", "EEXIST"),
-    ("unlink", "done"),
     ("mount", "EFAULT"),
     ("exec", "EACCES"),
     ("exec-at", "EACCES"),
@@ -142,6 +141,7 @@ fn what_a_worker_need_not_do_is_refused_and_audited() {
     if !can_use_kernel() {
         return;
     }
+    let audit = Audit::open();
     let kernel = Kernel::new();
     let pin = kernel.pins().map(DROPS);
     let (victim, directory) = (Victim::start(), open_directory());
@@ -153,10 +153,12 @@ fn what_a_worker_need_not_do_is_refused_and_audited() {
     for line in &control {
         let (name, outcome) = (line.split(' ').next().expect("a name"), line.rsplit(' ').next());
         let expected = UNCONFINED.iter().find(|(other, _)| *other == name);
+        if outcome == Some("ENOSYS") {
+            continue; // no kernel must have everything
+        }
         assert_eq!(outcome, Some(expected.map_or("done", |it| it.1)), "unconfined: {line}");
     }
 
-    let audit = Audit::open();
     let confined = run("confined");
     let number = confined.pid();
     let said = confined.rest();
@@ -186,11 +188,11 @@ fn what_a_worker_is_for_it_does_and_nothing_of_it_is_refused() {
     if !can_use_kernel() {
         return;
     }
+    let audit = Audit::open();
     let mut kernel = Kernel::new();
     let pins = kernel.pins().map(DROPS);
     let directory = open_directory();
     let socket = directory.path().join("control.sock");
-    let audit = Audit::open();
     let maps = pins.parent().expect("a directory");
     let mut worker = Sandboxed::start(&["duties", text(maps), text(&socket)]);
     for done in ["map", "thread", "timer", "signal", "listening"] {

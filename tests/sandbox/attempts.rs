@@ -140,10 +140,10 @@ fn processes(victim: libc::pid_t) -> Vec<Attempt> {
             call!(libc::SYS_ptrace, libc::PTRACE_SEIZE, victim, 0, 0)
         }),
         attempt("read-memory", libc::SYS_process_vm_readv, move || {
-            call!(libc::SYS_process_vm_readv, victim, 0, 0, 0, 0, 0)
+            call!(libc::SYS_process_vm_readv, victim, 0, 0, 0, 0, 0_usize)
         }),
         attempt("write-memory", libc::SYS_process_vm_writev, move || {
-            call!(libc::SYS_process_vm_writev, victim, 0, 0, 0, 0, 0)
+            call!(libc::SYS_process_vm_writev, victim, 0, 0, 0, 0, 0_usize)
         }),
         attempt("kill", libc::SYS_kill, move || call!(libc::SYS_kill, victim, 0)),
         attempt("kill-thread", libc::SYS_tgkill, move || {
@@ -182,7 +182,7 @@ pub fn memory() -> Vec<Attempt> {
     const PAGE: usize = 4096;
     let map = |protection: i32| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        call!(libc::SYS_mmap, 0, PAGE, protection, flags, -1, 0)
+        call!(libc::SYS_mmap, 0, PAGE, protection, flags, -1, 0_usize)
     };
     let (read, write, run) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
     vec![

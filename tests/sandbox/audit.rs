@@ -2,16 +2,19 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
-    socket, sockopt,
+use nix::sys::{
+    socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv,
+        setsockopt, socket, sockopt,
+    },
+    time::{TimeVal, TimeValLike as _},
 };
 
 /// Records from the moment on when it was opened.
 pub struct Audit(OwnedFd);
 
 impl Audit {
-    /// None if this kernel has no audit, or does not tell.
+    /// None if this kernel has no audit, or does not tell. It tells nobody in a network namespace of his own.
     pub fn open() -> Option<Self> {
         /// `AUDIT_NLGRP_READLOG` (linux/audit.h), as a mask.
         const READ_LOG: u32 = 1;
@@ -23,6 +26,8 @@ impl Audit {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, kind, flags, SockProtocol::NetlinkAudit).ok()?;
         setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)).ok()?;
+        // For failures: what is logged comes at once.
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(60)).ok()?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, READ_LOG)).ok()?;
         Some(Self(socket))
     }

@@ -65,6 +65,8 @@ pub fn perform(maps: &Path, listener: &Path) {
     let writer = PinWriter::open(&PinDirectory::of(&instance)).expect("the map of pins");
     let listener = UnixListener::bind(listener).expect("a listener");
     listener.set_nonblocking(true).expect("a listener");
+    // Counts processors, by files of /proc too.
+    let cache = Arc::new(Cache::new(1 << 20));
     println!("{}", confine(&nothing()).expect("a sandbox"));
 
     change_map(pins);
@@ -84,7 +86,7 @@ pub fn perform(maps: &Path, listener: &Path) {
         println!("signal");
         take_orders(listener).await;
         read_drops(drops).await;
-        resolve(writer).await;
+        resolve(writer, cache).await;
     });
     // What the kernel logs of this process ends here.
     // SAFETY: asks for nothing.
@@ -129,7 +131,7 @@ async fn read_drops(descriptor: OwnedFd) {
 }
 
 /// Queries over UDP and TCP, to upstreams over TLS, UDP and TCP; pins for what they answer.
-async fn resolve(map: PinWriter) {
+async fn resolve(map: PinWriter, cache: Arc<Cache>) {
     let (hello, plain) = (loopback().await, loopback().await);
     let upstreams = vec![
         Upstream { address: hello.1, transport: Transport::Tls { name: "127.0.0.1".to_owned() } },
@@ -140,7 +142,7 @@ async fn resolve(map: PinWriter) {
 
     let (journal, writer) = Journal::start(Format::Text).expect("the journal");
     let pins = Arc::new(Pins::new(Box::new(map), [SLOT], 4096));
-    let resolver = resolver(upstreams, Arc::clone(&pins), &journal);
+    let resolver = resolver(upstreams, cache, pins, &journal);
     let server = Server::start(&resolver, 2, Handle::current()).expect("the threads");
     let (free, at) = loopback().await;
     drop(free);
@@ -164,7 +166,12 @@ async fn resolve(map: PinWriter) {
 }
 
 /// A resolver for one slot, which is pinned.
-fn resolver(upstreams: Vec<Upstream>, pins: Arc<Pins>, journal: &Journal) -> Arc<Resolver> {
+fn resolver(
+    upstreams: Vec<Upstream>,
+    cache: Arc<Cache>,
+    pins: Arc<Pins>,
+    journal: &Journal,
+) -> Arc<Resolver> {
     let names = ["one.example", "two.example"].map(|name| name.parse::<Entry>().expect("a name"));
     let slot = SlotRules {
         name: "slot1".into(),
@@ -185,7 +192,6 @@ fn resolver(upstreams: Vec<Upstream>, pins: Arc<Pins>, journal: &Journal) -> Arc
         is_public: Arc::new(netguard::policy::is_public),
         roots: None,
     };
-    let cache = Arc::new(Cache::new(1 << 20));
     let forwarder = Arc::new(Forwarder::new(settings, Arc::clone(&cache), |_| {}));
     Arc::new(Resolver::new(rules, cache, forwarder, pins, Arc::new(journal.clone())))
 }

@@ -14,7 +14,7 @@ use netguard::sandbox::{self, Confinement};
 use nix::{
     sys::{
         signal::kill,
-        socket::{AddressFamily, SockFlag, SockType, socket},
+        socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
     },
     unistd::{Pid, Uid, setuid},
 };
@@ -32,7 +32,7 @@ pub fn alone(layer: &str, rest: &[&str]) {
             told("open-private", File::open(file));
             told("kill", kill(process(victim), None).map_err(io::Error::from));
             let (family, kind) = (AddressFamily::Inet, SockType::Raw);
-            let raw = socket(family, kind, SockFlag::empty(), None);
+            let raw = socket(family, kind, SockFlag::empty(), SockProtocol::Tcp);
             told("socket-raw", raw.map_err(io::Error::from));
         }
         ("memory", []) => {
