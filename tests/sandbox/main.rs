@@ -13,6 +13,7 @@ use std::{
 };
 
 use netguard::sandbox::{Confinement, confine};
+use nix::sys::prctl::set_keepcaps;
 
 /// A user and a group that nobody else has.
 const USER: u32 = 61_234;
@@ -35,8 +36,9 @@ fn main() {
         }
         ["layer", layer, rest @ ..] => layers::alone(layer, rest),
         ["idle"] => {
-            confine(&nothing()).expect("a sandbox");
-            println!("confined");
+            // What a careless parent could leave: capabilities that another user would keep.
+            set_keepcaps(true).expect("a flag of the process");
+            println!("{}", confine(&nothing()).expect("a sandbox"));
             // Until whoever looks has looked.
             let _ = io::stdin().read(&mut [0]);
         }

@@ -15,7 +15,8 @@ const KNOWN: ABI = ABI::V7;
 ///
 /// # Errors
 ///
-/// A path of the list cannot be opened, or the kernel has Landlock and refuses.
+/// A path of the list cannot be opened, or the kernel has Landlock and refuses: the process has neither no_new_privs nor
+/// CAP_SYS_ADMIN.
 pub fn restrict(confinement: &Confinement) -> Result<Option<i32>, Error> {
     let ports = [
         (AccessNet::BindTcp, &confinement.tcp_bind),
@@ -37,7 +38,8 @@ pub fn restrict(confinement: &Confinement) -> Result<Option<i32>, Error> {
         let rules = ports.iter().map(|port| Ok::<_, RulesetError>(NetPort::new(*port, access)));
         created = created.add_rules(rules)?;
     }
-    let status = created.restrict_self()?;
+    // That is a step of its own.
+    let status = created.no_new_privs(false).restrict_self()?;
     Ok(match status.landlock {
         LandlockStatus::Available { effective_abi, kernel_abi }
             if status.ruleset != RulesetStatus::NotEnforced =>
