@@ -95,6 +95,15 @@ fn files(there: CString, new: CString) -> Vec<Attempt> {
         attempt("open-write", call, open(there.clone(), libc::O_WRONLY)),
         attempt("open-new", call, open(new.clone(), libc::O_WRONLY | libc::O_CREAT)),
         attempt("open-path", call, open(there.clone(), libc::O_PATH)),
+        attempt("open-by-structure", libc::SYS_openat2, {
+            let there = there.clone();
+            move || {
+                // SAFETY: a C structure of numbers, of which zero is a value: to open for reading.
+                let how: libc::open_how = unsafe { std::mem::zeroed() };
+                let size = size_of::<libc::open_how>();
+                call!(libc::SYS_openat2, here, there.as_ptr(), &raw const how, size)
+            }
+        }),
         on("access", libc::SYS_faccessat, there.clone(), libc::R_OK, 0),
         on("chown", libc::SYS_fchownat, there.clone(), 0, 0),
         on("chmod", libc::SYS_fchmodat, there.clone(), 0o666, 0),
@@ -134,6 +143,16 @@ fn processes(victim: libc::pid_t) -> Vec<Attempt> {
         }),
         attempt("fork", libc::SYS_clone, fork(libc::SYS_clone, 0)),
         attempt("fork-new-user", libc::SYS_clone, fork(libc::SYS_clone, libc::CLONE_NEWUSER)),
+        attempt("fork-by-structure", libc::SYS_clone3, || {
+            let mut how = [0_u64; 8];
+            how[4] = libc::SIGCHLD as u64;
+            let child = call!(libc::SYS_clone3, &raw const how, size_of_val(&how))?;
+            if child == 0 {
+                // SAFETY: ends the process and touches nothing of it.
+                unsafe { libc::_exit(0) };
+            }
+            Ok(child)
+        }),
         attempt("unshare", libc::SYS_unshare, || call!(libc::SYS_unshare, libc::CLONE_NEWNET)),
         attempt("setns", libc::SYS_setns, || call!(libc::SYS_setns, -1, libc::CLONE_NEWNET)),
         attempt("ptrace", libc::SYS_ptrace, move || {

@@ -27,7 +27,7 @@ impl Audit {
         let socket = socket(family, kind, flags, SockProtocol::NetlinkAudit).ok()?;
         setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)).ok()?;
         // For failures: what is logged comes at once.
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(60)).ok()?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(20)).ok()?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, READ_LOG)).ok()?;
         Some(Self(socket))
     }

@@ -1,6 +1,6 @@
 //! Who the process is: an unprivileged user without a single capability.
 
-use caps::{CapSet, Capability};
+use caps::CapSet;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::Error;
@@ -23,15 +23,12 @@ pub fn become_user(uid: u32, gid: u32) -> Result<(), Error> {
     setresuid(user, user, user).map_err(refused)
 }
 
-/// Empties every set of capabilities; the bounding set too, if that may still be done or is done.
+/// Empties every other set of capabilities: of what a process may do or allow itself nothing is left.
 ///
 /// # Errors
 ///
 /// The kernel refuses.
 pub fn drop_capabilities() -> Result<(), Error> {
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
-        clear(CapSet::Bounding)?;
-    }
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         clear(set)?;
     }

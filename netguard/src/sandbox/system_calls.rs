@@ -110,10 +110,10 @@ const SOCKET_OPTIONS: &[(c_int, &[c_int])] = &[
     (libc::IPPROTO_IPV6, &[libc::IPV6_FREEBIND, libc::IPV6_V6ONLY]),
 ];
 
-/// Calls that a library falls back from if the kernel does not have them. The flags of clone3 and openat2 are in memory, where
-/// no filter sees them.
+/// Calls that a library falls back from if the kernel does not have them. The flags of clone3 are in memory, where no filter
+/// sees them; those of clone are not.
 pub(super) fn unknown() -> Calls {
-    [libc::SYS_clone3, libc::SYS_openat2].map(|call| (call, Vec::new())).into()
+    [(libc::SYS_clone3, Vec::new())].into()
 }
 
 /// Calls that name files; they are refused as by permissions, because programs expect that of files.
@@ -122,6 +122,7 @@ pub(super) fn hidden(confinement: &Confinement) -> Calls {
     let hidden = [
         libc::SYS_faccessat,
         libc::SYS_faccessat2,
+        libc::SYS_openat2,
         libc::SYS_readlinkat,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_access,
