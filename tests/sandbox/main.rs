@@ -13,7 +13,10 @@ use std::{
 };
 
 use netguard::sandbox::{Confinement, confine};
-use nix::sys::prctl::set_keepcaps;
+use nix::{
+    sys::prctl::set_keepcaps,
+    unistd::{Gid, setgroups},
+};
 
 /// A user and a group that nobody else has.
 const USER: u32 = 61_234;
@@ -36,7 +39,8 @@ fn main() {
         }
         ["layer", layer, rest @ ..] => layers::alone(layer, rest),
         ["idle"] => {
-            // What a careless parent could leave: capabilities that another user would keep.
+            // What a careless parent could leave: groups, and capabilities that another user would keep.
+            setgroups(&[Gid::from_raw(4), Gid::from_raw(27)]).expect("groups");
             set_keepcaps(true).expect("a flag of the process");
             println!("{}", confine(&nothing()).expect("a sandbox"));
             // Until whoever looks has looked.
