@@ -2,7 +2,7 @@
 
 use std::{hash::Hash, sync::Arc, time::Duration};
 
-use quick_cache::{Equivalent, Weighter, sync};
+use quick_cache::{Equivalent, OptionsBuilder, Weighter, sync};
 
 use crate::{Answer, Moment, Question};
 
@@ -89,10 +89,13 @@ impl Cache {
     pub fn new(bytes: u64) -> Self {
         /// A usual answer's weight: an estimate for the first allocation only.
         const USUAL: u64 = 512;
+        /// Each has a lock; asked for the number of processors, a confined process would look at files.
+        const SHARDS: usize = 64;
         let items = (bytes / USUAL) as usize;
-        let entries = sync::Cache::with(
-            items,
-            bytes,
+        let mut options = OptionsBuilder::new();
+        options.estimated_items_capacity(items).weight_capacity(bytes).shards(SHARDS);
+        let entries = sync::Cache::with_options(
+            options.build().expect("both capacities are set"),
             Bytes,
             foldhash::quality::RandomState::default(),
             sync::DefaultLifecycle::default(),

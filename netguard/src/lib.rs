@@ -17,4 +17,5 @@ pub mod links;
 pub mod listing;
 pub mod pinned;
 pub mod policy;
+pub mod sandbox;
 pub mod status;

@@ -225,6 +225,11 @@ impl Kernel {
         (outcome, probed)
     }
 
+    /// Puts a frame to a program and leaves its record, if there is one, to another reader of the ring buffer.
+    pub fn leave(&mut self, hook: Hook, frame: &[u8]) {
+        let _ = self.datapath.probe(hook, frame, 0).expect("the program runs");
+    }
+
     /// What the egress programs say of a frame: the drop stage and the verdict stage must agree.
     #[must_use]
     pub fn egress(&mut self, frame: &[u8]) -> Outcome {

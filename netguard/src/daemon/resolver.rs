@@ -1,6 +1,11 @@
 //! The resolver as the policy wants it.
 
-use std::{collections::BTreeSet, io, num::NonZero, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    num::NonZero,
+    sync::{Arc, LazyLock},
+};
 
 use netguard_common::{SlotId, maps::PINS_MAX};
 use netguard_dns::{
@@ -117,7 +122,9 @@ fn allowed_pins(policy: &Policy) -> impl Fn(SlotId, &str) -> bool + '_ {
     }
 }
 
-/// As many as there are processors to run on.
+/// As many as there are processors to run on. Counted once: a process that is confined cannot count them.
 pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
+    static THREADS: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    *THREADS
 }

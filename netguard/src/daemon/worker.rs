@@ -15,9 +15,12 @@ use std::{
 
 use netguard_common::SlotId;
 use netguard_dns::{DomainName, Moment, Pins, Resolver, Server, SlotServer, Sockets};
-use nix::sys::{
-    prctl::set_name,
-    signal::{SigHandler, Signal, signal},
+use nix::{
+    sys::{
+        prctl::set_name,
+        signal::{SigHandler, Signal, signal},
+    },
+    unistd::User,
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -38,6 +41,7 @@ use crate::{
     drops::{Clock, Drop},
     journal::{Event as Entry, Format, Journal, Writer},
     policy::Policy,
+    sandbox::{self, Confinement},
 };
 
 /// What process listings call it, who cannot see more than 15 letters.
@@ -105,17 +109,30 @@ pub fn run() -> io::Result<()> {
     set_name(NAME)?;
     raise_file_limit();
     let socket = stdin().as_fd().try_clone_to_owned()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let threads = resolver::threads();
+    let user = unprivileged()?;
+    let confined = sandbox::confine(&Confinement {
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        readable: Vec::new(),
+        tcp_bind: Some(Vec::new()),
+        tcp_connect: None,
+    });
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
         let channel = Channel::of(socket)?;
         let Some((told, descriptors)) = channel.receive().await? else { return Ok(()) };
         let ToWorker::Begin { json, policy, overlay, host } = told else {
             return Err(io::Error::other("the monitor does not begin"));
         };
-        let parts = match Parts::make(json, &policy, overlay, descriptors) {
+        let parts = confined.map_err(|error| io::Error::other(anyhow::Error::from(error)));
+        let parts = parts.and_then(|_| Parts::make(json, &policy, overlay, descriptors));
+        let parts = match parts {
             Ok(parts) => parts,
             Err(error) => {
-                let refused = ToMonitor::Refused { reason: error.to_string() };
+                let refused =
+                    ToMonitor::Refused { reason: format!("{:#}", anyhow::Error::from(error)) };
                 return channel.send(&refused, &[] as &[OwnedFd]).await;
             }
         };
@@ -125,6 +142,16 @@ pub fn run() -> io::Result<()> {
         worker.finish();
         ended
     })
+}
+
+/// Whom the worker becomes: the user that the package makes, else nobody.
+fn unprivileged() -> io::Result<User> {
+    for name in ["netguard", "nobody"] {
+        if let Some(user) = User::from_name(name)? {
+            return Ok(user);
+        }
+    }
+    Err(io::Error::other("there is neither a user netguard nor a user nobody"))
 }
 
 struct Worker {
