@@ -336,6 +336,7 @@ fn things_to_try() -> String {
 }
 
 fn guard(config: Config, instance: &Instance, format: Format) -> anyhow::Result<()> {
+    daemon::give_up_privileges()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(daemon::run(config, instance, format))?;
     Ok(())

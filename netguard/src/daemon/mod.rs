@@ -25,6 +25,7 @@ mod worker;
 
 use std::io;
 
+use caps::Capability;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use channel::{Answer, Fault, Order, Refusal};
@@ -36,7 +37,7 @@ use crate::{
     datapath, firewall,
     instance::{Instance, LockError},
     journal::Format,
-    links,
+    links, sandbox,
 };
 use monitor::Monitor;
 
@@ -69,12 +70,39 @@ pub enum Error {
     /// What was ordered at run time cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Privileges cannot be given up.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
     /// The worker does not come up, for a reason that it tells.
     #[error("{0}")]
     Worker(String),
     /// A socket, a process, a signal handler or the log failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// What the monitor may do. Of this, loading programs, attaching them and making links is its work; the rest is for the worker's
+/// sake: to bind its port, to make it powerless, to end it when it hangs, and to give its socket to a group.
+const CAPABILITIES: [Capability; 9] = [
+    Capability::CAP_BPF,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_PERFMON,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_KILL,
+    Capability::CAP_CHOWN,
+];
+
+/// Gives up what the daemon needs for its first step or never. To be called before there is a second thread.
+///
+/// # Errors
+///
+/// There is no file system for pins and none can be mounted, or the kernel refuses.
+pub fn give_up_privileges() -> Result<(), Error> {
+    datapath::ensure_bpffs()?;
+    Ok(sandbox::keep_capabilities(&CAPABILITIES)?)
 }
 
 /// Runs the daemon until it is asked to stop.

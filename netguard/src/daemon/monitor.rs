@@ -126,7 +126,6 @@ impl Monitor {
     ) -> Result<Self, Error> {
         let facts = watcher.facts().await?;
         host::check(&intent.whole, &facts)?;
-        datapath::ensure_bpffs()?;
         let plan = Plan::compile(&intent.policy, &facts);
         let datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
         let (journal, writer) = Journal::start(format)?;

@@ -1,6 +1,6 @@
 //! Who the process is: an unprivileged user without a single capability.
 
-use caps::CapSet;
+use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::Error;
@@ -31,6 +31,32 @@ pub fn become_user(uid: u32, gid: u32) -> Result<(), Error> {
 pub fn drop_capabilities() -> Result<(), Error> {
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         clear(set)?;
+    }
+    Ok(())
+}
+
+/// Keeps these capabilities, of those that this thread has, and forgets all others: of itself and of the threads and programs
+/// that it starts. Forgetting is everybody's right, but for the bounding set, which stays as it is without CAP_SETPCAP.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn keep_capabilities(kept: &[Capability]) -> Result<(), Error> {
+    let kept: CapsHashSet = kept.iter().copied().collect();
+    let held = |set| caps::read(None, set).map_err(|source| Error::Capabilities { set, source });
+    if held(CapSet::Effective)?.contains(&Capability::CAP_SETPCAP) {
+        for capability in held(CapSet::Bounding)?.difference(&kept) {
+            let set = CapSet::Bounding;
+            caps::drop(None, set, *capability)
+                .map_err(|source| Error::Capabilities { set, source })?;
+        }
+    }
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        clear(set)?;
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        let rest = held(set)?.intersection(&kept).copied().collect();
+        caps::set(None, set, &rest).map_err(|source| Error::Capabilities { set, source })?;
     }
     Ok(())
 }

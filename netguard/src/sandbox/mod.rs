@@ -14,7 +14,7 @@ use std::{fmt, fs, io, path::PathBuf};
 
 pub use access::restrict as restrict_access;
 pub use filter::install as install_filter;
-pub use identity::{become_user, drop_capabilities};
+pub use identity::{become_user, drop_capabilities, keep_capabilities};
 pub use memory::{no_new_privileges, refuse_new_code};
 pub use privileges::{Privileges, table};
 

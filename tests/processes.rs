@@ -1,0 +1,104 @@
+//! The daemon's two processes: which holds what privileges, and what becomes of each when the other one dies.
+
+use std::{fs, process::Command};
+
+use netguard::sandbox::{Privileges, table};
+use netguard_tests::{
+    binary::{Ended, netguard},
+    can_use_kernel,
+    daemon::{self, is_note},
+    lab::Lab,
+    until,
+};
+
+/// The monitor and its worker.
+fn processes(lab: &Lab) -> (u32, u32) {
+    let monitor = lab.daemon_pid().expect("a daemon");
+    let tasks = fs::read_dir(format!("/proc/{monitor}/task")).expect("its threads").flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let children: Vec<u32> = children
+        .flat_map(|them| {
+            them.split_whitespace().filter_map(|it| it.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect();
+    let [worker] = children[..] else { panic!("one child, not {children:?}") };
+    (u32::try_from(monitor).expect("a process"), worker)
+}
+
+fn kill(pid: u32) {
+    let pid = pid.to_string();
+    let _ = Ended::of(Command::new("kill").args(["-KILL", &pid])).success();
+}
+
+fn resolves(lab: &Lab) -> bool {
+    let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
+    query.code == 0 && query.stdout == "203.0.113.10\n"
+}
+
+#[test]
+fn the_monitor_holds_what_it_needs_and_the_worker_nothing() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    assert!(resolves(&lab));
+    let (monitor, worker) = processes(&lab);
+    let before = Privileges::of(std::process::id()).expect("this process");
+    let monitor = Privileges::of(monitor).expect("the monitor");
+    let worker = Privileges::of(worker).expect("the worker");
+    eprintln!("whoever starts it, then the daemon's two processes\n{}", {
+        table(&[before, monitor.clone(), worker.clone()])
+    });
+    let names: Vec<_> = monitor.effective.iter().map(ToString::to_string).collect();
+    let wanted = ["CHOWN", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "NET_ADMIN"];
+    let wanted = wanted.iter().chain(&["PERFMON", "BPF"]).map(|name| format!("CAP_{name}"));
+    let mut wanted: Vec<_> = wanted.collect();
+    wanted.sort();
+    let mut found = names.clone();
+    found.sort();
+    assert_eq!(found, wanted);
+    assert_eq!(monitor.permitted, monitor.effective);
+    assert_eq!(monitor.bounding, monitor.effective);
+    assert_eq!(worker.name, "netguard-worker");
+    assert!(worker.uid != 0 && worker.gid != 0 && worker.groups == 0, "{worker:?}");
+    let sets = [&worker.effective, &worker.permitted, &worker.bounding, &worker.ambient];
+    assert!(sets.iter().all(|set| set.is_empty()), "{worker:?}");
+    assert!(worker.no_new_privileges && worker.filters >= 3, "{worker:?}");
+}
+
+#[test]
+fn a_worker_that_dies_is_replaced_and_what_was_asked_meanwhile_is_answered() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    assert!(resolves(&lab));
+    let (monitor, worker) = processes(&lab);
+    kill(worker);
+    // It waits in the socket until the next worker takes it.
+    assert!(resolves(&lab));
+    let is_told = |event: &serde_json::Value| is_note(event, "the worker was killed by signal 9");
+    until("it is told", || lab.events().iter().any(is_told));
+    let (same, other) = processes(&lab);
+    assert_eq!(same, monitor);
+    assert_ne!(other, worker);
+    let instance = lab.instance();
+    let list = ["slot", "list", "--instance", &instance];
+    let list = Ended::of(&mut netguard(&list));
+    assert_eq!(list.success().lines().count(), 6, "the control socket is served again");
+}
+
+#[test]
+fn a_worker_does_not_outlive_its_monitor() {
+    if !can_use_kernel() {
+        return;
+    }
+    for signal in ["KILL", "TERM"] {
+        let lab = Lab::up("veth");
+        let (_, worker) = processes(&lab);
+        daemon::kill(&lab, signal);
+        until("the worker has ended", || Privileges::of(worker).is_err());
+        let _daemon = daemon::start(&lab);
+        assert!(resolves(&lab));
+    }
+}
