@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     binary::netguard,
     lab::{Background, Lab},
-    until,
+    tc_options, until,
 };
 
 /// Ends the lab's daemon by a signal (`TERM`) and waits until it is gone.
@@ -40,6 +40,7 @@ pub fn start(lab: &Lab) -> Background {
         .open(Path::new(&directory).join("daemon.log"))
         .expect("the daemon's log");
     let child = netguard(&["run", "--lab", lab.name(), "--log", "json"])
+        .args(tc_options())
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("the log"))
         .stderr(log)

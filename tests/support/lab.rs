@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     binary::{Ended, netguard},
-    can_use_kernel, until,
+    can_use_kernel, tc_options, until,
 };
 
 /// A running lab.
@@ -107,7 +107,11 @@ impl Lab {
     /// `netguard lab` with arguments.
     #[must_use]
     pub fn call(&self, arguments: &[&str]) -> Ended {
-        Ended::of(&mut netguard(&[&["lab", "--name", &self.name], arguments].concat()))
+        let mut command = netguard(&[&["lab", "--name", &self.name], arguments].concat());
+        if arguments.first() == Some(&"up") {
+            command.args(tc_options());
+        }
+        Ended::of(&mut command)
     }
 
     /// A command on a host of the lab, its words split at spaces.

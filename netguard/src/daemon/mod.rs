@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     config::{Config, Problems},
     control,
-    datapath::{self, Changes, Datapath, DropStream, Failed, PinDirectory},
+    datapath::{self, Changes, Datapath, DropStream, Failed, PinDirectory, Tc},
     drops::{Clock, Drop},
     firewall,
     instance::{Instance, Lock, LockError},
@@ -86,7 +86,8 @@ enum Event {
     Stop(&'static str),
 }
 
-/// Runs the daemon until it is asked to stop.
+/// Runs the daemon until it is asked to stop. TC programs are kept on interfaces as the kernel does it best, or as `tc`
+/// says.
 ///
 /// # Errors
 ///
@@ -95,8 +96,9 @@ pub async fn run(
     config: &Config,
     instance: &Instance,
     format: journal::Format,
+    tc: Option<Tc>,
 ) -> Result<(), Error> {
-    let mut daemon = Daemon::start(config, instance, format).await?;
+    let mut daemon = Daemon::start(config, instance, format, tc).await?;
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
@@ -139,13 +141,14 @@ impl Daemon {
         config: &Config,
         instance: &Instance,
         format: journal::Format,
+        tc: Option<Tc>,
     ) -> Result<Self, Error> {
         datapath::check_kernel()?;
         raise_file_limit();
         let lock = instance.lock()?;
         let watcher = Watcher::open()?;
         let made = host::make_links(&config.policy, instance).await?;
-        let started = Self::start_on(config, instance, format, lock, watcher, &made).await;
+        let started = Self::start_on(config, instance, format, lock, watcher, &made, tc).await;
         if started.is_err() {
             // The first error is the one to tell.
             let _ = links::take_back(&made).await;
@@ -161,12 +164,16 @@ impl Daemon {
         lock: Lock,
         watcher: Watcher,
         made: &links::Made,
+        tc: Option<Tc>,
     ) -> Result<Self, Error> {
         let facts = watcher.facts().await?;
         host::check(config, &facts)?;
         datapath::ensure_bpffs()?;
         let plan = Plan::compile(&config.policy, &facts);
         let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
+        if let Some(tc) = tc {
+            datapath.hold_by(tc);
+        }
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops =
             unsafe { AsyncFd::register(datapath.take_drops()?) }.map_err(io::Error::from)?;

@@ -24,7 +24,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     config::{Config, Problems},
-    datapath::{self, PinDirectory},
+    datapath::{self, PinDirectory, Tc},
     instance::{BadName, Instance},
     journal::Format,
 };
@@ -244,12 +244,17 @@ impl Lab {
     /// # Errors
     ///
     /// It does not come up; its log's last lines are in the error.
-    pub fn guard(&self, format: Format) -> Result<(), Error> {
+    pub fn guard(&self, format: Format, tc: Option<Tc>) -> Result<(), Error> {
         let format = match format {
             Format::Text => "text",
             Format::Json => "json",
         };
-        let arguments = ["run", "--lab", &self.name, "--log", format];
+        let mut arguments = vec!["run", "--lab", &self.name, "--log", format];
+        match tc {
+            Some(Tc::Tcx) => arguments.extend(["--tc", "tcx"]),
+            Some(Tc::Clsact) => arguments.extend(["--tc", "clsact"]),
+            None => {}
+        }
         process::start("daemon", &arguments, &self.log("daemon"))
     }
 
