@@ -17,13 +17,6 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
-/// How daemons keep TC programs on interfaces, as options of `netguard run` and `netguard lab up`:
-/// `NETGUARD_TEST_TC=clsact` has them do it as on a kernel without tcx.
-#[must_use]
-pub fn tc_options() -> Vec<String> {
-    std::env::var("NETGUARD_TEST_TC").map_or(Vec::new(), |tc| vec!["--tc".to_owned(), tc])
-}
-
 /// True if the test may use the kernel; it is skipped without root.
 #[must_use]
 pub fn can_use_kernel() -> bool {
