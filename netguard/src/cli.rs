@@ -274,7 +274,8 @@ fn check(file: Option<&Path>, kernel: bool) -> anyhow::Result<ExitCode> {
 
 fn check_kernel() -> anyhow::Result<()> {
     let programs = datapath::verify()?;
-    print(&format!("kernel {}: good: takes every program", datapath::kernel_release()))?;
+    let (kernel, tc) = (datapath::kernel_release(), Tc::of_kernel().name());
+    print(&format!("kernel {kernel}: good: takes every program, and keeps TC programs by {tc}"))?;
     print(&format!("{:<16} {:<16} {:>9}", "program", "tag", "verified"))?;
     for program in programs {
         let verified = program.verified_instructions.map_or("-".to_owned(), |it| it.to_string());

@@ -24,7 +24,7 @@ use netguard_common::{
 use super::{
     Error, Tc, device,
     error::AttachError,
-    filter,
+    filter::{self, Side},
     pins::{PinDirectory, remove_pin},
 };
 
@@ -237,9 +237,9 @@ fn create_tc(
     interface: &str,
     hook: Hook,
 ) -> Result<FdLink, AttachError> {
-    let side = match hook {
-        Hook::PortEgress | Hook::BridgeEgress | Hook::Xdp => TcAttachType::Ingress,
-        Hook::PortIngress | Hook::BridgeIngress => TcAttachType::Egress,
+    let side = match Side::of(hook) {
+        Side::Ingress => TcAttachType::Ingress,
+        Side::Egress => TcAttachType::Egress,
     };
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(interface, side, first)?;

@@ -50,15 +50,15 @@ struct Found {
     name: Name,
 }
 
-/// The two chains of a qdisc.
+/// On which side of an interface TC runs a program.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     Ingress,
     Egress,
 }
 
 impl Side {
-    fn of(hook: Hook) -> Self {
+    pub(super) fn of(hook: Hook) -> Self {
         match hook {
             Hook::PortEgress | Hook::BridgeEgress | Hook::Xdp => Self::Ingress,
             Hook::PortIngress | Hook::BridgeIngress => Self::Egress,
@@ -118,15 +118,15 @@ pub(super) fn attach(
     program: RawFd,
 ) -> Result<bool, AttachError> {
     let side = Side::of(hook);
-    let made = ensure_qdisc(ifindex)?;
     let there = filters_of(ifindex)?;
-    let ours = there.iter().filter(|it| it.name.is_of(instance));
-    let owns_qdisc = made || ours.clone().any(|it| it.name.owns_qdisc());
-    let is_there = ours.clone().any(|it| it.side == side);
     let is_first = |it: &Found| it.side == side && it.chain == 0 && it.priority <= PRIORITY;
     if there.iter().any(|it| is_first(it) && !it.name.is_of(instance)) {
         return Err(AttachError::Taken { egress: side == Side::Egress });
     }
+    let mut ours = there.iter().filter(|it| it.name.is_of(instance));
+    let is_there = ours.clone().any(|it| it.side == side);
+    let made = ensure_qdisc(ifindex)?;
+    let owns_qdisc = made || ours.any(|it| it.name.owns_qdisc());
     let options = [
         TcFilterBpfOption::ProgFd(program.cast_unsigned()),
         TcFilterBpfOption::ProgName(Name::write(instance, hook, owns_qdisc)),
@@ -294,4 +294,23 @@ fn unless_absent<T>(done: io::Result<T>) -> io::Result<()> {
 /// True if the kernel knows no such interface, filter or qdisc (any more); the last it calls an invalid handle.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_whose_a_filter_is() {
+        for (instance, owns_qdisc) in [("host", false), ("lab-ng", true)] {
+            let name = Name::write(instance, Hook::PortEgress, owns_qdisc);
+            let read = Name::read(&name);
+            assert!(read.is_of(instance) && !read.is_of("other"), "{name}");
+            assert_eq!(read.owns_qdisc(), owns_qdisc, "{name}");
+        }
+        for foreign in ["", "netguard", "netguard host", "netguard host cls_main", "a host ng_xdp"]
+        {
+            assert_eq!(Name::read(foreign), Name::Foreign, "{foreign}");
+        }
+    }
 }

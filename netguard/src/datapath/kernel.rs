@@ -17,6 +17,15 @@ pub enum Tc {
 }
 
 impl Tc {
+    /// As options and messages name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
     /// The best that the running kernel has.
     #[must_use]
     pub fn of_kernel() -> Self {

@@ -239,7 +239,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts a daemon in the background that guards the lab.
+    /// Starts a daemon in the background that guards the lab, with TC programs on interfaces as the kernel does it
+    /// best, or as `tc` says.
     ///
     /// # Errors
     ///
@@ -250,10 +251,8 @@ impl Lab {
             Format::Json => "json",
         };
         let mut arguments = vec!["run", "--lab", &self.name, "--log", format];
-        match tc {
-            Some(Tc::Tcx) => arguments.extend(["--tc", "tcx"]),
-            Some(Tc::Clsact) => arguments.extend(["--tc", "clsact"]),
-            None => {}
+        if let Some(tc) = tc {
+            arguments.extend(["--tc", tc.name()]);
         }
         process::start("daemon", &arguments, &self.log("daemon"))
     }
