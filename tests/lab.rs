@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
 };
 
 use netguard_tests::{
@@ -299,17 +300,23 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
         assert!(net.contains(&format!("vm-slot{slot}(")), "{net}");
     }
     assert!(net.contains(") driver id "), "{net}");
-    // Every pinned link holds the pinned program of its name (bpftool 7.1 cannot name tcx links).
+    // Every link or filter holds the pinned program of its name (bpftool 7.1 cannot name tcx links).
     let status = lab.status();
     let mut checked = 0;
     for program in status["programs"].as_array().expect("programs") {
         for interface in program["interfaces"].as_array().expect("interfaces") {
-            let name =
-                format!("{}:{}", interface.as_str().unwrap(), program["name"].as_str().unwrap());
-            let pin = format!("/sys/fs/bpf/netguard/{}/links/{name}", lab.instance());
-            let link = lab.exec("hv", &format!("bpftool link show pinned {pin}"));
-            let holds = format!("prog {} ", program["id"]);
-            assert!(link.success().contains(&holds), "{holds} in {link:?}");
+            let (interface, name) =
+                (interface.as_str().unwrap(), program["name"].as_str().unwrap());
+            let pin = format!("/sys/fs/bpf/netguard/{}/links/{interface}:{name}", lab.instance());
+            let (shown, holds) = if Path::new(&pin).exists() {
+                let link = format!("bpftool link show pinned {pin}");
+                (lab.exec("hv", &link), format!("prog {} ", program["id"]))
+            } else {
+                let sides = ["ingress", "egress"];
+                let show = sides.map(|side| format!("tc filter show dev {interface} {side}"));
+                (lab.shell("hv", &show.join(";")), format!("id {} name {name} ", program["id"]))
+            };
+            assert!(shown.success().contains(&holds), "{holds} in {shown:?}");
             checked += 1;
         }
     }
@@ -367,7 +374,7 @@ fn a_second_lab_up_replaces_the_first_and_a_crash_is_no_obstacle() {
     let (name, instance) = (lab.name().to_owned(), lab.instance());
     drop(lab);
     for left in [format!("/run/netguard/{instance}"), format!("/sys/fs/bpf/netguard/{instance}")] {
-        assert!(!std::path::Path::new(&left).exists(), "{left} is left");
+        assert!(!Path::new(&left).exists(), "{left} is left");
     }
     let namespaces = fs::read_dir("/run/netns").into_iter().flatten().flatten();
     let left: Vec<_> = namespaces

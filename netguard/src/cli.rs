@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use netguard::{
     config::{Config, Problems},
     control, daemon,
-    datapath::{self, PinDirectory},
+    datapath::{self, PinDirectory, Tc},
     instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
@@ -204,6 +204,9 @@ struct RunArgs {
     /// Guard the lab of that name, which is up: what `lab up` starts in the background
     #[arg(long, hide = true, conflicts_with = "config")]
     lab: Option<String>,
+    /// How TC programs are kept on interfaces, whatever the kernel has besides: for tests
+    #[arg(long, hide = true)]
+    tc: Option<Tc>,
 }
 
 #[derive(Args)]
@@ -231,6 +234,9 @@ enum LabCommand {
         /// Build the hypervisor of this configuration [default: dist/examples/microvms.toml]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// The daemon's --tc: for tests
+        #[arg(long, hide = true)]
+        tc: Option<Tc>,
     },
     /// Remove the lab, whatever state it is in
     Down,
@@ -284,12 +290,12 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Err(BadName::LabsOwn(instance.to_string()).into());
         }
         let config = Config::read(path)?;
-        guard(config, &instance, args.log)?;
+        guard(config, &instance, args)?;
         tell("stopped; the programs stay attached and enforce until `netguard unload`");
     } else if let Some(name) = &args.lab {
         let lab = Lab::new(name)?;
         lab::enter(&lab.namespace("hv"))?;
-        guard(lab.config().clone(), lab.instance(), args.log)?;
+        guard(lab.config().clone(), lab.instance(), args)?;
     } else {
         let lab = Lab::of_default(lab::DEFAULT_NAME)?;
         tell("building the lab (Ctrl-C stops and removes it)");
@@ -299,7 +305,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let guarded = std::thread::scope(|scope| {
             let daemon = scope.spawn(|| {
                 lab::enter(&lab.namespace("hv"))?;
-                guard(lab.config().clone(), lab.instance(), args.log)
+                guard(lab.config().clone(), lab.instance(), args)
             });
             daemon.join()
         });
@@ -335,10 +341,11 @@ fn things_to_try() -> String {
     format!("the lab is up; in another terminal try{}", lines.concat())
 }
 
-fn guard(config: Config, instance: &Instance, format: Format) -> anyhow::Result<()> {
+fn guard(config: Config, instance: &Instance, args: &RunArgs) -> anyhow::Result<()> {
     daemon::give_up_privileges()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(daemon::run(config, instance, format))?;
+    let options = daemon::Options { format: args.log, tc: args.tc };
+    runtime.block_on(daemon::run(config, instance, options))?;
     Ok(())
 }
 
@@ -354,7 +361,8 @@ fn check(file: Option<&Path>, kernel: bool) -> anyhow::Result<ExitCode> {
 
 fn check_kernel() -> anyhow::Result<()> {
     let programs = datapath::verify()?;
-    print(&format!("kernel {}: good: takes every program", datapath::kernel_release()))?;
+    let (kernel, tc) = (datapath::kernel_release(), Tc::of_kernel().name());
+    print(&format!("kernel {kernel}: good: takes every program, and keeps TC programs by {tc}"))?;
     print(&format!("{:<16} {:<16} {:>9}", "program", "tag", "verified"))?;
     for program in programs {
         let verified = program.verified_instructions.map_or("-".to_owned(), |it| it.to_string());
@@ -407,10 +415,10 @@ fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
         _ => Lab::new(&args.name)?,
     };
     match &args.command {
-        LabCommand::Up { ports, log, unguarded, config: _ } => {
+        LabCommand::Up { ports, log, unguarded, config: _, tc } => {
             lab.build(*ports)?;
             if !unguarded {
-                lab.guard(*log).inspect_err(|_| drop(lab.down()))?;
+                lab.guard(*log, *tc).inspect_err(|_| drop(lab.down()))?;
             }
             print(&lab.describe()?)?;
         }

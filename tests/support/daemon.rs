@@ -28,6 +28,16 @@ pub fn kill(lab: &Lab, signal: &str) {
 /// It does not come up.
 #[must_use]
 pub fn start(lab: &Lab) -> Background {
+    start_with(lab, &lab.tc_options())
+}
+
+/// The same with further options of `netguard run`.
+///
+/// # Panics
+///
+/// It does not come up.
+#[must_use]
+pub fn start_with(lab: &Lab, options: &[&str]) -> Background {
     let ready = || {
         let events = lab.events();
         events.iter().filter(|event| is_note(event, " names allowed")).count()
@@ -40,6 +50,7 @@ pub fn start(lab: &Lab) -> Background {
         .open(Path::new(&directory).join("daemon.log"))
         .expect("the daemon's log");
     let child = netguard(&["run", "--lab", lab.name(), "--log", "json"])
+        .args(options)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("the log"))
         .stderr(log)

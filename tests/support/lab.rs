@@ -23,6 +23,8 @@ pub struct Lab {
     name: String,
     /// Holds the configuration, where that is the test's own; the lab reads it again.
     directory: Option<TempDir>,
+    /// How its daemons keep TC programs on interfaces: as the kernel does it best, or `clsact`.
+    tc: Option<String>,
 }
 
 /// Packets by direction and outcome.
@@ -73,11 +75,19 @@ impl Lab {
         Self::with(&netguard::lab::CONFIG.replace(pinned, open), ports)
     }
 
+    /// Builds a lab that nothing guards, and whose daemons will do as on a kernel without tcx.
+    #[must_use]
+    pub fn without_tcx(ports: &str) -> Self {
+        let mut lab = Self::unguarded(ports);
+        lab.tc = Some("clsact".to_owned());
+        lab
+    }
+
     fn built(arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("t{}x{number}", std::process::id());
-        let lab = Self { name, directory: None };
+        let lab = Self { name, directory: None, tc: std::env::var("NETGUARD_TEST_TC").ok() };
         let _ = lab.call(arguments).success();
         lab
     }
@@ -104,10 +114,20 @@ impl Lab {
         fs::write(directory.path().join("netguard.toml"), config).expect("the configuration");
     }
 
+    /// The options of its daemons. `NETGUARD_TEST_TC=clsact` has all tests run as on a kernel without tcx.
+    #[must_use]
+    pub fn tc_options(&self) -> Vec<&str> {
+        self.tc.as_ref().map_or(Vec::new(), |tc| vec!["--tc", tc])
+    }
+
     /// `netguard lab` with arguments.
     #[must_use]
     pub fn call(&self, arguments: &[&str]) -> Ended {
-        Ended::of(&mut netguard(&[&["lab", "--name", &self.name], arguments].concat()))
+        let mut command = netguard(&[&["lab", "--name", &self.name], arguments].concat());
+        if arguments.first() == Some(&"up") {
+            command.args(self.tc_options());
+        }
+        Ended::of(&mut command)
     }
 
     /// A command on a host of the lab, its words split at spaces.

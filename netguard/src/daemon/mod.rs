@@ -34,7 +34,8 @@ pub use worker::{Asked, Orders, run as work};
 
 use crate::{
     config::{Config, Problems},
-    datapath, firewall,
+    datapath::{self, Tc},
+    firewall,
     instance::{Instance, LockError},
     journal::Format,
     links, sandbox,
@@ -81,6 +82,15 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
+/// How a daemon runs, beside what it guards.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How log lines look.
+    pub format: Format,
+    /// How TC programs are kept on interfaces; as the kernel does it best without.
+    pub tc: Option<Tc>,
+}
+
 /// What the monitor may do. Of this, loading programs, attaching them and making links is its work; the rest is for the worker's
 /// sake: to bind its port, to make it powerless, to end it when it hangs, and to give its socket to a group.
 const CAPABILITIES: [Capability; 9] = [
@@ -110,8 +120,8 @@ pub fn give_up_privileges() -> Result<(), Error> {
 /// # Errors
 ///
 /// The start is refused, with nothing changed; or the kernel stops answering.
-pub async fn run(config: Config, instance: &Instance, format: Format) -> Result<(), Error> {
-    let mut monitor = Monitor::start(config, instance, format).await?;
+pub async fn run(config: Config, instance: &Instance, options: Options) -> Result<(), Error> {
+    let mut monitor = Monitor::start(config, instance, options).await?;
     monitor.tell_service_manager();
     let ended = monitor.serve_until_stopped().await;
     // Without a service manager there is nobody to tell.

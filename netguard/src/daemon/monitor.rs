@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Error, Fault, Refusal,
+    Error, Fault, Options, Refusal,
     channel::{HostView, PolicyText, ToMonitor, ToWorker},
     child::{Done, Happened, Worker},
     host,
@@ -74,7 +74,7 @@ pub(super) struct Monitor {
     pub(super) policy: Policy,
     state: StateFile,
     instance: Instance,
-    format: Format,
+    options: Options,
     pub(super) fallback: Option<Fallback>,
     datapath: Datapath,
     watcher: Watcher,
@@ -97,7 +97,7 @@ impl Monitor {
     pub(super) async fn start(
         config: Config,
         instance: &Instance,
-        format: Format,
+        options: Options,
     ) -> Result<Self, Error> {
         datapath::check_kernel()?;
         raise_file_limit();
@@ -106,7 +106,7 @@ impl Monitor {
         let intent = Intent::of(config, state.read()?)?;
         let watcher = Watcher::open()?;
         let made = host::make_links(&intent.policy, instance).await?;
-        let started = Self::start_on(intent, state, instance, format, lock, watcher, &made).await;
+        let started = Self::start_on(intent, state, instance, options, lock, watcher, &made).await;
         if started.is_err() {
             // The first error is the one to tell.
             let _ = links::take_back(&made).await;
@@ -119,7 +119,7 @@ impl Monitor {
         intent: Intent,
         state: StateFile,
         instance: &Instance,
-        format: Format,
+        options: Options,
         lock: Lock,
         watcher: Watcher,
         made: &links::Made,
@@ -127,8 +127,11 @@ impl Monitor {
         let facts = watcher.facts().await?;
         host::check(&intent.whole, &facts)?;
         let plan = Plan::compile(&intent.policy, &facts);
-        let datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
-        let (journal, writer) = Journal::start(format)?;
+        let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
+        if let Some(tc) = options.tc {
+            datapath.hold_by(tc);
+        }
+        let (journal, writer) = Journal::start(options.format)?;
         let signals = [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
@@ -143,7 +146,7 @@ impl Monitor {
             policy,
             state,
             instance: instance.clone(),
-            format,
+            options,
             fallback: None,
             datapath,
             watcher,
@@ -395,6 +398,9 @@ impl Monitor {
     fn apply(&mut self, plan: Plan) -> Result<Changes, Error> {
         if !self.datapath.holds(&plan) {
             let mut larger = Datapath::load(PinDirectory::of(&self.instance), &plan)?;
+            if let Some(tc) = self.options.tc {
+                larger.hold_by(tc);
+            }
             let changes = larger.apply(plan)?;
             self.datapath = larger;
             return Ok(changes);
@@ -437,7 +443,7 @@ impl Monitor {
         let Shared { pins, drops } = self.datapath.shared().map_err(io::Error::other)?;
         let control: OwnedFd = UnixListener::try_clone(self.control.listener())?.into();
         let policy = self.policy_text()?;
-        let json = self.format == Format::Json;
+        let json = self.options.format == Format::Json;
         let descriptors = [pins, drops, control];
         let mut worker =
             Worker::start(json, policy, self.overlay.clone(), host_view(facts), &descriptors)

@@ -1,7 +1,11 @@
-//! Programs on interfaces. Each link is pinned; a link that an earlier daemon left is taken over by
-//! replacing its program in one step.
+//! Programs on interfaces. What holds one there outlives the daemon, a pinned link or a filter; what an earlier
+//! daemon left is taken over by replacing its program in one step.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use aya::{
     Ebpf,
@@ -18,8 +22,9 @@ use netguard_common::{
 };
 
 use super::{
-    Error, device,
+    Error, Tc, device,
     error::AttachError,
+    filter::{self, Side},
     pins::{PinDirectory, remove_pin},
 };
 
@@ -38,30 +43,64 @@ const ORDER: [(Hook, bool); 5] = [
     (Hook::BridgeEgress, true),
 ];
 
-/// The programs of one interface, held by their pins.
+/// What holds a program on an interface.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// A link, which its pin keeps.
+    Link,
+    /// A filter of a clsact qdisc, which keeps itself.
+    Filter,
+}
+
+impl Hold {
+    /// XDP has had links for longer than any kernel that netguard runs on.
+    fn of(hook: Hook, tc: Tc) -> Self {
+        match (hook, tc) {
+            (Hook::Xdp, _) | (_, Tc::Tcx) => Self::Link,
+            (_, Tc::Clsact) => Self::Filter,
+        }
+    }
+}
+
+/// The programs of one interface.
 #[derive(Debug)]
 pub struct Guard {
     /// The interface's name.
     pub interface: String,
+    ifindex: u32,
     /// Hooks that had no program of ours before.
     fresh: Vec<Hook>,
 }
 
 impl Guard {
-    /// Removes the pins of an interface that is gone.
+    /// Takes the programs off an interface that is gone, or no slot's any more.
     pub(super) fn forget(&self, pins: &PinDirectory) {
         for (hook, _) in ORDER {
-            // A pin that stays holds a link without a device: the next attach replaces it.
-            let _ = remove_pin(&pins.link(&self.interface, hook));
+            self.release(pins, hook);
         }
     }
 
     /// Detaches what this process attached; what it replaced stays closed with the new program.
     pub(super) fn roll_back(self, pins: &PinDirectory) {
-        for hook in self.fresh {
-            let _ = remove_pin(&pins.link(&self.interface, hook));
+        for hook in &self.fresh {
+            self.release(pins, *hook);
         }
     }
+
+    /// Ends what holds a program, as well as it can: what stays guards more than was asked for, or holds a link
+    /// without a device, and the next attach replaces it.
+    fn release(&self, pins: &PinDirectory, hook: Hook) {
+        let _ = remove_pin(&pins.link(&self.interface, hook));
+        let _ = remove_filter(pins, self.ifindex, hook);
+    }
+}
+
+/// Removes the filter of a hook, if the instance has filters at all.
+fn remove_filter(pins: &PinDirectory, ifindex: u32, hook: Hook) -> io::Result<()> {
+    if hook == Hook::Xdp || pins.namespace_of_filters().is_none() {
+        return Ok(());
+    }
+    filter::detach(pins.instance(), ifindex, hook)
 }
 
 /// Attaches the programs of ports and bridges, each interface's all or none. Interfaces that refuse
@@ -69,6 +108,7 @@ impl Guard {
 pub(super) fn guard(
     ebpf: &mut Ebpf,
     pins: &PinDirectory,
+    tc: Tc,
     interfaces: &[(u32, PortEntry)],
 ) -> (BTreeMap<u32, Guard>, BTreeMap<u32, Error>) {
     let mut guards = BTreeMap::new();
@@ -80,10 +120,13 @@ pub(super) fn guard(
                 continue;
             }
             let interface = read_name(&port.name);
-            let guard = guards
-                .entry(*ifindex)
-                .or_insert_with(|| Guard { interface: interface.to_owned(), fresh: Vec::new() });
-            match attach(ebpf, pins, *ifindex, interface, hook) {
+            let guard = guards.entry(*ifindex).or_insert_with(|| Guard {
+                interface: interface.to_owned(),
+                ifindex: *ifindex,
+                fresh: Vec::new(),
+            });
+            let hold = Hold::of(hook, tc);
+            match attach(ebpf, pins, hold, *ifindex, interface, hook) {
                 Ok(Attached::Fresh) => guard.fresh.push(hook),
                 Ok(Attached::Replaced) => {}
                 Err(error) => {
@@ -103,9 +146,12 @@ enum Attached {
     Replaced,
 }
 
+/// Attaches one program, and only then ends what held it otherwise before: of an earlier daemon that could
+/// hold it in another way.
 fn attach(
     ebpf: &mut Ebpf,
     pins: &PinDirectory,
+    hold: Hold,
     ifindex: u32,
     interface: &str,
     hook: Hook,
@@ -118,19 +164,30 @@ fn attach(
     };
     let pin = pins.link(interface, hook);
     let program = ebpf.program_mut(name).ok_or(Error::Object(name))?;
-    match device::ifindex_of(&pin).map_err(|error| Error::pin("open", &pin, error))? {
-        Some(found) if found == ifindex => {
+    let pinned = device::ifindex_of(&pin).map_err(|error| Error::pin("open", &pin, error))?;
+    match hold {
+        Hold::Link if pinned == Some(ifindex) => {
             let old = PinnedLink::from_pin(&pin).map_err(|error| refused(error.into()))?;
             replace(program, old.into()).map_err(refused)?;
-            return Ok(Attached::Replaced);
+            Ok(Attached::Replaced)
         }
-        // The pin is of another interface that had this name: gone, renamed, in another namespace.
-        Some(_) => remove_pin(&pin)?,
-        None => {}
+        Hold::Link => {
+            // A pin is of another interface that had this name: gone, renamed, in another namespace.
+            remove_pin(&pin)?;
+            let link = create(program, ifindex, interface, hook).map_err(refused)?;
+            link.pin(&pin).map_err(|error| Error::pin("pin", &pin, error))?;
+            remove_filter(pins, ifindex, hook).map_err(|error| refused(error.into()))?;
+            Ok(Attached::Fresh)
+        }
+        Hold::Filter => {
+            pins.remember_namespace()?;
+            let fd = program.fd().map_err(|error| refused(error.into()))?.as_fd().as_raw_fd();
+            let replaced = filter::attach(pins.instance(), ifindex, hook, fd).map_err(refused)?;
+            remove_pin(&pin)?;
+            let was_there = replaced || pinned == Some(ifindex);
+            Ok(if was_there { Attached::Replaced } else { Attached::Fresh })
+        }
     }
-    let link = create(program, ifindex, interface, hook).map_err(refused)?;
-    link.pin(&pin).map_err(|error| Error::pin("pin", &pin, error))?;
-    Ok(Attached::Fresh)
 }
 
 /// Swaps the program under a link; packets meet the old one or the new one.
@@ -180,9 +237,9 @@ fn create_tc(
     interface: &str,
     hook: Hook,
 ) -> Result<FdLink, AttachError> {
-    let side = match hook {
-        Hook::PortEgress | Hook::BridgeEgress | Hook::Xdp => TcAttachType::Ingress,
-        Hook::PortIngress | Hook::BridgeIngress => TcAttachType::Egress,
+    let side = match Side::of(hook) {
+        Side::Ingress => TcAttachType::Ingress,
+        Side::Egress => TcAttachType::Egress,
     };
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(interface, side, first)?;

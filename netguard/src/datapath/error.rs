@@ -67,6 +67,15 @@ pub enum Error {
         /// The kernel's answer.
         source: Box<AttachError>,
     },
+    /// Filters could not be listed or removed.
+    #[error("cannot find or remove the TC filters in the network namespace {namespace}")]
+    Filters {
+        /// As the kernel names it.
+        namespace: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A map refused an operation.
     #[error("cannot use the map {name}")]
     Map {
@@ -107,6 +116,21 @@ pub enum AttachError {
     /// The kernel made no link that could be pinned.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The kernel did not take a filter.
+    #[error("{0}")]
+    Filter(#[from] io::Error),
+    /// Another filter would come before ours.
+    #[error(
+        "another filter is first there; give it a priority of 2 or more (tc filter show {})",
+        if *.egress { "egress" } else { "ingress" }
+    )]
+    Taken {
+        /// On which of the qdisc's sides.
+        egress: bool,
+    },
+    /// There is another qdisc in clsact's place.
+    #[error("its qdisc is {0:?} and must be clsact (tc qdisc show)")]
+    NoClsact(String),
 }
 
 /// The kernel's own words; aya's name the system call but not what it said.
@@ -137,6 +161,13 @@ impl Error {
         } else {
             Self::Map { name, source: Box::new(source) }
         }
+    }
+
+    pub(super) fn filters(namespace: impl Into<String>, source: io::Error) -> Self {
+        if is_permission(&source, true) {
+            return Self::Permission;
+        }
+        Self::Filters { namespace: namespace.into(), source }
     }
 
     pub(super) fn pin(

@@ -2,16 +2,19 @@
 //!
 //! Order is what keeps the host closed: programs are verified and their fresh policy maps filled
 //! before any of them is attached; a program that replaces one of an earlier daemon does so in one
-//! step on the pinned link, so that no packet meets an empty hook. State maps (counters, flows,
+//! step on the pinned link or in the filter, so that no packet meets an empty hook. State maps (counters, flows,
 //! records) are adopted from their pins and survive.
 
 mod attach;
 mod batch;
 mod device;
 mod error;
+mod filter;
 mod grace;
 mod kernel;
 mod maps;
+mod namespace;
+mod netlink;
 mod pin_map;
 mod pins;
 mod probe;
@@ -34,7 +37,7 @@ use netguard_common::{maps as layout, record::DropRecord};
 
 pub use attach::Guard;
 pub use error::Error;
-pub use kernel::{check_kernel, release as kernel_release};
+pub use kernel::{Tc, check_kernel, release as kernel_release};
 pub use pin_map::PinWriter;
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::{PinnedProgram, Probed};
@@ -49,6 +52,7 @@ use sides::Sides;
 pub struct Datapath {
     ebpf: Ebpf,
     pins: PinDirectory,
+    tc: Tc,
     sides: Sides,
     /// True when this load's policy maps and programs are pinned.
     is_pinned: bool,
@@ -105,7 +109,13 @@ impl Datapath {
         }
         let mut ebpf = verify::load(&mut loader)?;
         let sides = Sides::new(PolicyMaps::take(&mut ebpf)?)?;
-        Ok(Self { ebpf, pins, sides, is_pinned: false, guards: BTreeMap::new() })
+        let tc = Tc::of_kernel();
+        Ok(Self { ebpf, pins, tc, sides, is_pinned: false, guards: BTreeMap::new() })
+    }
+
+    /// Keeps TC programs on interfaces in that way, whatever the kernel has besides.
+    pub fn hold_by(&mut self, tc: Tc) {
+        self.tc = tc;
     }
 
     /// Writes a plan to the side of the maps that no packet sees, so that [`Self::apply`] has less to do.
@@ -151,7 +161,7 @@ impl Datapath {
         };
         let wanted = plan.ports.iter().filter(|(index, port)| is_wanted(index, port));
         let wanted: Vec<_> = wanted.map(|(index, port)| (*index, *port)).collect();
-        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, &wanted);
+        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, &wanted);
         changes.guarded = guards.values().map(|guard| guard.interface.clone()).collect();
         self.guards.extend(guards);
         for (index, port) in wanted {
@@ -179,11 +189,17 @@ impl Datapath {
         sizes(self.sides.plan()) == sizes(plan)
     }
 
-    /// Removes the pins of interfaces that an earlier policy guarded and this one does not name.
+    /// Takes the programs off interfaces that an earlier policy guarded and this one does not name.
     fn remove_strangers(&self, plan: &Plan) {
         let is_named = |interface: &str| {
             plan.ports.values().any(|port| layout::read_name(&port.name) == interface)
         };
+        // Filters bear the interface's number: of one that was renamed they are strangers too.
+        for filter in self.pins.filters().unwrap_or_default() {
+            if !plan.ports.contains_key(&filter.ifindex) {
+                let _ = filter::detach(self.pins.instance(), filter.ifindex, filter.hook);
+            }
+        }
         for (interface, hook) in self.pins.pinned_links() {
             if !is_named(&interface) {
                 // What stays is a program that guards more than was asked for.

@@ -1,9 +1,11 @@
-//! Where links, programs and maps are pinned, so that enforcement outlives the daemon:
+//! Where an instance is in the kernel, so that enforcement outlives the daemon: its pins, and the namespace that it has
+//! filters in, if its TC programs hang on those:
 //!
 //! ```text
 //! /sys/fs/bpf/netguard/<instance>/links/<interface>:<program>
 //!                                 programs/<program>
 //!                                 maps-v<layout version>/<MAP>
+//!                                 netns -> net:[<number>]
 //! ```
 
 use std::{
@@ -18,7 +20,12 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{Error, maps::PolicyMaps};
+use super::{
+    Error,
+    filter::{self, Filter},
+    maps::PolicyMaps,
+    namespace,
+};
 use crate::instance::Instance;
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -27,6 +34,7 @@ const ROOT: &str = "/sys/fs/bpf/netguard";
 /// The pins of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinDirectory {
+    instance: Instance,
     root: PathBuf,
 }
 
@@ -34,7 +42,7 @@ impl PinDirectory {
     /// The directory of the instance; nothing is created yet.
     #[must_use]
     pub fn of(instance: &Instance) -> Self {
-        Self { root: Path::new(ROOT).join(instance.as_str()) }
+        Self { instance: instance.clone(), root: Path::new(ROOT).join(instance.as_str()) }
     }
 
     /// All instances that have pins.
@@ -92,12 +100,52 @@ impl PinDirectory {
         links
     }
 
-    /// Removes every pin: programs detach, maps are freed. Enforcement ends.
+    /// The instance, as its filters name it.
+    pub(super) fn instance(&self) -> &str {
+        self.instance.as_str()
+    }
+
+    /// Remembers that the instance has filters in this thread's namespace. Those in another one, where it was
+    /// before, it has no more.
+    pub(super) fn remember_namespace(&self) -> Result<(), Error> {
+        let path = self.namespace();
+        let failed = |error| Error::pin("make", &path, error);
+        let own = namespace::own().map_err(failed)?;
+        if self.namespace_of_filters().as_ref() == Some(&own) {
+            return Ok(());
+        }
+        self.remove_filters()?;
+        std::os::unix::fs::symlink(own, &path).map_err(failed)
+    }
+
+    /// The namespace that the instance has filters in, if it has any.
+    pub(super) fn namespace_of_filters(&self) -> Option<String> {
+        Some(fs::read_link(self.namespace()).ok()?.to_string_lossy().into_owned())
+    }
+
+    /// The filters that the instance has, also from another namespace.
+    pub(super) fn filters(&self) -> Result<Vec<Filter>, Error> {
+        let Some(namespace) = self.namespace_of_filters() else { return Ok(Vec::new()) };
+        let found = namespace::within(&namespace, || filter::all(self.instance()));
+        Ok(found.map_err(|error| Error::filters(namespace, error))?.unwrap_or_default())
+    }
+
+    /// Removes every filter of the instance, also from another namespace.
+    fn remove_filters(&self) -> Result<(), Error> {
+        let Some(namespace) = self.namespace_of_filters() else { return Ok(()) };
+        // Where the namespace is gone, so are they.
+        namespace::within(&namespace, || filter::detach_all(self.instance()))
+            .map_err(|error| Error::filters(namespace, error))?;
+        remove_pin(&self.namespace())
+    }
+
+    /// Removes every filter and every pin: programs detach, maps are freed. Enforcement ends.
     ///
     /// # Errors
     ///
     /// The directory cannot be removed. One that does not exist is fine.
     pub fn remove(&self) -> Result<(), Error> {
+        self.remove_filters()?;
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::pin("remove", &self.root, error))
@@ -106,9 +154,10 @@ impl PinDirectory {
         }
     }
 
-    /// Removes the pins if they hold no program anywhere: after a start that failed.
+    /// Removes the pins if no program is held anywhere: after a start that failed.
     pub(super) fn remove_if_idle(&self) {
-        if self.pinned_links().is_empty() {
+        let has_filters = self.filters().is_ok_and(|filters| !filters.is_empty());
+        if self.pinned_links().is_empty() && !has_filters {
             // What stays behind on failure are empty maps, which the next start adopts.
             let _ = self.remove();
         }
@@ -153,6 +202,10 @@ impl PinDirectory {
 
     fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    fn namespace(&self) -> PathBuf {
+        self.root.join("netns")
     }
 
     fn programs(&self) -> PathBuf {

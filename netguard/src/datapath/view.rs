@@ -27,20 +27,20 @@ pub struct View {
     pub counters: Vec<CounterRow>,
     /// The pinned programs.
     pub programs: Vec<ProgramRow>,
-    /// The pinned links.
+    /// What holds programs on interfaces: pinned links and filters.
     pub links: Vec<LinkRow>,
     /// Drops whose record found the ring buffer full.
     pub records_lost: u64,
 }
 
-/// One pinned link.
+/// What holds one program on an interface: a pinned link or a filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkRow {
-    /// The interface that the pin is named after.
+    /// The interface that the pin is named after, or that the filter is on.
     pub interface: String,
     /// The program.
     pub program: String,
-    /// The number of the interface that the link is on; 0 if that is gone.
+    /// The number of the interface that it is on; 0 if that is gone.
     pub ifindex: u32,
 }
 
@@ -95,7 +95,7 @@ impl View {
             ports,
             counters,
             programs: programs(pins),
-            links: links(pins),
+            links: links(pins)?,
             records_lost: records_lost(pins)?,
         })
     }
@@ -258,14 +258,23 @@ fn records_lost(pins: &PinDirectory) -> Result<u64, Error> {
     Ok(per_cpu.iter().map(|Wire(lost)| lost).sum())
 }
 
-fn links(pins: &PinDirectory) -> Vec<LinkRow> {
-    let named = pins.pinned_links().into_iter();
-    named
-        .filter_map(|(interface, hook)| {
-            let ifindex = device::ifindex_of(&pins.link(&interface, hook)).ok()??;
-            Some(LinkRow { interface, program: hook.program().to_owned(), ifindex })
-        })
-        .collect()
+fn links(pins: &PinDirectory) -> Result<Vec<LinkRow>, Error> {
+    let row = |interface, hook: Hook, ifindex| LinkRow {
+        interface,
+        program: hook.program().to_owned(),
+        ifindex,
+    };
+    let pinned = pins.pinned_links().into_iter().filter_map(|(interface, hook)| {
+        let ifindex = device::ifindex_of(&pins.link(&interface, hook)).ok()??;
+        Some(row(interface, hook, ifindex))
+    });
+    let filters = pins.filters()?;
+    let filters = filters.into_iter().map(|it| row(it.interface, it.hook, it.ifindex));
+    let mut rows: Vec<_> = pinned.chain(filters).collect();
+    rows.sort_by(|one, other| {
+        (&one.interface, &one.program).cmp(&(&other.interface, &other.program))
+    });
+    Ok(rows)
 }
 
 fn programs(pins: &PinDirectory) -> Vec<ProgramRow> {

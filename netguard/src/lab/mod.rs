@@ -24,7 +24,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     config::{Config, Problems},
-    datapath::{self, PinDirectory},
+    datapath::{self, PinDirectory, Tc},
     instance::{BadName, Instance},
     journal::Format,
 };
@@ -239,17 +239,21 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts a daemon in the background that guards the lab.
+    /// Starts a daemon in the background that guards the lab, with TC programs on interfaces as the kernel does it
+    /// best, or as `tc` says.
     ///
     /// # Errors
     ///
     /// It does not come up; its log's last lines are in the error.
-    pub fn guard(&self, format: Format) -> Result<(), Error> {
+    pub fn guard(&self, format: Format, tc: Option<Tc>) -> Result<(), Error> {
         let format = match format {
             Format::Text => "text",
             Format::Json => "json",
         };
-        let arguments = ["run", "--lab", &self.name, "--log", format];
+        let mut arguments = vec!["run", "--lab", &self.name, "--log", format];
+        if let Some(tc) = tc {
+            arguments.extend(["--tc", tc.name()]);
+        }
         process::start("daemon", &arguments, &self.log("daemon"))
     }
 

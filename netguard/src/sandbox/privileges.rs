@@ -130,19 +130,22 @@ pub fn table(rows: &[Privileges]) -> String {
     text
 }
 
-/// As in "bpf,net_admin"; "all" for what only an unbounded set has.
+/// As in "bpf,net_admin", "all but sys_module", "all", "none".
 fn names(set: &[Capability]) -> String {
     if set.is_empty() {
         return "none".to_owned();
     }
-    if set.len() == caps::all().len() {
-        return "all".to_owned();
-    }
-    let name = |capability: &Capability| {
-        let name = capability.to_string().to_lowercase();
-        name.strip_prefix("cap_").map_or(name.clone(), str::to_owned)
+    let list = |set: &[Capability]| {
+        let names = set.iter().map(|it| it.to_string().to_lowercase());
+        names.map(|name| name.trim_start_matches("cap_").to_owned()).collect::<Vec<_>>().join(",")
     };
-    set.iter().map(name).collect::<Vec<_>>().join(",")
+    let mut absent: Vec<_> = caps::all().into_iter().filter(|it| !set.contains(it)).collect();
+    absent.sort_by_key(Capability::index);
+    match absent.len() {
+        0 => "all".to_owned(),
+        few if few * 4 < set.len() => format!("all but {}", list(&absent)),
+        _ => list(set),
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a guest may take from power-on to power-off. The bound is for failures.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The last thing that a guest says.
 const DONE: &str = "GUEST done";
 
@@ -17,23 +15,29 @@ pub struct Console {
 }
 
 impl Console {
-    /// Listens until the other end of the pipe is closed.
+    /// Listens until the other end of the pipe is closed, and repeats what tests say of themselves.
     ///
     /// # Panics
     ///
     /// That takes too long, or the guest ended before its script did.
-    pub(super) fn until_done(pipe: PipeReader) -> Self {
+    pub(super) fn until_done(pipe: PipeReader, patience: Duration) -> Self {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
                 let _ = sender.send(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
         });
-        let deadline = Instant::now() + PATIENCE;
+        let started = Instant::now();
+        let deadline = started + patience;
         let mut lines: Vec<String> = Vec::new();
         let ended = loop {
             match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => lines.push(line),
+                Ok(line) => {
+                    if line.starts_with("test ") {
+                        eprintln!("{:>5.0} s  {line}", started.elapsed().as_secs_f64());
+                    }
+                    lines.push(line);
+                }
                 Err(RecvTimeoutError::Disconnected) => break "ended early",
                 Err(RecvTimeoutError::Timeout) => break "did not end in time",
             }
