@@ -43,6 +43,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     pins: PinDirectory,
     sides: Sides,
+    /// How many entries `FLOWS` and `SLOTS` have.
+    sizes: (u32, u32),
     /// True when this load's policy maps and programs are pinned.
     is_pinned: bool,
     guards: BTreeMap<u32, Guard>,
@@ -98,15 +100,20 @@ impl Datapath {
         }
         let mut ebpf = verify::load(&mut loader)?;
         let sides = Sides::new(PolicyMaps::take(&mut ebpf)?)?;
-        Ok(Self { ebpf, pins, sides, is_pinned: false, guards: BTreeMap::new() })
+        let sizes = (plan.flow_entries, plan.slot_entries);
+        Ok(Self { ebpf, pins, sides, sizes, is_pinned: false, guards: BTreeMap::new() })
     }
 
     /// Writes a plan to the side of the maps that no packet sees, so that [`Self::apply`] has less to do.
     ///
     /// # Errors
     ///
-    /// A map refuses an entry.
+    /// A map refuses an entry, or the plan needs larger tables than [`Self::load`] has made.
     pub fn prepare(&mut self, plan: &Arc<Plan>) -> Result<(), Error> {
+        let (flow_entries, slot_entries) = self.sizes;
+        if plan.flow_entries > flow_entries || plan.slot_entries > slot_entries {
+            return Err(Error::Outgrown);
+        }
         self.sides.prepare(plan)
     }
 
@@ -124,12 +131,13 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// A map refuses an entry; then the plan of before is still in force, whole. An interface that cannot be guarded
+    /// As for [`Self::prepare`]; then the plan of before is still in force, whole. An interface that cannot be guarded
     /// is no error of the whole: it is in [`Changes::failed`].
     pub fn apply(&mut self, plan: impl Into<Arc<Plan>>) -> Result<Changes, Error> {
         let plan = plan.into();
         let old = Arc::clone(self.sides.plan());
         let first = !self.is_pinned;
+        self.prepare(&plan)?;
         self.sides.swap(&plan)?;
         let mut changes = Changes::default();
         for index in self.guards.keys().copied().collect::<Vec<_>>() {
