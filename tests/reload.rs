@@ -188,6 +188,11 @@ fn an_apply_that_fails_changes_nothing_and_leaves_nothing_behind() {
     let refused = kernel.datapath().apply(large).expect_err("too many");
     assert!(matches!(refused, Error::Room { name: "PORTS", .. }), "{refused}");
     assert_eq!(verdicts(&mut kernel), OF_FIRST);
+    // So is one whose flows have no room.
+    let more = Plan { flow_entries: second.flow_entries * 2, ..second.clone() };
+    let refused = kernel.datapath().apply(more).expect_err("too many flows");
+    assert!(matches!(refused, Error::Outgrown), "{refused}");
+    assert_eq!(verdicts(&mut kernel), OF_FIRST);
     // The next one finds nothing of it.
     let _ = kernel.datapath().apply(second).expect("the maps take it");
     assert_eq!(verdicts(&mut kernel), OF_SECOND);

@@ -45,7 +45,7 @@ const ORDER: [(Hook, bool); 5] = [
 
 /// What holds a program on an interface.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hold {
+pub(super) enum Hold {
     /// A link, which its pin keeps.
     Link,
     /// A filter of a clsact qdisc, which keeps itself.
@@ -54,7 +54,7 @@ enum Hold {
 
 impl Hold {
     /// XDP has had links for longer than any kernel that netguard runs on.
-    fn of(hook: Hook, tc: Tc) -> Self {
+    pub(super) fn of(hook: Hook, tc: Tc) -> Self {
         match (hook, tc) {
             (Hook::Xdp, _) | (_, Tc::Tcx) => Self::Link,
             (_, Tc::Clsact) => Self::Filter,
@@ -67,7 +67,7 @@ impl Hold {
 pub struct Guard {
     /// The interface's name.
     pub interface: String,
-    ifindex: u32,
+    pub(super) ifindex: u32,
     /// Hooks that had no program of ours before.
     fresh: Vec<Hook>,
 }
@@ -139,6 +139,12 @@ pub(super) fn guard(
         }
     }
     (guards, refused)
+}
+
+/// The hooks of an interface of that kind.
+pub(super) fn hooks_of(kind: PortKind) -> impl Iterator<Item = Hook> {
+    let on_bridges = kind == PortKind::Bridge;
+    ORDER.into_iter().filter(move |(_, it)| *it == on_bridges).map(|(hook, _)| hook)
 }
 
 enum Attached {

@@ -1,9 +1,9 @@
-//! Which interface a pinned link is really on. A pin's name says where it was made; devices are renamed
-//! and made anew.
+//! What a pinned link really holds: which program, on which interface. A pin's name says where it was made; devices are
+//! renamed and made anew, and who has the rights can change or end a link behind its pin.
 
 use std::{
     ffi::CString,
-    fs, io,
+    io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -11,8 +11,12 @@ use std::{
     path::Path,
 };
 
-/// BPF_OBJ_GET (include/uapi/linux/bpf.h).
+use super::sys::bpf;
+
+/// Numbers of include/uapi/linux/bpf.h.
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// The part of `union bpf_attr` that BPF_OBJ_GET reads.
 #[repr(C)]
@@ -22,24 +26,81 @@ struct ObjGet {
     flags: u32,
 }
 
-/// The number of the interface that the link at `pin` is attached to; 0 if that interface is gone,
-/// `None` if there is no such pin. aya keeps this part of a link's information to itself, but the
-/// kernel prints it for every open link (`bpf_xdp_link_show_fdinfo`, `tcx_link_fdinfo`).
+/// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD reads.
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The part of `union bpf_attr` that BPF_LINK_DETACH reads.
+#[repr(C)]
+struct LinkDetach {
+    fd: u32,
+}
+
+/// The part of `struct bpf_link_info` that links of interfaces have in common (`xdp`, `tcx`).
+#[derive(Default)]
+#[repr(C)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program_id: u32,
+    _padding: u32,
+    ifindex: u32,
+    _rest: [u32; 11],
+}
+
+/// What a link holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// The number of the interface; 0 if that is gone, or the link was detached.
+    pub(super) ifindex: u32,
+    /// The kernel's number of the program.
+    pub(super) program_id: u32,
+}
+
+/// What the link at `pin` holds; `None` if there is no such pin. aya keeps the interface to itself.
+pub(super) fn held_by(pin: &Path) -> io::Result<Option<Held>> {
+    let Some(link) = open(pin)? else { return Ok(None) };
+    let mut info = LinkInfo::default();
+    let mut request = GetInfo {
+        fd: link.as_raw_fd().cast_unsigned(),
+        length: size_of::<LinkInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    // SAFETY: the kernel writes at most as many bytes as the length says into `info`, which outlives the call; any bytes
+    // are numbers.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request)? };
+    Ok(Some(Held { ifindex: info.ifindex, program_id: info.program_id }))
+}
+
+/// The number of the interface that the link at `pin` is on, as in [`Held`].
 pub(super) fn ifindex_of(pin: &Path) -> io::Result<Option<u32>> {
+    Ok(held_by(pin)?.map(|held| held.ifindex))
+}
+
+/// Takes the program of a pinned link off its interface, as anybody with the rights can, behind the pin's back.
+///
+/// # Errors
+///
+/// There is no such pin, or the kernel refuses.
+pub fn detach_pinned(pin: &Path) -> io::Result<()> {
+    let link = open(pin)?.ok_or(io::ErrorKind::NotFound)?;
+    let mut request = LinkDetach { fd: link.as_raw_fd().cast_unsigned() };
+    // SAFETY: the request holds no pointers.
+    unsafe { bpf(BPF_LINK_DETACH, &mut request) }.map(drop)
+}
+
+fn open(pin: &Path) -> io::Result<Option<OwnedFd>> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let request = ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    // SAFETY: the attribute's size is given, its path is a C string that outlives the call, and
-    // the kernel writes nothing through either.
-    let raw = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const request, size_of::<ObjGet>())
-    };
-    let Some(raw) = i32::try_from(raw).ok().filter(|raw| *raw >= 0) else {
-        let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) };
-    };
-    // SAFETY: the kernel has just given this descriptor to us and to nobody else.
-    let link = unsafe { OwnedFd::from_raw_fd(raw) };
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
-    let ifindex = info.lines().find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok());
-    ifindex.map(Some).ok_or_else(|| io::Error::other("the pin is no link of an interface"))
+    let mut request = ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the path is a C string that outlives the call, in which the kernel reads it.
+    match unsafe { bpf(BPF_OBJ_GET, &mut request) } {
+        // SAFETY: the kernel has just given this descriptor to us and to nobody else.
+        Ok(raw) => Ok(Some(unsafe { OwnedFd::from_raw_fd(raw) })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }

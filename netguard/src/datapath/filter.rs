@@ -32,6 +32,7 @@ const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
 const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_ID: u16 = 11;
 
 /// A filter of netguard's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct Filter {
     pub ifindex: u32,
     /// The interface's name.
     pub interface: String,
+    /// The kernel's number of the program.
+    pub program_id: u32,
 }
 
 /// Where a filter is, and what it bears.
@@ -48,6 +51,7 @@ struct Found {
     priority: u16,
     chain: u32,
     name: Name,
+    program_id: u32,
 }
 
 /// On which side of an interface TC runs a program.
@@ -179,12 +183,13 @@ pub(super) fn all(instance: &str) -> io::Result<Vec<Filter>> {
             there => there?,
         };
         let Ok(interface) = if_indextoname(ifindex) else { continue };
-        for found in there {
-            if let Name::Ours { instance: found, hook, .. } = found.name
+        for found_at in there {
+            if let Name::Ours { instance: found, hook, .. } = found_at.name
                 && found == instance
             {
                 let interface = interface.to_string_lossy().into_owned();
-                filters.push(Filter { hook, ifindex, interface });
+                let program_id = found_at.program_id;
+                filters.push(Filter { hook, ifindex, interface, program_id });
             }
         }
     }
@@ -259,13 +264,15 @@ fn read(answer: &[u8], side: Side) -> Option<Found> {
     }
     let chain = attribute(attributes, TCA_CHAIN).and_then(|it| it.first_chunk().copied());
     let options = attribute(attributes, TCA_OPTIONS).unwrap_or_default();
+    let program_id = attribute(&options, TCA_BPF_ID).and_then(|it| it.first_chunk().copied());
     let name = text(&attribute(&options, TCA_BPF_NAME).unwrap_or_default());
     // The number is no more than the kernel's own upper half of the word.
     let priority = (header.info >> 16) as u16;
     let chain = chain.map_or(0, u32::from_ne_bytes);
     let is_place = chain == 0 && priority == PRIORITY && header.handle == HANDLE;
     let name = if is_place { Name::read(&name) } else { Name::Foreign };
-    Some(Found { side, priority, chain, name })
+    let program_id = program_id.map_or(0, u32::from_ne_bytes);
+    Some(Found { side, priority, chain, name, program_id })
 }
 
 /// The header of an answer, its kind and all its attributes.

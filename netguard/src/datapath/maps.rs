@@ -127,6 +127,36 @@ impl PolicyMaps {
     }
 }
 
+    /// The map whose entries are not those of the two plans, if there is one: somebody else has written.
+    pub(super) fn find_foreign(
+        &self,
+        active: Side,
+        plans: [(Side, &Plan); 2],
+    ) -> Result<Option<&'static str>, Error> {
+        let Wire(found) = self.active.get(&0, 0).map_err(|it| Error::map(layout::ACTIVE, it))?;
+        if found != active {
+            return Ok(Some(layout::ACTIVE));
+        }
+        let each = |plan: fn(&Plan) -> usize| plans.iter().map(|(_, it)| plan(it)).sum::<usize>();
+        let of = |side: Side| plans.iter().find(|(it, _)| *it == side).map(|(_, plan)| *plan);
+        let ports = self.ports.iter().map(|entry| {
+            entry.map(|(Wire(key), Wire(entry))| {
+                of(key.side).is_some_and(|plan| plan.ports.get(&key.ifindex) == Some(&entry))
+            })
+        });
+        let places = of_trie(&self.places, plans.map(|(side, plan)| {
+            plan.places.iter().map(move |(prefix, entry)| (place_key(side, prefix), Wire(*entry)))
+        }));
+        let rules = of_trie(&self.rules, plans.map(|(side, plan)| {
+            plan.rules.iter().map(move |((id, it), set)| (rule_key(side, *id, it), Wire(*set)))
+        }));
+        let services = of_trie(&self.services, plans.map(|(side, plan)| {
+            plan.services.iter().map(move |(it, entry)| (service_key(side, it), Wire(*entry)))
+        }));
+        Ok(None)
+    }
+}
+
 fn changed<'a, K: Ord, V: PartialEq>(
     old: &'a BTreeMap<K, V>,
     new: &'a BTreeMap<K, V>,

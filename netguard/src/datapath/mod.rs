@@ -54,6 +54,8 @@ pub struct Datapath {
     pins: PinDirectory,
     tc: Tc,
     sides: Sides,
+    /// How many entries `FLOWS` and `SLOTS` have.
+    sizes: (u32, u32),
     /// True when this load's policy maps and programs are pinned.
     is_pinned: bool,
     guards: BTreeMap<u32, Guard>,
@@ -109,8 +111,9 @@ impl Datapath {
         }
         let mut ebpf = verify::load(&mut loader)?;
         let sides = Sides::new(PolicyMaps::take(&mut ebpf)?)?;
+        let sizes = (plan.flow_entries, plan.slot_entries);
         let tc = Tc::of_kernel();
-        Ok(Self { ebpf, pins, tc, sides, is_pinned: false, guards: BTreeMap::new() })
+        Ok(Self { ebpf, pins, tc, sides, sizes, is_pinned: false, guards: BTreeMap::new() })
     }
 
     /// Keeps TC programs on interfaces in that way, whatever the kernel has besides.
@@ -122,8 +125,12 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// A map refuses an entry.
+    /// A map refuses an entry, or the plan needs larger tables than [`Self::load`] has made.
     pub fn prepare(&mut self, plan: &Arc<Plan>) -> Result<(), Error> {
+        let (flow_entries, slot_entries) = self.sizes;
+        if plan.flow_entries > flow_entries || plan.slot_entries > slot_entries {
+            return Err(Error::Outgrown);
+        }
         self.sides.prepare(plan)
     }
 
@@ -141,12 +148,13 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// A map refuses an entry; then the plan of before is still in force, whole. An interface that cannot be guarded
+    /// As for [`Self::prepare`]; then the plan of before is still in force, whole. An interface that cannot be guarded
     /// is no error of the whole: it is in [`Changes::failed`].
     pub fn apply(&mut self, plan: impl Into<Arc<Plan>>) -> Result<Changes, Error> {
         let plan = plan.into();
         let old = Arc::clone(self.sides.plan());
         let first = !self.is_pinned;
+        self.prepare(&plan)?;
         self.sides.swap(&plan)?;
         let mut changes = Changes::default();
         for index in self.guards.keys().copied().collect::<Vec<_>>() {
