@@ -162,7 +162,8 @@ fn a_pin_is_trusted_by_its_device_and_not_by_its_name() {
     // The old port lives on under another name; a new one has its name.
     let script = "ip link set vm-slot1 down && ip link set vm-slot1 nomaster name old-port";
     let _ = lab.shell("hv", script).success();
-    let _ = lab.exec("slot1", "ip link set eth0 name old0").success();
+    // Down first: before Linux 6.2 a name changes only then.
+    let _ = lab.shell("slot1", "ip link set eth0 down && ip link set eth0 name old0").success();
     let _ = lab.exec("slot1", "ip addr flush dev old0").success();
     plug(&lab);
     let _daemon = daemon::start(&lab);
