@@ -386,6 +386,19 @@ pub const fn rule_key(side: Side, slot_id: SlotId, address: Address) -> RuleKey 
     behind_word(side << 16 | slot_id as u32, address)
 }
 
+/// The side of a place.
+#[must_use]
+pub const fn side_of_place(key: &PlaceKey) -> Side {
+    let [w, x, y, z, ..] = *key;
+    u32::from_be_bytes([w, x, y, z])
+}
+
+/// The side of a rule.
+#[must_use]
+pub const fn side_of_rule(key: &RuleKey) -> Side {
+    side_of_place(key) >> 16
+}
+
 #[inline(always)]
 const fn behind_word(word: u32, address: Address) -> [u8; 20] {
     let [w, x, y, z] = word.to_be_bytes();
@@ -410,6 +423,13 @@ pub const fn service_key(side: Side, set: u32, protocol: u8, port: u16) -> Servi
     let [a, b, c, d] = (side << (SERVICE_SET_BITS - 1) | set).to_be_bytes();
     let [high, low] = port.to_be_bytes();
     [a, b, c, d, protocol, high, low, 0]
+}
+
+/// The side of a service.
+#[must_use]
+pub const fn side_of_service(key: &ServiceKey) -> Side {
+    let [a, b, c, d, ..] = *key;
+    u32::from_be_bytes([a, b, c, d]) >> (SERVICE_SET_BITS - 1)
 }
 
 /// The value of [`SERVICES`].

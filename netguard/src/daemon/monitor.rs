@@ -88,6 +88,8 @@ pub(super) struct Monitor {
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
     failures: BTreeSet<String>,
+    /// What somebody else has done, as of the last look.
+    alarms: BTreeSet<String>,
     retry: Interval,
     every_second: Interval,
     _lock: Lock,
@@ -158,6 +160,7 @@ impl Monitor {
             journal,
             writer,
             failures: BTreeSet::new(),
+            alarms: BTreeSet::new(),
             retry: patient_interval(RETRY),
             every_second: patient_interval(HOUSEKEEPING),
             _lock: lock,
@@ -477,6 +480,7 @@ impl Monitor {
         }
         self.tell(&ToWorker::Ping).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        self.look_for_others();
         if let Err(error) = self.datapath.settle() {
             // What is in force is; the next change takes longer.
             self.journal.note(format!("{:#}", anyhow::Error::from(error)));
@@ -489,10 +493,23 @@ impl Monitor {
         }
     }
 
+    /// Tells what somebody else has done to programs and maps, once for as long as it is so.
+    fn look_for_others(&mut self) {
+        let found: BTreeSet<_> = match self.datapath.inspect() {
+            Ok(findings) => findings.iter().map(|it| format!("ALARM: {it}")).collect(),
+            Err(error) => [format!("ALARM: {:#}", anyhow::Error::from(error))].into(),
+        };
+        for alarm in found.difference(&self.alarms) {
+            self.journal.note(alarm.clone());
+        }
+        self.alarms = found;
+    }
+
     /// Brings maps, programs and listeners to what the host has now.
     async fn follow_host(&mut self) -> Result<(), Error> {
         let facts = self.watcher.facts().await?;
         let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
+        self.look_for_others();
         let mut failed = self.listen(&facts).await;
         failed.extend(self.isolate(&facts).await);
         self.report(&changes, failed);

@@ -11,12 +11,17 @@ use std::{
     path::Path,
 };
 
-use super::sys::bpf;
+use super::{filter::Side, sys::bpf};
 
 /// Numbers of include/uapi/linux/bpf.h.
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_DETACH: libc::c_int = 34;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// As many as one chain holds (`BPF_MPROG_MAX` in include/linux/bpf_mprog.h).
+const PROGRAMS_MAX: usize = 64;
 
 /// The part of `union bpf_attr` that BPF_OBJ_GET reads.
 #[repr(C)]
@@ -38,6 +43,23 @@ struct GetInfo {
 #[repr(C)]
 struct LinkDetach {
     fd: u32,
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_QUERY reads and writes.
+#[derive(Default)]
+#[repr(C)]
+struct ProgramQuery {
+    ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    count: u32,
+    _padding: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
 
 /// The part of `struct bpf_link_info` that links of interfaces have in common (`xdp`, `tcx`).
@@ -91,6 +113,27 @@ pub fn detach_pinned(pin: &Path) -> io::Result<()> {
     let mut request = LinkDetach { fd: link.as_raw_fd().cast_unsigned() };
     // SAFETY: the request holds no pointers.
     unsafe { bpf(BPF_LINK_DETACH, &mut request) }.map(drop)
+}
+
+/// The number of the program that TC runs first on one side of an interface, where it has tcx.
+pub(super) fn first_program(ifindex: u32, side: Side) -> io::Result<Option<u32>> {
+    let mut programs = [0_u32; PROGRAMS_MAX];
+    let mut request = ProgramQuery {
+        ifindex,
+        attach_type: match side {
+            Side::Ingress => BPF_TCX_INGRESS,
+            Side::Egress => BPF_TCX_EGRESS,
+        },
+        query_flags: 0,
+        attach_flags: 0,
+        program_ids: programs.as_mut_ptr() as u64,
+        count: PROGRAMS_MAX as u32,
+        ..ProgramQuery::default()
+    };
+    // SAFETY: the kernel writes at most as many numbers as the count says to `programs`, which outlives the call, and
+    // what it answers into the request itself.
+    unsafe { bpf(BPF_PROG_QUERY, &mut request)? };
+    Ok(programs.first().copied().filter(|_| request.count > 0))
 }
 
 fn open(pin: &Path) -> io::Result<Option<OwnedFd>> {

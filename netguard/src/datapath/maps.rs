@@ -125,36 +125,120 @@ impl PolicyMaps {
         });
         batch::put(layout::SLOTS, self.slots.map(), slots)
     }
-}
-
-    /// The map whose entries are not those of the two plans, if there is one: somebody else has written.
+    /// The first map whose entries are not those of the plans, if there is one: somebody else has written. A side
+    /// without a plan is not looked at.
     pub(super) fn find_foreign(
         &self,
         active: Side,
-        plans: [(Side, &Plan); 2],
+        plans: [Option<&Plan>; 2],
     ) -> Result<Option<&'static str>, Error> {
         let Wire(found) = self.active.get(&0, 0).map_err(|it| Error::map(layout::ACTIVE, it))?;
         if found != active {
             return Ok(Some(layout::ACTIVE));
         }
-        let each = |plan: fn(&Plan) -> usize| plans.iter().map(|(_, it)| plan(it)).sum::<usize>();
-        let of = |side: Side| plans.iter().find(|(it, _)| *it == side).map(|(_, plan)| *plan);
-        let ports = self.ports.iter().map(|entry| {
-            entry.map(|(Wire(key), Wire(entry))| {
-                of(key.side).is_some_and(|plan| plan.ports.get(&key.ifindex) == Some(&entry))
-            })
+        let sides = || SIDES.into_iter().zip(plans).filter_map(|(side, plan)| Some((side, plan?)));
+        let ports = sides().flat_map(|(side, plan)| {
+            plan.ports.iter().map(move |(index, port)| (port_key(side, *index).0, *port))
         });
-        let places = of_trie(&self.places, plans.map(|(side, plan)| {
-            plan.places.iter().map(move |(prefix, entry)| (place_key(side, prefix), Wire(*entry)))
-        }));
-        let rules = of_trie(&self.rules, plans.map(|(side, plan)| {
-            plan.rules.iter().map(move |((id, it), set)| (rule_key(side, *id, it), Wire(*set)))
-        }));
-        let services = of_trie(&self.services, plans.map(|(side, plan)| {
-            plan.services.iter().map(move |(it, entry)| (service_key(side, it), Wire(*entry)))
-        }));
+        let places = sides().flat_map(|(side, plan)| {
+            plan.places.iter().map(move |(prefix, it)| (trie_key(place_key(side, prefix)), *it))
+        });
+        let rules = sides().flat_map(|(side, plan)| {
+            let key = move |id: &SlotId, prefix| trie_key(rule_key(side, *id, prefix));
+            plan.rules.iter().map(move |((id, prefix), set)| (key(id, prefix), *set))
+        });
+        let services = sides().flat_map(|(side, plan)| {
+            plan.services.iter().map(move |(it, entry)| (trie_key(service_key(side, it)), *entry))
+        });
+        let is_watched = |side: Side| plans.get(side as usize).is_some_and(Option::is_some);
+        let found = self.ports.iter().map(|it| it.map(|(key, port)| (key.0, port.0)));
+        if !are_same(layout::PORTS, found, ports, |key| is_watched(key.side))? {
+            return Ok(Some(layout::PORTS));
+        }
+        if !are_same(layout::PLACES, trie(&self.places), places, |key| {
+            is_watched(layout::side_of_place(&key.0))
+        })? {
+            return Ok(Some(layout::PLACES));
+        }
+        if !are_same(layout::RULES, trie(&self.rules), rules, |key| {
+            is_watched(layout::side_of_rule(&key.0))
+        })? {
+            return Ok(Some(layout::RULES));
+        }
+        if !are_same(layout::SERVICES, trie(&self.services), services, |key| {
+            is_watched(layout::side_of_service(&key.0))
+        })? {
+            return Ok(Some(layout::SERVICES));
+        }
+        let slots = sides().flat_map(|(side, plan)| {
+            let at = move |id: &SlotId| layout::slot_index(side, *id);
+            plan.slots.iter().map(move |(id, slot)| (at(id), layout::SlotEntry { side, ..*slot }))
+        });
+        let slots: BTreeMap<_, _> = slots.collect();
+        for (index, found) in (0..).zip(self.slots.iter()) {
+            let Wire(found) = found.map_err(|source| Error::map(layout::SLOTS, source))?;
+            let wanted = slots.get(&index).unwrap_or(&layout::SlotEntry::EMPTY);
+            if found != *wanted && is_watched(index % SIDES.len() as u32) {
+                return Ok(Some(layout::SLOTS));
+            }
+        }
         Ok(None)
     }
+
+    /// Removes every entry of a side, whoever wrote it.
+    pub(super) fn clear(&mut self, side: Side) -> Result<(), Error> {
+        let ports: Vec<_> = keys(layout::PORTS, self.ports.keys())?;
+        let ports = ports.into_iter().filter(|key| key.0.side == side);
+        batch::remove(layout::PORTS, self.ports.map(), ports)?;
+        let places: Vec<_> = keys(layout::PLACES, self.places.keys())?;
+        let places = places.into_iter().filter(|key| layout::side_of_place(&key.data()) == side);
+        batch::remove(layout::PLACES, self.places.map(), places)?;
+        let rules: Vec<_> = keys(layout::RULES, self.rules.keys())?;
+        let rules = rules.into_iter().filter(|key| layout::side_of_rule(&key.data()) == side);
+        batch::remove(layout::RULES, self.rules.map(), rules)?;
+        let services: Vec<_> = keys(layout::SERVICES, self.services.keys())?;
+        let of_side = |key: &Key<_>| layout::side_of_service(&key.data()) == side;
+        batch::remove(layout::SERVICES, self.services.map(), services.into_iter().filter(of_side))?;
+        let slots = (0..self.slots.len()).filter(|index| index % SIDES.len() as u32 == side);
+        let empty = slots.map(|index| (index, Wire(layout::SlotEntry::EMPTY)));
+        batch::put(layout::SLOTS, self.slots.map(), empty)
+    }
+}
+
+fn keys<K>(
+    name: &'static str,
+    keys: impl Iterator<Item = Result<K, MapError>>,
+) -> Result<Vec<K>, Error> {
+    keys.collect::<Result<_, _>>().map_err(|source| Error::map(name, source))
+}
+
+/// A trie's key as what can be compared.
+fn trie_key<K: aya::Pod>(key: Key<K>) -> (K, u32) {
+    (key.data(), key.prefix_len())
+}
+
+/// A trie's entries.
+fn trie<K: aya::Pod, V: Layout>(
+    trie: &Trie<K, V>,
+) -> impl Iterator<Item = Result<((K, u32), V), MapError>> {
+    trie.iter().map(|it| it.map(|(key, value)| (trie_key(key), value.0)))
+}
+
+/// True if of the keys that are watched the same entries are found as wanted.
+fn are_same<K: Ord, V: PartialEq>(
+    name: &'static str,
+    found: impl Iterator<Item = Result<(K, V), MapError>>,
+    wanted: impl Iterator<Item = (K, V)>,
+    is_watched: impl Fn(&K) -> bool,
+) -> Result<bool, Error> {
+    let mut wanted: BTreeMap<_, _> = wanted.collect();
+    for entry in found {
+        let (key, value) = entry.map_err(|source| Error::map(name, source))?;
+        if is_watched(&key) && wanted.remove(&key).as_ref() != Some(&value) {
+            return Ok(false);
+        }
+    }
+    Ok(wanted.is_empty())
 }
 
 fn changed<'a, K: Ord, V: PartialEq>(

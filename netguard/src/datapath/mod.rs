@@ -22,11 +22,13 @@ mod sides;
 mod sys;
 mod verify;
 mod view;
+mod watch;
 
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
+    time::Instant,
 };
 
 use aya::{
@@ -36,6 +38,7 @@ use aya::{
 use netguard_common::{maps as layout, record::DropRecord};
 
 pub use attach::Guard;
+pub use device::detach_pinned;
 pub use error::Error;
 pub use kernel::{Tc, check_kernel, release as kernel_release};
 pub use pin_map::PinWriter;
@@ -43,6 +46,7 @@ pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::{PinnedProgram, Probed};
 pub use verify::verify;
 pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters};
+pub use watch::Finding;
 
 use crate::policy::Plan;
 use maps::PolicyMaps;
@@ -59,6 +63,8 @@ pub struct Datapath {
     /// True when this load's policy maps and programs are pinned.
     is_pinned: bool,
     guards: BTreeMap<u32, Guard>,
+    /// When the watch looks at the maps again.
+    look_at_maps: Instant,
 }
 
 /// What an [`Datapath::apply`] changed on interfaces, for the log.
@@ -113,7 +119,16 @@ impl Datapath {
         let sides = Sides::new(PolicyMaps::take(&mut ebpf)?)?;
         let sizes = (plan.flow_entries, plan.slot_entries);
         let tc = Tc::of_kernel();
-        Ok(Self { ebpf, pins, tc, sides, sizes, is_pinned: false, guards: BTreeMap::new() })
+        Ok(Self {
+            ebpf,
+            pins,
+            tc,
+            sides,
+            sizes,
+            is_pinned: false,
+            guards: BTreeMap::new(),
+            look_at_maps: Instant::now(),
+        })
     }
 
     /// Keeps TC programs on interfaces in that way, whatever the kernel has besides.
@@ -193,8 +208,8 @@ impl Datapath {
     /// True if the maps are as large as the plan wants them.
     #[must_use]
     pub fn holds(&self, plan: &Plan) -> bool {
-        let sizes = |plan: &Plan| (plan.flow_entries, plan.slot_entries);
-        sizes(self.sides.plan()) == sizes(plan)
+        let (flow_entries, slot_entries) = self.sizes;
+        plan.flow_entries <= flow_entries && plan.slot_entries <= slot_entries
     }
 
     /// Takes the programs off interfaces that an earlier policy guarded and this one does not name.

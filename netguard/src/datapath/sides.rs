@@ -95,6 +95,40 @@ impl Sides {
         self.write_other(&Arc::clone(&self.plan))
     }
 
+    /// The first map that holds what nobody here has written, if there is one.
+    pub(super) fn find_foreign(&self) -> Result<Option<&'static str>, Error> {
+        let other = match &self.other {
+            Held::Whole(plan) => Some(&**plan),
+            Held::Torn(_) => None,
+        };
+        let plans = SIDES.map(|side| if side == self.active { Some(&*self.plan) } else { other });
+        self.maps.find_foreign(self.active, plans)
+    }
+
+    /// Writes the plan that counts anew, on one side and then on the other, whatever somebody else has written there.
+    pub(super) fn restore(&mut self) -> Result<(), Error> {
+        self.maps.activate(self.active)?;
+        let (first, second) = (self.other_side(), self.active);
+        self.rewrite(first)?;
+        self.maps.activate(first)?;
+        self.active = first;
+        self.rewrite(second)?;
+        self.is_in_use = false;
+        self.is_behind = false;
+        Ok(())
+    }
+
+    /// Gives a side that does not count the plan that counts, and nothing else.
+    fn rewrite(&mut self, side: Side) -> Result<(), Error> {
+        self.grace.wait().map_err(Error::Grace)?;
+        let plan = Arc::clone(&self.plan);
+        self.other = Held::Torn(vec![Arc::clone(&plan)]);
+        self.maps.clear(side)?;
+        self.maps.change(side, &Plan::default(), &plan)?;
+        self.other = Held::Whole(plan);
+        Ok(())
+    }
+
     const fn other_side(&self) -> Side {
         SIDES[1] - self.active
     }
