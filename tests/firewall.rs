@@ -359,10 +359,10 @@ fn without_the_right_to_it_the_error_says_which() {
         return;
     }
     /// include/uapi/linux/capability.h
-    const CAP_NET_ADMIN: nix::libc::c_ulong = 12;
+    const CAP_NET_ADMIN: libc::c_ulong = 12;
     enter_new_namespace();
     // SAFETY: the call reads two integers; it takes the right from this thread's children only.
-    let dropped = unsafe { nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, CAP_NET_ADMIN) };
+    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN) };
     assert_eq!(dropped, 0);
     for refused in [apply(&masquerade()), remove(NAME).map(drop), counters(NAME).map(drop)] {
         let error = refused.expect_err("not permitted");

@@ -88,7 +88,7 @@ pub(super) struct Monitor {
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
     failures: BTreeSet<String>,
-    /// What somebody else has done, as of the last look.
+    /// What somebody else has done and cannot be put right, as of the last look.
     alarms: BTreeSet<String>,
     retry: Interval,
     every_second: Interval,
@@ -493,16 +493,25 @@ impl Monitor {
         }
     }
 
-    /// Tells what somebody else has done to programs and maps, once for as long as it is so.
+    /// Tells what somebody else has done to programs and maps; what cannot be put right is told once.
     fn look_for_others(&mut self) {
-        let found: BTreeSet<_> = match self.datapath.inspect() {
-            Ok(findings) => findings.iter().map(|it| format!("ALARM: {it}")).collect(),
-            Err(error) => [format!("ALARM: {:#}", anyhow::Error::from(error))].into(),
-        };
-        for alarm in found.difference(&self.alarms) {
+        let mut lasting = BTreeSet::new();
+        match self.datapath.inspect() {
+            Ok(findings) => {
+                for finding in findings {
+                    if finding.is_mended() {
+                        self.journal.note(format!("ALARM: {finding}"));
+                    } else {
+                        lasting.insert(format!("ALARM: {finding}"));
+                    }
+                }
+            }
+            Err(error) => drop(lasting.insert(format!("ALARM: {:#}", anyhow::Error::from(error)))),
+        }
+        for alarm in lasting.difference(&self.alarms) {
             self.journal.note(alarm.clone());
         }
-        self.alarms = found;
+        self.alarms = lasting;
     }
 
     /// Brings maps, programs and listeners to what the host has now.

@@ -45,6 +45,14 @@ enum What {
     Written(&'static str),
 }
 
+impl Finding {
+    /// True if it is as it was put there again.
+    #[must_use]
+    pub fn is_mended(&self) -> bool {
+        self.failed.is_none() && !matches!(self.what, What::Behind { .. })
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let done = match &self.what {

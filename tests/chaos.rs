@@ -1,0 +1,417 @@
+//! A minute in which slots send what they may and what they may not as fast as they can, while netguard is killed, started
+//! anew, reloaded with other policies and robbed of its programs, and ports go and come back. Nothing that is forbidden may arrive,
+//! and nothing of what every policy allows may be lost but where somebody has taken a port or its programs away.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use netguard::datapath::{self, PinDirectory};
+use netguard_common::Hook;
+use netguard_tests::{
+    binary::{Ended, netguard},
+    can_use_kernel,
+    lab::{Background, Lab},
+    until,
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+/// How long it goes on; `NETGUARD_CHAOS_SECONDS` says otherwise.
+const SECONDS: u64 = 60;
+/// Where every policy lets every slot send to.
+const ALLOWED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20)), 9000);
+/// Where none does, beside other slots.
+const FORBIDDEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 9001);
+/// A packet that has no reply for so long is lost.
+const LOST: Duration = Duration::from_secs(2);
+/// The slot that nobody takes anything away from, the one whose programs are detached, and the one whose port goes.
+const QUIET: u8 = 1;
+const ROBBED: u8 = 2;
+const UNPLUGGED: u8 = 3;
+
+/// One of the policies that take turns: all of them keep `ALLOWED` and none allows `FORBIDDEN`.
+fn config(turn: u8) -> String {
+    let more = match turn % 3 {
+        0 => "",
+        1 => ", \"203.0.113.30 udp\", \"198.51.100.0/24\"",
+        _ => ", \"203.0.113.0/27 tcp/80\"",
+    };
+    let names = ["github.com", "gitlab.com", "api.openai.com"][usize::from(turn % 3)];
+    format!(
+        "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.1\"]\ncategories = []\nnames = [\"{names}\"]\n\
+         [[slot]]\ncount = 3\negress = \"listed\"\nallow = [\"{0} udp/{1},tcp/{1}\"{more}]\n\
+         [slot.limits]\nicmp_per_second = {2}\n",
+        ALLOWED.ip(),
+        ALLOWED.port(),
+        50 + turn,
+    )
+}
+
+/// What was counted.
+#[derive(Default)]
+struct Counts {
+    allowed: [AtomicU64; 4],
+    lost: Mutex<Vec<(u8, Instant)>>,
+    forbidden: AtomicU64,
+    arrived: AtomicU64,
+    /// Round trips of the connection that must never break.
+    kept: AtomicU64,
+    broken: AtomicU64,
+}
+
+/// Sends, waits for the echo, and again.
+fn send_allowed(slot: u8, stop: &AtomicBool, counts: &Counts) {
+    let socket = UdpSocket::bind((guest(slot), 0)).expect("a socket");
+    socket.set_read_timeout(Some(LOST)).expect("a time-out");
+    let mut number = 0_u64;
+    while !stop.load(Relaxed) {
+        number += 1;
+        let sent = Instant::now();
+        // Without a port the guest's own system refuses: that is lost too.
+        let _ = socket.send_to(&number.to_le_bytes(), ALLOWED);
+        let mut reply = [0; 8];
+        loop {
+            match socket.recv_from(&mut reply) {
+                Ok(_) if u64::from_le_bytes(reply) == number => {
+                    counts.allowed[usize::from(slot)].fetch_add(1, Relaxed);
+                    break;
+                }
+                Ok(_) => {} // the echo of one that was given up
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    counts.lost.lock().expect("the list").push((slot, sent));
+                    break;
+                }
+                // ICMP says that the network is down.
+                Err(_) if sent.elapsed() < LOST => thread::yield_now(),
+                Err(_) => {
+                    counts.lost.lock().expect("the list").push((slot, sent));
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// One connection, from the first second to the last.
+fn keep_connection(stop: &AtomicBool, counts: &Counts) {
+    let mut stream = TcpStream::connect(ALLOWED).expect("a connection");
+    stream.set_nodelay(true).expect("no delay");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+    let mut byte = [0];
+    while !stop.load(Relaxed) {
+        if stream.write_all(b"x").and_then(|()| stream.read_exact(&mut byte)).is_err() {
+            counts.broken.fetch_add(1, Relaxed);
+            return;
+        }
+        counts.kept.fetch_add(1, Relaxed);
+    }
+}
+
+/// To other slots, past the list, and to the host itself, without waiting for anything.
+fn send_forbidden(slot: u8, stop: &AtomicBool, counts: &Counts) {
+    // What netguard and the receivers need of the processors they get first.
+    let idle = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters outlive the call, which reads them; 0 is this thread.
+    assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const idle) }, 0);
+    let socket = UdpSocket::bind((guest(slot), 0)).expect("a socket");
+    socket.set_nonblocking(true).expect("no waiting");
+    let others = (1..=3).filter(|other| *other != slot).map(|other| (guest(other), 9001));
+    let mut targets: Vec<SocketAddr> = others.map(SocketAddr::from).collect();
+    targets.extend([FORBIDDEN, (Ipv4Addr::new(10, slot, 0, 1), 9001).into()]);
+    let mut burst = 0_u32;
+    while !stop.load(Relaxed) {
+        for target in &targets {
+            if socket.send_to(b"forbidden", target).is_ok() {
+                counts.forbidden.fetch_add(1, Relaxed);
+            }
+        }
+        burst += 1;
+        // A port's queue is 256 packets long; what a guest floods out of its own queue nobody else has dropped.
+        if slot == QUIET || burst.is_multiple_of(4) {
+            thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+/// Counts what arrives at the forbidden port of a host.
+fn receive_forbidden(stop: &AtomicBool, counts: &Counts) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9001)).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    let mut buffer = [0; 64];
+    while !stop.load(Relaxed) {
+        if socket.recv_from(&mut buffer).is_ok() {
+            counts.arrived.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Echoes what is allowed, over UDP and TCP.
+fn echo(stop: &AtomicBool) {
+    let socket = UdpSocket::bind(ALLOWED).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    let listener = TcpListener::bind(ALLOWED).expect("a listener");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().expect("the one connection");
+            let mut buffer = [0; 64];
+            while let Ok(length) = stream.read(&mut buffer)
+                && length > 0
+                && stream.write_all(&buffer[..length]).is_ok()
+            {}
+        });
+        let mut buffer = [0; 64];
+        while !stop.load(Relaxed) {
+            if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        }
+    });
+}
+
+fn guest(slot: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, slot, 0, 2)
+}
+
+/// The notes of the daemon's log, read once each: beside them are the records of millions of drops.
+struct Notes {
+    log: BufReader<File>,
+    notes: Vec<String>,
+}
+
+impl Notes {
+    fn of(lab: &Lab) -> Self {
+        let log = format!("/run/netguard/{}/daemon.log", lab.instance());
+        Self { log: BufReader::new(File::open(log).expect("the log")), notes: Vec::new() }
+    }
+
+    fn count(&mut self, words: &str) -> usize {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).expect("the log") > 0 {
+            if !line.ends_with('\n') {
+                // The rest of it comes yet.
+                let back = i64::try_from(line.len()).expect("a line");
+                self.log.seek_relative(-back).expect("the log");
+                break;
+            }
+            if line.contains("\"event\":\"note\"") {
+                self.notes.push(line.clone());
+            }
+            line.clear();
+        }
+        self.notes.iter().filter(|note| note.contains(words)).count()
+    }
+
+    fn wait(&mut self, words: &str, more_than: usize) {
+        until(&format!("the log has a note: {words}"), || self.count(words) > more_than);
+    }
+}
+
+/// What is done to netguard and to its ports, and when a slot was without what it needs.
+struct Mischief<'a> {
+    lab: &'a Lab,
+    random: SmallRng,
+    notes: Notes,
+    daemon: Option<Background>,
+    turn: u8,
+    done: BTreeMap<&'static str, u32>,
+    /// When what was done.
+    log: Vec<(&'static str, Instant, Instant)>,
+    /// By slot: from when to when.
+    down: Vec<(u8, Instant, Instant)>,
+}
+
+impl Mischief<'_> {
+    fn next(&mut self) {
+        let from = Instant::now();
+        let what = match self.random.random_range(0..6) {
+            0 => self.restart("KILL"),
+            1 => self.restart("TERM"),
+            2 => self.kill_worker(),
+            3 => self.reload(),
+            4 => self.replug(),
+            _ => self.detach(),
+        };
+        *self.done.entry(what).or_default() += 1;
+        self.log.push((what, from, Instant::now()));
+    }
+
+    fn restart(&mut self, signal: &'static str) -> &'static str {
+        let pid = self.lab.daemon_pid().expect("a daemon").to_string();
+        let guards = self.notes.count(" names allowed");
+        let _ =
+            Ended::of(Command::new("kill").args([&format!("-{signal}"), pid.as_str()])).success();
+        until("the daemon has ended", || self.lab.daemon_pid().is_none());
+        let log = format!("/run/netguard/{}/daemon.log", self.lab.instance());
+        let log = File::options().append(true).open(log).expect("the log");
+        let child = netguard(&["run", "--lab", self.lab.name(), "--log", "json"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log"))
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        self.daemon = Some(Background::from(child));
+        self.notes.wait(" names allowed", guards);
+        if signal == "KILL" { "killed and started" } else { "ended and started" }
+    }
+
+    fn kill_worker(&mut self) -> &'static str {
+        let pid = self.lab.daemon_pid().expect("a daemon");
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let worker = children.expect("its children");
+        for worker in worker.split_whitespace() {
+            let _ = Ended::of(Command::new("kill").args(["-KILL", worker]));
+        }
+        "worker killed"
+    }
+
+    fn reload(&mut self) -> &'static str {
+        self.turn = self.turn.wrapping_add(1);
+        self.lab.reconfigure(&config(self.turn));
+        let _ = Ended::of(&mut netguard(&["reload", "--instance", &self.lab.instance()])).success();
+        "reloaded"
+    }
+
+    fn replug(&mut self) -> &'static str {
+        let guarded = self.notes.count("guarding vm-slot3");
+        let from = Instant::now();
+        let namespace = format!("{}-slot3", self.lab.name());
+        let script = format!(
+            "ip link del vm-slot3 &&
+             ip link add vm-slot3 type veth peer name eth0 address 02:6e:67:00:03:02 netns {namespace} &&
+             ip link set vm-slot3 master br-slot3 up"
+        );
+        let _ = self.lab.shell("hv", &script).success();
+        let script = "ip addr add 10.3.0.2/24 dev eth0 && ip link set eth0 up &&
+                      ip route add default via 10.3.0.1";
+        let _ = self.lab.shell("slot3", script).success();
+        self.notes.wait("guarding vm-slot3", guarded);
+        self.down.push((UNPLUGGED, from, Instant::now()));
+        "port deleted and made again"
+    }
+
+    fn detach(&mut self) -> &'static str {
+        let hooks = [Hook::Xdp, Hook::PortEgress, Hook::BridgeEgress, Hook::BridgeIngress];
+        let hook = hooks[self.random.random_range(0..hooks.len())];
+        let on_bridge = matches!(hook, Hook::BridgeEgress | Hook::BridgeIngress);
+        let interface = if on_bridge { "br-slot2" } else { "vm-slot2" };
+        let instance = self.lab.instance().parse().expect("an instance");
+        let pin = PinDirectory::of(&instance).link(interface, hook);
+        let alarms = self.notes.count("ALARM");
+        let from = Instant::now();
+        datapath::detach_pinned(&pin).expect("the kernel detaches it");
+        self.notes.wait("ALARM", alarms);
+        self.down.push((ROBBED, from, Instant::now()));
+        "program detached by hand"
+    }
+}
+
+#[test]
+fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_netguard() {
+    if !can_use_kernel() {
+        return;
+    }
+    let seconds = std::env::var("NETGUARD_CHAOS_SECONDS").ok().and_then(|it| it.parse().ok());
+    let time = Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let lab = Lab::with(&config(0), "veth");
+    let (stop, counts) = (AtomicBool::new(false), Counts::default());
+    let seed = rand::random();
+    eprintln!("seed {seed}");
+    let mut mischief = Mischief {
+        lab: &lab,
+        random: SmallRng::seed_from_u64(seed),
+        notes: Notes::of(&lab),
+        daemon: None,
+        turn: 0,
+        done: BTreeMap::new(),
+        log: Vec::new(),
+        down: Vec::new(),
+    };
+    thread::scope(|scope| {
+        let (lab, stop, counts) = (&lab, &stop, &counts);
+        let mut threads = vec![scope.spawn(move || lab.within("net", || echo(stop)))];
+        for host in ["net", "hv", "slot1", "slot2", "slot3"] {
+            threads.push(scope.spawn(move || lab.within(host, || receive_forbidden(stop, counts))));
+        }
+        until("the echo is there", || {
+            let listens = lab.exec("net", "ss -Hltn sport = 9000");
+            !listens.success().is_empty()
+        });
+        let keep = move || lab.within("slot1", || keep_connection(stop, counts));
+        threads.push(scope.spawn(keep));
+        for slot in [QUIET, ROBBED, UNPLUGGED] {
+            let host = format!("slot{slot}");
+            let within = host.clone();
+            threads.push(scope.spawn(move || {
+                lab.within(&within, || send_allowed(slot, stop, counts));
+            }));
+            threads.push(scope.spawn(move || {
+                lab.within(&host, || send_forbidden(slot, stop, counts));
+            }));
+        }
+        let began = Instant::now();
+        // What it panics with must not leave the threads running.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while began.elapsed() < time {
+                mischief.next();
+            }
+        }));
+        stop.store(true, Relaxed);
+        for thread in threads {
+            thread.join().expect("no thread panics");
+        }
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    report(&mischief, &counts);
+    assert_eq!(counts.arrived.into_inner(), 0, "forbidden packets arrived");
+    assert_eq!(counts.broken.into_inner(), 0, "the connection broke");
+    // What was sent while a slot was down, or just before, is its own loss.
+    let was_down = |slot: u8, sent: Instant| {
+        let mut down = mischief.down.iter().filter(|(whose, ..)| *whose == slot);
+        down.any(|(_, from, to)| sent + LOST > *from && sent <= *to)
+    };
+    let lost = counts.lost.into_inner().expect("the list");
+    let unexplained: Vec<_> = lost.iter().filter(|(slot, sent)| !was_down(*slot, *sent)).collect();
+    for (slot, sent) in &unexplained {
+        let during = mischief.log.iter().filter(|(_, from, to)| from <= sent && sent <= to);
+        let during: Vec<_> = during.map(|(what, from, _)| (what, *sent - *from)).collect();
+        eprintln!("slot {slot} has lost one, sent while {during:?}");
+    }
+    assert!(unexplained.is_empty(), "{} packets are lost", unexplained.len());
+    assert!(counts.forbidden.into_inner() > 10_000, "hardly anything was tried");
+}
+
+fn report(mischief: &Mischief<'_>, counts: &Counts) {
+    for (what, times) in &mischief.done {
+        eprintln!("{times:>8}  {what}");
+    }
+    let lost = counts.lost.lock().expect("the list");
+    for (slot, why) in
+        [(QUIET, ""), (ROBBED, " (programs detached)"), (UNPLUGGED, " (port made again)")]
+    {
+        let lost = lost.iter().filter(|(whose, _)| *whose == slot).count();
+        let allowed = counts.allowed[usize::from(slot)].load(Relaxed);
+        eprintln!("{allowed:>8}  allowed packets of slot {slot} echoed, {lost} lost{why}");
+    }
+    for slot in ["slot1", "slot2", "slot3"] {
+        for ((direction, reason), count) in mischief.lab.counters(slot) {
+            eprintln!("{count:>8}  {slot} {direction} {reason}");
+        }
+    }
+    eprintln!("{:>8}  round trips of one connection", counts.kept.load(Relaxed));
+    eprintln!("{:>8}  forbidden packets sent", counts.forbidden.load(Relaxed));
+    eprintln!("{:>8}  of them arrived", counts.arrived.load(Relaxed));
+}
