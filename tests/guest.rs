@@ -206,8 +206,10 @@ fn netguard_holds_on_debians_kernel_from_end_to_end() {
     // The tests look for the files of the tree from here.
     system.copy(&root.join("guest"));
     system.copy(&root.join("../dist").canonicalize().expect("the examples"));
-    let mut script =
-        format!("export PATH={} NETGUARD_NO_SKIP=1\nip link set lo up\n", system.path());
+    let mut script = format!(
+        "export PATH={} NETGUARD_NO_SKIP=1 NETGUARD_TEST_PATIENCE=600\nip link set lo up\n",
+        system.path()
+    );
     script.push_str("/sbin/modprobe tun\n");
     for (test, without) in END_TO_END {
         system.add_program_as(&built(test), &format!("/netguard/deps/{test}"));

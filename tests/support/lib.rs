@@ -34,14 +34,16 @@ fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Waits until something is so; the test fails if it is not so within a minute. The bound is for
-/// failures: nothing that works takes long.
+/// Waits until something is so; the test fails if it is not so within a minute, or within as many seconds as
+/// `NETGUARD_TEST_PATIENCE` says. The bound is for failures: nothing that works takes long, but in a guest whose
+/// processor is a program.
 ///
 /// # Panics
 ///
 /// It did not come about.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let patience = std::env::var("NETGUARD_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
+    let deadline = Instant::now() + Duration::from_secs(patience.unwrap_or(60));
     while !is_so() {
         assert!(Instant::now() < deadline, "it did not come about that {what}");
         std::thread::yield_now();

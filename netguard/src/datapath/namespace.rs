@@ -48,3 +48,16 @@ fn find(name: &str) -> io::Result<Option<PathBuf>> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     Ok(named.chain(processes.map(|it| it.path().join("ns/net"))).find(is_it))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_is_gone_is_no_error() {
+        assert_eq!(within(&own().unwrap(), || Ok(1)).unwrap(), Some(1));
+        // Numbers of namespaces begin far above (PROC_DYNAMIC_FIRST in fs/proc/generic.c).
+        assert_eq!(within("net:[1]", || Ok(1)).unwrap(), None);
+        assert!(within(&own().unwrap(), || Err::<(), _>(io::ErrorKind::Other.into())).is_err());
+    }
+}
