@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
     sync::{
@@ -32,8 +32,8 @@ const SECONDS: u64 = 60;
 const ALLOWED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20)), 9000);
 /// Where none does, beside other slots.
 const FORBIDDEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 9001);
-/// A packet that has no reply for so long is lost.
-const LOST: Duration = Duration::from_secs(2);
+/// How long to wait for an echo before the next packet is sent.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The slot that nobody takes anything away from, the one whose programs are detached, and the one whose port goes.
 const QUIET: u8 = 1;
 const ROBBED: u8 = 2;
@@ -69,43 +69,48 @@ struct Counts {
     broken: AtomicU64,
 }
 
-/// Sends, waits for the echo, and again.
+/// Sends, waits for the echo, and again. An echo that comes late, on a machine that had other things to do, is none that is
+/// lost.
 fn send_allowed(slot: u8, stop: &AtomicBool, counts: &Counts) {
+    give_way();
     let socket = UdpSocket::bind((guest(slot), 0)).expect("a socket");
-    socket.set_read_timeout(Some(LOST)).expect("a time-out");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut missing = BTreeMap::new();
     let mut number = 0_u64;
     while !stop.load(Relaxed) {
         number += 1;
-        let sent = Instant::now();
+        missing.insert(number, Instant::now());
         // Without a port the guest's own system refuses: that is lost too.
         let _ = socket.send_to(&number.to_le_bytes(), ALLOWED);
-        let mut reply = [0; 8];
-        loop {
-            match socket.recv_from(&mut reply) {
-                Ok(_) if u64::from_le_bytes(reply) == number => {
-                    counts.allowed[usize::from(slot)].fetch_add(1, Relaxed);
-                    break;
-                }
-                Ok(_) => {} // the echo of one that was given up
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-                {
-                    counts.lost.lock().expect("the list").push((slot, sent));
-                    break;
-                }
-                // ICMP says that the network is down.
-                Err(_) if sent.elapsed() < LOST => thread::yield_now(),
-                Err(_) => {
-                    counts.lost.lock().expect("the list").push((slot, sent));
-                    break;
-                }
-            }
+        while missing.contains_key(&number) && receive_echo(&socket, &mut missing, counts, slot) {}
+    }
+    while !missing.is_empty() && receive_echo(&socket, &mut missing, counts, slot) {}
+    let lost = missing.into_values().map(|sent| (slot, sent));
+    counts.lost.lock().expect("the list").extend(lost);
+}
+
+/// False if there is none for a while.
+fn receive_echo(
+    socket: &UdpSocket,
+    missing: &mut BTreeMap<u64, Instant>,
+    counts: &Counts,
+    slot: u8,
+) -> bool {
+    let mut reply = [0; 8];
+    match socket.recv_from(&mut reply) {
+        Ok(_) => {
+            missing.remove(&u64::from_le_bytes(reply));
+            counts.allowed[usize::from(slot)].fetch_add(1, Relaxed);
+            true
         }
+        // ICMP says that the network is down.
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
     }
 }
 
 /// One connection, from the first second to the last.
 fn keep_connection(stop: &AtomicBool, counts: &Counts) {
+    give_way();
     let mut stream = TcpStream::connect(ALLOWED).expect("a connection");
     stream.set_nodelay(true).expect("no delay");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
@@ -121,10 +126,7 @@ fn keep_connection(stop: &AtomicBool, counts: &Counts) {
 
 /// To other slots, past the list, and to the host itself, without waiting for anything.
 fn send_forbidden(slot: u8, stop: &AtomicBool, counts: &Counts) {
-    // What netguard and the receivers need of the processors they get first.
-    let idle = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the parameters outlive the call, which reads them; 0 is this thread.
-    assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const idle) }, 0);
+    give_way();
     let socket = UdpSocket::bind((guest(slot), 0)).expect("a socket");
     socket.set_nonblocking(true).expect("no waiting");
     let others = (1..=3).filter(|other| *other != slot).map(|other| (guest(other), 9001));
@@ -159,11 +161,13 @@ fn receive_forbidden(stop: &AtomicBool, counts: &Counts) {
 
 /// Echoes what is allowed, over UDP and TCP.
 fn echo(stop: &AtomicBool) {
+    give_way();
     let socket = UdpSocket::bind(ALLOWED).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
     let listener = TcpListener::bind(ALLOWED).expect("a listener");
     thread::scope(|scope| {
         scope.spawn(|| {
+            give_way();
             let (mut stream, _) = listener.accept().expect("the one connection");
             let mut buffer = [0; 64];
             while let Ok(length) = stream.read(&mut buffer)
@@ -178,6 +182,12 @@ fn echo(stop: &AtomicBool) {
             }
         }
     });
+}
+
+/// What netguard and the kernel's own threads need of the processors, they get before this thread.
+fn give_way() {
+    // SAFETY: the call has no pointers; 0 is this thread.
+    assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) }, 0);
 }
 
 fn guest(slot: u8) -> Ipv4Addr {
@@ -213,6 +223,13 @@ impl Notes {
         self.notes.iter().filter(|note| note.contains(words)).count()
     }
 
+    /// What is no event: errors.
+    fn last_errors(&mut self) -> Vec<String> {
+        let mut log = String::new();
+        self.log.rewind().and_then(|()| self.log.read_to_string(&mut log)).expect("the log");
+        log.lines().filter(|line| !line.starts_with('{')).map(str::to_owned).collect()
+    }
+
     fn wait(&mut self, words: &str, more_than: usize) {
         until(&format!("the log has a note: {words}"), || self.count(words) > more_than);
     }
@@ -244,11 +261,18 @@ impl Mischief<'_> {
             _ => self.detach(),
         };
         *self.done.entry(what).or_default() += 1;
+        if from.elapsed() > Duration::from_secs(4) {
+            eprintln!(
+                "{what} took {:?}: {:?}",
+                from.elapsed(),
+                &self.notes.notes[self.notes.notes.len().saturating_sub(12)..]
+            );
+        }
         self.log.push((what, from, Instant::now()));
     }
 
     fn restart(&mut self, signal: &'static str) -> &'static str {
-        let pid = self.lab.daemon_pid().expect("a daemon").to_string();
+        let pid = self.pid().to_string();
         let guards = self.notes.count(" names allowed");
         let _ =
             Ended::of(Command::new("kill").args([&format!("-{signal}"), pid.as_str()])).success();
@@ -261,13 +285,23 @@ impl Mischief<'_> {
             .stderr(log)
             .spawn()
             .expect("the daemon starts");
-        self.daemon = Some(Background::from(child));
-        self.notes.wait(" names allowed", guards);
+        let mut daemon = Background::from(child);
+        until("the daemon guards", || {
+            let ended = daemon.child().try_wait().expect("the daemon");
+            assert!(ended.is_none(), "it ended: {ended:?} {:?}", self.notes.last_errors());
+            self.notes.count(" names allowed") > guards
+        });
+        self.daemon = Some(daemon);
         if signal == "KILL" { "killed and started" } else { "ended and started" }
     }
 
+    fn pid(&mut self) -> u64 {
+        let pid = self.lab.daemon_pid();
+        pid.unwrap_or_else(|| panic!("no daemon runs: {:?}", self.notes.last_errors()))
+    }
+
     fn kill_worker(&mut self) -> &'static str {
-        let pid = self.lab.daemon_pid().expect("a daemon");
+        let pid = self.pid();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let worker = children.expect("its children");
         for worker in worker.split_whitespace() {
@@ -279,7 +313,10 @@ impl Mischief<'_> {
     fn reload(&mut self) -> &'static str {
         self.turn = self.turn.wrapping_add(1);
         self.lab.reconfigure(&config(self.turn));
-        let _ = Ended::of(&mut netguard(&["reload", "--instance", &self.lab.instance()])).success();
+        // A worker that has just been killed takes what it was asked with it.
+        until("it is reloaded", || {
+            Ended::of(&mut netguard(&["reload", "--instance", &self.lab.instance()])).code == 0
+        });
         "reloaded"
     }
 
@@ -325,7 +362,8 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_net
     let seconds = std::env::var("NETGUARD_CHAOS_SECONDS").ok().and_then(|it| it.parse().ok());
     let time = Duration::from_secs(seconds.unwrap_or(SECONDS));
     let lab = Lab::with(&config(0), "veth");
-    let (stop, counts) = (AtomicBool::new(false), Counts::default());
+    let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let counts = Counts::default();
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut mischief = Mischief {
@@ -339,17 +377,17 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_net
         down: Vec::new(),
     };
     thread::scope(|scope| {
-        let (lab, stop, counts) = (&lab, &stop, &counts);
-        let mut threads = vec![scope.spawn(move || lab.within("net", || echo(stop)))];
+        let (lab, stop, over, counts) = (&lab, &stop, &over, &counts);
+        let mut servers = vec![scope.spawn(move || lab.within("net", || echo(over)))];
         for host in ["net", "hv", "slot1", "slot2", "slot3"] {
-            threads.push(scope.spawn(move || lab.within(host, || receive_forbidden(stop, counts))));
+            servers.push(scope.spawn(move || lab.within(host, || receive_forbidden(over, counts))));
         }
         until("the echo is there", || {
             let listens = lab.exec("net", "ss -Hltn sport = 9000");
             !listens.success().is_empty()
         });
         let keep = move || lab.within("slot1", || keep_connection(stop, counts));
-        threads.push(scope.spawn(keep));
+        let mut threads = vec![scope.spawn(keep)];
         for slot in [QUIET, ROBBED, UNPLUGGED] {
             let host = format!("slot{slot}");
             let within = host.clone();
@@ -368,8 +406,11 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_net
             }
         }));
         stop.store(true, Relaxed);
-        for thread in threads {
-            thread.join().expect("no thread panics");
+        let senders: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        over.store(true, Relaxed);
+        let servers: Vec<_> = servers.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        for ended in senders.into_iter().chain(servers) {
+            ended.expect("no thread panics");
         }
         if let Err(panic) = result {
             std::panic::resume_unwind(panic);
@@ -381,7 +422,7 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_net
     // What was sent while a slot was down, or just before, is its own loss.
     let was_down = |slot: u8, sent: Instant| {
         let mut down = mischief.down.iter().filter(|(whose, ..)| *whose == slot);
-        down.any(|(_, from, to)| sent + LOST > *from && sent <= *to)
+        down.any(|(_, from, to)| sent + PATIENCE > *from && sent <= *to)
     };
     let lost = counts.lost.into_inner().expect("the list");
     let unexplained: Vec<_> = lost.iter().filter(|(slot, sent)| !was_down(*slot, *sent)).collect();

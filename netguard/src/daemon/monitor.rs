@@ -37,8 +37,8 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(5);
 /// How often what nobody waits for is done.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// A worker that has been silent for so long does not work.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A worker that has not answered so many questions, one at each [`HOUSEKEEPING`], does not work.
+const UNANSWERED_MAX: u32 = 15;
 
 /// What the loop waits for.
 enum Event {
@@ -81,8 +81,9 @@ pub(super) struct Monitor {
     signals: [Signal; 3],
     worker: Option<Worker>,
     listening: Listening,
-    /// When the worker was last heard of.
-    heard: Instant,
+    /// How often the worker was asked whether it is there since it last said something. No time: the monitor itself may have
+    /// waited for the kernel.
+    unanswered: u32,
     control: control::Socket,
     pub(super) journal: Journal,
     writer: Writer,
@@ -155,7 +156,7 @@ impl Monitor {
             signals,
             worker: None,
             listening: Listening::new(),
-            heard: Instant::now(),
+            unanswered: 0,
             control,
             journal,
             writer,
@@ -272,7 +273,7 @@ impl Monitor {
     }
 
     async fn hear(&mut self, said: ToMonitor) {
-        self.heard = Instant::now();
+        self.unanswered = 0;
         match said {
             // What was not in force when it was told is tried again with the host's next change.
             ToMonitor::Done { .. } | ToMonitor::Refused { .. } | ToMonitor::Pong => {}
@@ -455,7 +456,7 @@ impl Monitor {
             worker.tell(&message, &descriptors).await?;
         }
         self.worker = Some(worker);
-        self.heard = Instant::now();
+        self.unanswered = 0;
         Ok(())
     }
 
@@ -470,14 +471,14 @@ impl Monitor {
     }
 
     async fn keep_house(&mut self) {
-        let silent = self.heard.elapsed();
-        if self.worker.is_some() && silent > SILENCE_MAX {
-            self.journal.note(format!("the worker has said nothing for {} s", silent.as_secs()));
+        if self.worker.is_some() && self.unanswered > UNANSWERED_MAX {
+            self.journal.note("the worker does not answer");
             // Its end is the next event.
             if let Some(worker) = &mut self.worker {
                 worker.kill();
             }
         }
+        self.unanswered += 1;
         self.tell(&ToWorker::Ping).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         self.look_for_others();
