@@ -14,6 +14,7 @@
 
 mod channel;
 mod child;
+mod guard;
 mod host;
 mod listening;
 mod monitor;
@@ -25,6 +26,7 @@ use std::io;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use channel::{Answer, Fault, Order, Refusal};
+pub use guard::{Guarded, guard};
 pub use worker::{Asked, Orders, run as work};
 
 use crate::{
