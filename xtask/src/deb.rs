@@ -68,7 +68,10 @@ pub fn build() -> Result<PathBuf> {
     compress(&stage.join("usr/share/doc/netguard"), &["changelog", "CHANGELOG.md"])?;
     control(&stage, &binary)?;
     let package = folder.join(format!("netguard_{VERSION}_{}.deb", architecture()?));
-    run(Command::new("dpkg-deb").args(["--build", "--root-owner-group", "-Zxz"]).arg(&stage).arg(&package))?;
+    run(Command::new("dpkg-deb")
+        .args(["--build", "--root-owner-group", "-Zxz"])
+        .arg(&stage)
+        .arg(&package))?;
     Ok(package)
 }
 
@@ -123,10 +126,11 @@ fn control(stage: &Path, binary: &Path) -> Result<()> {
     for script in SCRIPTS {
         put(&folder.join(script), read(script)?.as_bytes(), 0o755)?;
     }
-    let sums = output(Command::new("sh").current_dir(stage).args([
-        "-c",
-        "find usr etc -type f -print0 | sort -z | xargs -0 md5sum",
-    ]));
+    let sums = output(
+        Command::new("sh")
+            .current_dir(stage)
+            .args(["-c", "find usr etc -type f -print0 | sort -z | xargs -0 md5sum"]),
+    );
     put(&folder.join("md5sums"), sums.context("no sums")?.as_bytes(), 0o644)
 }
 

@@ -2,12 +2,15 @@
 
 mod cargo;
 mod command;
+mod deb;
 mod fuzz;
 mod guest;
 mod packages;
 mod peers;
+mod profiles;
 mod servers;
 mod tools;
+mod trial;
 
 use std::{ffi::OsString, time::Instant};
 
@@ -34,6 +37,12 @@ enum Task {
     },
     /// Build netguard in release mode into target/release
     Build,
+    /// Build the Debian package into target/deb
+    Deb {
+        /// Install it into a clean Debian 12 that boots with systemd, try it there, and write docs/debian-12.md
+        #[arg(long = "try")]
+        is_tried: bool,
+    },
     /// Run every test; those that need the kernel run as root
     Test {
         /// Arguments of `cargo test`, as in: cargo xtask test -- --test lab
@@ -66,6 +75,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Run { arguments } => return run(&arguments),
         Task::Build => build_release()?,
+        Task::Deb { is_tried } => package(is_tried)?,
         Task::Test { arguments } => test(&arguments)?,
         Task::Bench { name } => bench(&name)?,
         Task::Fuzz { seconds } => fuzz::run(&tools::for_build()?, seconds)?,
@@ -86,6 +96,14 @@ fn build_release() -> Result<()> {
     let toolchain = tools::for_build()?;
     step("building netguard (release)");
     Cargo::new(&toolchain).run(["build", "--release", "--package", "netguard"])
+}
+
+fn package(is_tried: bool) -> Result<()> {
+    build_release()?;
+    let package = deb::build()?;
+    let size = std::fs::metadata(&package)?.len().div_ceil(1024);
+    step(&format!("built {} ({size} KiB)", package.display()));
+    if is_tried { trial::run_with(&package) } else { Ok(()) }
 }
 
 fn run(arguments: &[OsString]) -> Result<()> {

@@ -36,13 +36,16 @@ pub fn compile(folder: &Path) -> Result<()> {
     let dist = root().join("dist");
     let tool = |path: &str| {
         let mut command = Command::new(packages.join(path));
-        command.env("LD_LIBRARY_PATH", packages.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH)));
+        command.env(
+            "LD_LIBRARY_PATH",
+            packages.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH)),
+        );
         command
     };
     let features = packages.join("etc/apparmor.d/abi/3.0");
     let mut parser = tool("sbin/apparmor_parser");
     // -Q: not into this kernel. -K: no cache. The kernel's own features are not asked for either.
-    parser.args(["-Q", "-K", "--warn=all", "--Werror=all"]);
+    parser.args(["--config-file=/dev/null", "-Q", "-K", "--warn=all", "--Werror=all"]);
     parser.arg("--policy-features").arg(&features).arg("--kernel-features").arg(&features);
     parser.arg("--base").arg(packages.join("etc/apparmor.d"));
     run(parser.arg(dist.join("apparmor/usr.bin.netguard")))?;
