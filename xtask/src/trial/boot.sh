@@ -1,12 +1,11 @@
 #!/bin/sh
-# Boots a Debian with systemd as its first process, in namespaces and a cgroup of its own: boot.sh DEBIAN WORK. WORK is a tmpfs
-# for what the run writes; DEBIAN stays as it is. The caller has put this process into new namespaces, as their first.
+# Boots a Debian with systemd as its first process, in namespaces and a cgroup of its own: boot.sh DEBIAN WORK. What a run writes
+# goes to WORK, where the next boot finds it; DEBIAN stays as it is. The caller has put this process into new namespaces, as their first.
 set -e
 debian=$1
 work=$2
 
-mount -t tmpfs -o mode=755 tmpfs "$work"
-mkdir "$work/upper" "$work/work" "$work/root" "$work/proc"
+mkdir -p "$work/upper" "$work/work" "$work/root" "$work/proc"
 mount -t overlay -o "lowerdir=$debian,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
 cd "$work/root"
 
@@ -36,6 +35,7 @@ mount -t tmpfs -o mode=1777 tmpfs tmp
 
 ip link set lo up
 hostname debian
+echo debian > etc/hostname
 mkdir -p old
 pivot_root . old
 exec chroot . sh -c 'umount --lazy /old && rmdir /old && exec env -i container=trial PATH=/usr/sbin:/usr/bin setpriv --bounding-set=-sys_boot,-sys_module,-sys_rawio,-sys_time /lib/systemd/systemd systemd.mask=console-getty.service' </dev/null

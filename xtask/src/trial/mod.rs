@@ -26,7 +26,7 @@ pub fn run_with(package: &Path) -> Result<()> {
     ensure!(is_root(), "the trial makes namespaces and mounts: run this as root");
     let debian = debian::unpack()?;
     step("booting Debian 12 in namespaces of its own");
-    let machine = Machine::boot(&debian)?;
+    let mut machine = Machine::boot(&debian)?;
     let name = package.file_name().context("a package")?.to_string_lossy().into_owned();
     let copied = File::open(package).context("cannot read the package")?;
     let copy = machine.command(&format!("cat > /root/{name}")).stdin(copied).status()?;
@@ -34,6 +34,9 @@ pub fn run_with(package: &Path) -> Result<()> {
     let mut text = steps::INTRODUCTION.to_owned();
     for part in steps::parts(&name) {
         step(part.title);
+        if part.boots {
+            machine.boot_again()?;
+        }
         text.push_str(&format!("\n## {}\n\n{}\n", part.title, part.prose));
         for try_ in &part.steps {
             let printed = machine.try_step(try_)?;
@@ -49,9 +52,10 @@ pub fn run_with(package: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A running Debian; gone when this is.
+/// A Debian that runs; gone when this is.
 struct Machine {
-    child: Child,
+    child: Option<Child>,
+    debian: PathBuf,
     work: PathBuf,
     cgroup: PathBuf,
 }
@@ -63,30 +67,55 @@ impl Machine {
         let cgroups = cgroups.context("no cgroup2 is mounted")?;
         let cgroup = Path::new(cgroups.lines().next().unwrap_or_default()).join(&name);
         let work = root().join("target/trial").join(&name);
-        fs::create_dir_all(&cgroup)
-            .with_context(|| format!("cannot create {}", cgroup.display()))?;
-        fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
+        let mut machine = Self { child: None, debian: debian.to_owned(), work, cgroup };
+        machine.start()?;
+        Ok(machine)
+    }
+
+    /// Another boot of the same machine, as after a loss of power.
+    fn boot_again(&mut self) -> Result<()> {
+        self.end();
+        self.start()
+    }
+
+    fn start(&mut self) -> Result<()> {
+        for folder in [&self.cgroup, &self.work] {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         let log = File::create(root().join("target/trial/boot.log"))?;
         // It joins its cgroup first, so that this is the root of its own namespace of them.
         let enter = "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"";
         let mut command = Command::new("sh");
-        command.args(["-c", enter, "sh"]).arg(&cgroup);
+        command.args(["-c", enter, "sh"]).arg(&self.cgroup);
         command.args(["unshare", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--pid"]);
         command.args(["--propagation=private", "--fork", "--kill-child", "sh", "-c", BOOT, "boot"]);
-        command.arg(debian).arg(&work).stdin(Stdio::null());
-        let child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
-        let machine = Self { child, work, cgroup };
+        command.arg(&self.debian).arg(&self.work).stdin(Stdio::null());
+        self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         let deadline = Instant::now() + PATIENCE;
-        while !machine.is_up() {
+        while !self.is_up() {
             ensure!(Instant::now() < deadline, "it does not boot: see target/trial/boot.log");
             thread::sleep(Duration::from_millis(200));
         }
-        Ok(machine)
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        // With the first process of a namespace goes every other.
+        if let Some(first) = self.first() {
+            let _ = run(Command::new("kill").args(["-KILL", &first]));
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        // systemd has made cgroups below its own.
+        let find = ["-depth", "-type", "d", "-delete"];
+        let _ = Command::new("find").arg(&self.cgroup).args(find).status();
     }
 
     /// The first process of its namespace, as this machine knows it.
     fn first(&self) -> Option<String> {
-        let parent = self.child.id().to_string();
+        let parent = self.child.as_ref()?.id().to_string();
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
         children.split_whitespace().next().map(str::to_owned)
     }
@@ -139,17 +168,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // With the first process of a namespace goes every other.
-        if let Some(first) = self.first() {
-            let _ = run(Command::new("kill").args(["-KILL", &first]));
-        }
-        let _ = self.child.wait();
-        let _ = fs::remove_dir(&self.work);
-        // systemd has made cgroups below its own.
-        let _ = Command::new("find")
-            .arg(&self.cgroup)
-            .args(["-depth", "-type", "d", "-delete"])
-            .status();
-        let _ = fs::remove_dir(&self.cgroup);
+        self.end();
+        let _ = fs::remove_dir_all(&self.work);
     }
 }
