@@ -101,6 +101,12 @@ manage_links = true
 TOML
 netguard diff";
 
+/// Nothing brings a network up before this.
+const ORDER: &str = "\
+Finished netguard-guard.service - netguard, closed until its daemon takes over.
+Started netguard.service - netguard, the firewall for untrusted workloads.
+Reached target network-pre.target - Preparation for Network.";
+
 /// The whole trial of a package that lies in the root's home.
 pub fn parts(package: &str) -> Vec<Part> {
     let install: &'static str = format!("dpkg -i {package}").leak();
@@ -253,18 +259,18 @@ pub fn parts(package: &str) -> Vec<Part> {
                 hidden(LIMIT, &[]),
                 shown("systemctl is-active netguard-guard netguard", &["active\nactive"]),
                 shown(
-                    "journalctl -u netguard-guard -o cat",
+                    "journalctl -u netguard-guard -o cat | tail -5",
                     &[
                         "made br-slot9 vm-slot9",
                         "closed until a daemon takes over: br-slot9 vm-slot9",
                     ],
                 ),
                 shown(
-                    "journalctl -o short-monotonic | grep -E 'netguard.*(Finished|Started)|Reached.*(network|basic|sysinit)|(Finished|Started).*netguard|(Reached target).*(Network|Basic|System Init)'",
-                    &["Started netguard.service"],
+                    "journalctl -o cat _PID=1 | grep -E 'Finished netguard|Started netguard|target network-pre' | tail -3",
+                    &[ORDER],
                 ),
                 awaited(
-                    "journalctl -u netguard -o cat | grep ' note .*guarding'",
+                    "journalctl -u netguard -o cat | grep ' note .*guarding' | tail -1",
                     &["waiting for br-slot1 vm-slot1 br-slot2 vm-slot2"],
                 ),
                 hidden(WORLD, &["done"]),
