@@ -204,11 +204,15 @@ fn ci() -> Result<()> {
     fuzz::run(&toolchain, FUZZ_SMOKE)?;
     step("the Debian package");
     build_release()?;
-    let package = deb::build()?;
-    if is_root() {
-        trial::run_with(&package)?;
+    if packages::available(&["x86_64", "aarch64"]) {
+        let package = deb::build()?;
+        if is_root() {
+            trial::run_with(&package)?;
+        } else {
+            step("not tried: its trial makes namespaces and mounts, as root");
+        }
     } else {
-        step("not tried: its trial makes namespaces and mounts, as root");
+        step("no package: it is built and tried on Debian");
     }
     step("documentation");
     Cargo::new(&toolchain).env("RUSTDOCFLAGS", "-D warnings").run([

@@ -202,7 +202,7 @@ pub fn parts(package: &str) -> Vec<Part> {
                 shown(ONE_MORE, &["slot9"]),
                 shown("systemctl reload netguard; systemctl is-active netguard", &["active"]),
                 awaited(
-                    "journalctl -u netguard -o cat | grep ' note ' | tail -3",
+                    "journalctl -u netguard -o cat | grep -E ' (made|reloaded)' | tail -2",
                     &["made br-slot9 vm-slot9", "reloaded: guarding 3 slots"],
                 ),
                 shown("cat /proc/sys/net/ipv6/conf/vm-slot9/disable_ipv6", &["1"]),
