@@ -110,6 +110,11 @@ Reached target network-pre.target - Preparation for Network.";
 /// The whole trial of a package that lies in the root's home.
 pub fn parts(package: &str) -> Vec<Part> {
     let install: &'static str = format!("dpkg -i {package}").leak();
+    let upgrade: &'static str = format!(
+        "before=$(systemctl show -p MainPID netguard); dpkg -i {package}; systemctl is-active netguard; \
+         [ \"$(systemctl show -p MainPID netguard)\" = \"$before\" ] || echo another process"
+    )
+    .leak();
     vec![
         Part {
             title: "The machine",
@@ -227,6 +232,15 @@ pub fn parts(package: &str) -> Vec<Part> {
                 shown("ip netns exec guest1 ping -c 1 -W 1 10.2.0.2", &["100% packet loss"]),
                 shown("netguard status | head -1", &["no daemon"]),
                 shown("systemctl start netguard; systemctl is-active netguard", &["active"]),
+            ],
+        },
+        Part {
+            title: "Upgrade",
+            prose: "Here to the same version. The daemon is started anew; what it guards stays closed meanwhile, and what was edited stays.",
+            boots: false,
+            steps: vec![
+                shown(upgrade, &["Setting up netguard", "active", "another process"]),
+                shown("netguard check /etc/netguard/netguard.toml", &["good: 3 slots"]),
             ],
         },
         Part {
