@@ -474,18 +474,23 @@ fn the_shipped_example_is_good() {
 }
 
 #[test]
-fn the_shipped_unit_is_good() {
-    let unit = fs::read_to_string(shipped("netguard.service")).expect("the unit");
-    assert!(unit.contains("Type=notify"));
-    // systemd checks that the program exists: give it the one that was built.
+fn the_manual_and_the_completions_name_every_command() {
     let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("netguard.service");
-    let built = binary::path();
-    fs::write(&file, unit.replace("/usr/bin/netguard", &built.to_string_lossy())).expect("a file");
-    let mut verify = Command::new("systemd-analyze");
-    verify.args(["verify", "--recursive-errors=no"]).arg(&file);
-    let ended = Ended::of(&mut verify);
-    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+    let folder = directory.path().to_string_lossy();
+    let _ = Ended::of(&mut netguard(&["man", &folder])).success();
+    let help = Ended::of(&mut netguard(&["--help"]));
+    let commands = help.success().split("Commands:").nth(1).expect("commands");
+    let commands = commands.split("Options:").next().expect("before the options");
+    let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.len() > 10 && names.contains(&"guard"), "{names:?}");
+    let scripts = ["bash", "zsh", "fish"]
+        .map(|shell| Ended::of(&mut netguard(&["completions", shell])).success().to_owned());
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let page = directory.path().join(format!("netguard-{name}.1"));
+        assert!(page.exists(), "{} is missing", page.display());
+        assert!(scripts.iter().all(|script| script.contains(name)), "{name}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod guard;
 mod loaded;
+mod manual;
 mod orders;
 
 use std::{
@@ -38,6 +40,15 @@ pub struct Cli {
 enum Command {
     /// Guard the slots of a configuration; without one, build the lab and guard that
     Run(RunArgs),
+    /// Close every slot of a configuration and end: for early at boot, until `run` takes over
+    Guard {
+        /// The configuration (netguard.toml)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The name under which programs and maps are pinned
+        #[arg(long, default_value_t = Instance::host())]
+        instance: Instance,
+    },
     /// Check a configuration, this kernel or both; nothing is attached
     Check {
         /// The file
@@ -146,6 +157,18 @@ enum Command {
         #[arg(long, default_value_t = Instance::host())]
         instance: Instance,
     },
+    /// Write the manual's pages into a folder: what `cargo xtask deb` packs
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
+    /// Print what completes this command in a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which
+        shell: clap_complete::Shell,
+    },
     /// Be the process that answers guests: what `run` starts beside itself
     #[command(hide = true)]
     Worker,
@@ -198,6 +221,9 @@ struct RunArgs {
     /// The name under which programs and maps are pinned [default: host]
     #[arg(long, requires = "config")]
     instance: Option<Instance>,
+    /// Start also while bridges are missing: each is guarded when it appears
+    #[arg(long, requires = "config")]
+    wait: bool,
     /// What the lab's ports are made of (without --config)
     #[arg(long, value_enum, default_value_t, conflicts_with = "config")]
     ports: PortKind,
@@ -260,6 +286,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => run(&args),
+            Command::Guard { config, instance } => guard::close(&config, &instance),
             Command::Check { file, kernel } => check(file.as_deref(), kernel),
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
@@ -277,6 +304,8 @@ impl Cli {
                 daemon::work()?;
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Man { folder } => manual::pages(&folder),
+            Command::Completions { shell } => manual::completions(shell),
             Command::Unload { instance } => loaded::unload(&instance),
             Command::Lab(args) => lab(&args),
         }
@@ -286,10 +315,9 @@ impl Cli {
 fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.config {
         let instance = args.instance.clone().unwrap_or_else(Instance::host);
-        if instance.is_lab() {
-            return Err(BadName::LabsOwn(instance.to_string()).into());
-        }
+        must_not_be_labs(&instance)?;
         let config = Config::read(path)?;
+        let config = if args.wait { config.waiting_for_bridges() } else { config };
         guard(config, &instance, args)?;
         tell("stopped; the programs stay attached and enforce until `netguard unload`");
     } else if let Some(name) = &args.lab {
@@ -318,6 +346,11 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         removed?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `lab down` removes what bears the name of a lab.
+fn must_not_be_labs(instance: &Instance) -> Result<(), BadName> {
+    if instance.is_lab() { Err(BadName::LabsOwn(instance.to_string())) } else { Ok(()) }
 }
 
 /// What a person types next, with the name under which their shell finds this program.

@@ -2,12 +2,15 @@
 
 mod cargo;
 mod command;
+mod deb;
 mod fuzz;
 mod guest;
 mod packages;
 mod peers;
+mod profiles;
 mod servers;
 mod tools;
+mod trial;
 
 use std::{ffi::OsString, path::PathBuf, time::Instant};
 
@@ -34,6 +37,12 @@ enum Task {
     },
     /// Build netguard in release mode into target/release
     Build,
+    /// Build the Debian package into target/deb
+    Deb {
+        /// Install it into a clean Debian 12 that boots with systemd, try it there, and write docs/debian-12.md
+        #[arg(long = "try")]
+        is_tried: bool,
+    },
     /// Run every test; those that need the kernel run as root
     Test {
         /// Arguments of `cargo test`, as in: cargo xtask test -- --test lab
@@ -53,7 +62,7 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
-    /// What CI runs: format, clippy on host and BPF code, tests, a minute of fuzzing, documentation
+    /// What CI runs: format, clippy on host and BPF code, tests, a minute of fuzzing, the Debian package, documentation
     Ci,
     /// Run netguard on Debian's kernel in a virtual machine: its verifier, and the end-to-end tests
     Vm {
@@ -74,6 +83,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Run { arguments } => return run(&arguments),
         Task::Build => build_release()?,
+        Task::Deb { is_tried } => package(is_tried)?,
         Task::Test { arguments } => test(&arguments)?,
         Task::Bench { name } => bench(&name)?,
         Task::Fuzz { seconds } => fuzz::run(&tools::for_build()?, seconds)?,
@@ -94,6 +104,19 @@ fn build_release() -> Result<()> {
     let toolchain = tools::for_build()?;
     step("building netguard (release)");
     Cargo::new(&toolchain).run(["build", "--release", "--package", "netguard"])
+}
+
+fn package(is_tried: bool) -> Result<()> {
+    build_release()?;
+    let package = deb::build()?;
+    let size = std::fs::metadata(&package)?.len().div_ceil(1024);
+    step(&format!("built {} ({size} KiB)", package.display()));
+    if is_tried {
+        let transcript = trial::run_with(&package)?;
+        std::fs::write(root().join("docs/debian-12.md"), transcript)?;
+        step("written: docs/debian-12.md");
+    }
+    Ok(())
 }
 
 fn run(arguments: &[OsString]) -> Result<()> {
@@ -200,6 +223,18 @@ fn ci() -> Result<()> {
     step("the README's test command");
     no_skip.run(["xtask", "test"])?;
     fuzz::run(&toolchain, FUZZ_SMOKE)?;
+    step("the Debian package");
+    build_release()?;
+    if packages::available(&["x86_64", "aarch64"]) {
+        let package = deb::build()?;
+        if is_root() {
+            trial::run_with(&package)?;
+        } else {
+            step("not tried: its trial makes namespaces and mounts, as root");
+        }
+    } else {
+        step("no package: it is built and tried on Debian");
+    }
     step("documentation");
     Cargo::new(&toolchain).env("RUSTDOCFLAGS", "-D warnings").run([
         "doc",

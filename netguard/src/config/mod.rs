@@ -28,6 +28,7 @@ pub struct Config {
     path: PathBuf,
     texts: texts::Texts,
     is_file: bool,
+    waits_for_bridges: bool,
 }
 
 impl Config {
@@ -59,7 +60,8 @@ impl Config {
     ///
     /// Everything that is wrong with them, beside the others.
     pub fn with_slots(&self, entries: &str) -> Result<Self, Problems> {
-        Self::of_parts(&self.path, self.texts.clone(), self.is_file, entries)
+        let whole = Self::of_parts(&self.path, self.texts.clone(), self.is_file, entries)?;
+        Ok(Self { waits_for_bridges: self.waits_for_bridges, ..whole })
     }
 
     fn of_parts(
@@ -77,7 +79,8 @@ impl Config {
             Err(error) => return Err(Problems::from_toml(&source, &error)),
         };
         let (policy, spans) = check::check(&file, &source, &mut texts)?;
-        Ok(Self { policy, spans, source, path: path.to_owned(), texts, is_file })
+        let waits_for_bridges = false;
+        Ok(Self { policy, spans, source, path: path.to_owned(), texts, is_file, waits_for_bridges })
     }
 
     /// The configuration as its file is now; one that is of no file is what it was.
@@ -86,7 +89,22 @@ impl Config {
     ///
     /// As for [`Self::read`].
     pub fn read_again(&self) -> Result<Self, Problems> {
-        if self.is_file { Self::read(&self.path) } else { Ok(self.clone()) }
+        if !self.is_file {
+            return Ok(self.clone());
+        }
+        Ok(Self { waits_for_bridges: self.waits_for_bridges, ..Self::read(&self.path)? })
+    }
+
+    /// The same for a host whose bridges may come later than netguard.
+    #[must_use]
+    pub fn waiting_for_bridges(self) -> Self {
+        Self { waits_for_bridges: true, ..self }
+    }
+
+    /// True if a bridge that is not there, or has no gateway address, is waited for; else the file is wrong about it.
+    #[must_use]
+    pub fn waits_for_bridges(&self) -> bool {
+        self.waits_for_bridges
     }
 
     /// True if both were made from the same texts.

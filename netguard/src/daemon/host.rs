@@ -115,7 +115,12 @@ pub(super) fn warnings(policy: &Policy) -> Vec<String> {
 pub(super) fn check(config: &Config, facts: &Facts) -> Result<(), Problems> {
     let slots = config.policy.slots.iter().enumerate();
     let problems = slots.filter_map(|(index, slot)| {
-        check_bridge(slot, facts)
+        let bridge = if config.waits_for_bridges() {
+            check_kind(slot, facts)
+        } else {
+            check_bridge(slot, facts)
+        };
+        bridge
             .map(|message| config.bridge_problem(index, message))
             .or_else(|| Some(config.port_problem(index, check_port(slot, facts)?)))
     });
@@ -130,10 +135,8 @@ fn check_bridge(slot: &Slot, facts: &Facts) -> Option<String> {
              type bridge), or let netguard: manage_links = true"
         ));
     };
-    if !interface.is_bridge {
-        return Some(format!(
-            "slot {name:?}: {bridge} is no bridge; name the bridge that the port is on"
-        ));
+    if let Some(message) = check_kind(slot, facts) {
+        return Some(message);
     }
     let missing = slot
         .subnets
@@ -144,6 +147,29 @@ fn check_bridge(slot: &Slot, facts: &Facts) -> Option<String> {
         "slot {name:?}: bridge {bridge} lacks the gateway address {gateway}; add it: ip addr add \
          {gateway}/{length} dev {bridge}"
     ))
+}
+
+/// What has a bridge's name must be one, or programs would close something else.
+fn check_kind(slot: &Slot, facts: &Facts) -> Option<String> {
+    let (name, bridge) = (&slot.name, &slot.bridge);
+    let is_other = facts.interface(bridge).is_some_and(|interface| !interface.is_bridge);
+    is_other.then(|| {
+        format!("slot {name:?}: {bridge} is no bridge; name the bridge that the port is on")
+    })
+}
+
+/// The bridges that are not there, and the ports that are not on theirs.
+pub(super) fn absent<'a>(policy: &'a Policy, facts: &Facts) -> Vec<&'a str> {
+    let mut absent = Vec::new();
+    for slot in &policy.slots {
+        let bridge = facts.interface(&slot.bridge).map(|bridge| bridge.index);
+        if bridge.is_none() && !absent.contains(&slot.bridge.as_str()) {
+            absent.push(slot.bridge.as_str());
+        }
+        let is_on_it = |port| facts.interface(port).is_some_and(|it| it.controller == bridge);
+        absent.extend(slot.port().filter(|port| bridge.is_none() || !is_on_it(port)));
+    }
+    absent
 }
 
 /// A port may be absent, or on no bridge yet; it may not be something else.

@@ -14,6 +14,7 @@
 
 mod channel;
 mod child;
+mod guard;
 mod host;
 mod listening;
 mod monitor;
@@ -29,6 +30,7 @@ use caps::Capability;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use channel::{Answer, Fault, Order, Refusal};
+pub use guard::{Guarded, guard};
 pub use state::StateError;
 pub use worker::{Asked, Orders, run as work};
 

@@ -30,7 +30,7 @@ use crate::{
     instance::{Instance, Lock},
     journal::{Format, Journal, Writer},
     links::{self, Watcher},
-    policy::{Facts, Plan, Policy, Slot},
+    policy::{Facts, Plan, Policy},
 };
 
 /// When what failed is tried again, if the host does not change before.
@@ -192,16 +192,9 @@ impl Monitor {
         let failed = self.isolate(facts).await;
         self.report(&changes, failed);
         let policy = &self.policy;
-        let is_there = |slot: &Slot, port: &str| {
-            let bridge = facts.interface(&slot.bridge).map(|bridge| bridge.index);
-            facts.interface(port).is_some_and(|port| port.controller == bridge)
-        };
-        let ports = policy.slots.iter().filter_map(|slot| Some((slot, slot.port()?)));
-        let absent: Vec<_> =
-            ports.filter(|(slot, port)| !is_there(slot, port)).map(|(_, port)| port).collect();
-        let waiting = match absent.as_slice() {
+        let waiting = match host::absent(policy, facts).as_slice() {
             [] => String::new(),
-            ports => format!("; waiting for {}", ports.join(" ")),
+            absent => format!("; waiting for {}", absent.join(" ")),
         };
         self.journal.note(format!("guarding {}{waiting}", extent(policy)));
         for warning in host::warnings(policy) {
