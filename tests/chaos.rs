@@ -22,7 +22,7 @@ use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
     lab::{Background, Lab},
-    until,
+    until, until_within,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
@@ -32,6 +32,9 @@ const SECONDS: u64 = 60;
 const ALLOWED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20)), 9000);
 /// Where none does, beside other slots.
 const FORBIDDEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 9001);
+/// How long what is done may take until it is in force. Both processors are busy with packets, and the kernel's own work (its
+/// grace periods, without which no interface comes or goes) has been seen to wait for a minute.
+const IN_FORCE: Duration = Duration::from_secs(300);
 /// How long to wait for an echo before the next packet is sent.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The slot that nobody takes anything away from, the one whose programs are detached, and the one whose port goes.
@@ -231,7 +234,9 @@ impl Notes {
     }
 
     fn wait(&mut self, words: &str, more_than: usize) {
-        until(&format!("the log has a note: {words}"), || self.count(words) > more_than);
+        until_within(IN_FORCE, &format!("the log has a note: {words}"), || {
+            self.count(words) > more_than
+        });
     }
 }
 
@@ -276,7 +281,7 @@ impl Mischief<'_> {
         let guards = self.notes.count(" names allowed");
         let _ =
             Ended::of(Command::new("kill").args([&format!("-{signal}"), pid.as_str()])).success();
-        until("the daemon has ended", || self.lab.daemon_pid().is_none());
+        until_within(IN_FORCE, "the daemon has ended", || self.lab.daemon_pid().is_none());
         let log = format!("/run/netguard/{}/daemon.log", self.lab.instance());
         let log = File::options().append(true).open(log).expect("the log");
         let child = netguard(&["run", "--lab", self.lab.name(), "--log", "json"])
@@ -286,7 +291,7 @@ impl Mischief<'_> {
             .spawn()
             .expect("the daemon starts");
         let mut daemon = Background::from(child);
-        until("the daemon guards", || {
+        until_within(IN_FORCE, "the daemon guards", || {
             let ended = daemon.child().try_wait().expect("the daemon");
             assert!(ended.is_none(), "it ended: {ended:?} {:?}", self.notes.last_errors());
             self.notes.count(" names allowed") > guards
@@ -314,7 +319,7 @@ impl Mischief<'_> {
         self.turn = self.turn.wrapping_add(1);
         self.lab.reconfigure(&config(self.turn));
         // A worker that has just been killed takes what it was asked with it.
-        until("it is reloaded", || {
+        until_within(IN_FORCE, "it is reloaded", || {
             Ended::of(&mut netguard(&["reload", "--instance", &self.lab.instance()])).code == 0
         });
         "reloaded"

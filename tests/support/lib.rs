@@ -41,9 +41,18 @@ fn skip(why: &str) {
 /// # Panics
 ///
 /// It did not come about.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn until(what: &str, is_so: impl FnMut() -> bool) {
     let patience = std::env::var("NETGUARD_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
-    let deadline = Instant::now() + Duration::from_secs(patience.unwrap_or(60));
+    until_within(Duration::from_secs(patience.unwrap_or(60)), what, is_so);
+}
+
+/// The same with a bound of the test's own.
+///
+/// # Panics
+///
+/// It did not come about.
+pub fn until_within(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !is_so() {
         assert!(Instant::now() < deadline, "it did not come about that {what}");
         std::thread::yield_now();

@@ -93,7 +93,7 @@ impl Problems {
         }
         problems
             .sort_by(|one, other| (&one.path, one.position).cmp(&(&other.path, other.position)));
-        Err(Self(problems))
+        Err(Self(told_once(problems)))
     }
 
     pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
@@ -104,6 +104,25 @@ impl Problems {
     pub(super) fn from_toml(source: &Source, error: &toml::de::Error) -> Self {
         Self(vec![source.toml_problem(error)])
     }
+}
+
+/// What is wrong with a template is wrong with each of its slots: of many problems at one place, the first and how many more.
+fn told_once(problems: Vec<Problem>) -> Vec<Problem> {
+    const EACH: usize = 3;
+    let mut told: Vec<Problem> = Vec::new();
+    for here in
+        problems.chunk_by(|one, other| (&one.path, one.position) == (&other.path, other.position))
+    {
+        match here {
+            [first, more @ ..] if more.len() >= EACH && first.position.is_some() => {
+                let message =
+                    format!("{}; and {} more of this kind here", first.message, more.len());
+                told.push(Problem { message, ..first.clone() });
+            }
+            few => told.extend_from_slice(few),
+        }
+    }
+    told
 }
 
 impl fmt::Display for Problems {

@@ -20,7 +20,8 @@ use crate::{
     pinned::{NoSlot, Pinned},
 };
 
-const BODY_MAX: usize = 64 << 10;
+/// Six times as long, if every byte is escaped, it still fits a packet to the monitor.
+const BODY_MAX: usize = 16 << 10;
 /// A year: who means longer means for good.
 const SECONDS_MAX: u64 = 366 * 24 * 3600;
 

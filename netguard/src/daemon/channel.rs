@@ -19,8 +19,9 @@ use tokio_seqpacket::{
 
 use super::overlay::Overlay;
 
-/// What is longer travels in memory of its own.
-const PACKET_MAX: usize = 64 << 10;
+/// What is longer travels in memory of its own, which the worker may read but not make: what it says is never so long, see
+/// `BODY_MAX` in `control::routes`. A socket takes a third more.
+const PACKET_MAX: usize = 160 << 10;
 /// A packet that says so: the message is in its first descriptor.
 const APART: &[u8] = b"@";
 /// Room for descriptors of one packet.
@@ -195,6 +196,7 @@ impl Channel {
         if packet.len() > PACKET_MAX {
             let mut memory = File::from(memfd_create(c"netguard-message", MFdFlags::MFD_CLOEXEC)?);
             memory.write_all(&packet)?;
+            memory.rewind()?;
             packet = APART.to_vec();
             apart = Some(memory);
         }
@@ -226,10 +228,9 @@ impl Channel {
         if packet == APART {
             let absent = || io::Error::other("a packet without its message");
             let memory = descriptors.drain(..1.min(descriptors.len())).next().ok_or_else(absent)?;
-            let mut memory = File::from(memory);
-            memory.rewind()?;
             packet.clear();
-            memory.read_to_end(&mut packet)?;
+            // Read by nothing but read(2): whoever is confined may not look how long it is.
+            File::from(memory).take(u64::MAX).read_to_end(&mut packet)?;
         }
         Ok(Some((serde_json::from_slice(&packet)?, descriptors)))
     }
