@@ -439,6 +439,13 @@ fn the_foreground_lab_goes_with_ctrl_c() {
     // `netguard run` without a configuration uses the default name, which only this test does.
     let in_use = Path::new("/run/netns/ng-hv").exists();
     assert!(!in_use, "a lab of the default name is up: netguard lab down");
+    // Ctrl-C, and the end of the terminal.
+    for signal in ["-INT", "-HUP"] {
+        foreground_lab_goes_with(signal);
+    }
+}
+
+fn foreground_lab_goes_with(signal: &str) {
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("log");
     let output = std::fs::File::create(&log).expect("a log");
@@ -463,7 +470,7 @@ fn the_foreground_lab_goes_with_ctrl_c() {
         read().lines().any(is_drop)
     });
     let pid = run.child().id().to_string();
-    let _ = Ended::of(std::process::Command::new("kill").args(["-INT", &pid])).success();
+    let _ = Ended::of(std::process::Command::new("kill").args([signal, &pid])).success();
     let status = run.child().wait().expect("netguard ends");
     assert_eq!(status.code(), Some(0), "{}", read());
     for left in [

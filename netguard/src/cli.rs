@@ -377,7 +377,9 @@ fn things_to_try() -> String {
 fn guard(config: Config, instance: &Instance, args: &RunArgs) -> anyhow::Result<()> {
     daemon::give_up_privileges()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let options = daemon::Options { format: args.log, tc: args.tc };
+    // The foreground lab goes with whoever has started it.
+    let ends_with_terminal = args.config.is_none() && args.lab.is_none();
+    let options = daemon::Options { format: args.log, tc: args.tc, ends_with_terminal };
     runtime.block_on(daemon::run(config, instance, options))?;
     Ok(())
 }

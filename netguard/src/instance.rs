@@ -136,6 +136,15 @@ impl Instance {
         self.run_directory().join("control.sock")
     }
 
+    /// Removes what a daemon that was killed has left in the run directory, and the directory if nothing else is in it. What is
+    /// gone already, or somebody else's, is fine.
+    pub fn clean_up(&self) {
+        for left in [self.control_socket(), self.lock_file()] {
+            let _ = std::fs::remove_file(left);
+        }
+        let _ = std::fs::remove_dir(self.run_directory());
+    }
+
     /// Takes the instance for this process.
     ///
     /// # Errors

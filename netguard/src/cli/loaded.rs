@@ -53,6 +53,9 @@ pub(super) fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let removed = runtime.block_on(links::remove_owned(instance.as_str()))?;
     pins.remove()?;
+    if !instance.is_lab() {
+        instance.clean_up();
+    }
     print(&format!("unloaded {instance}: nothing is enforced"))?;
     if !removed.is_empty() {
         print(&format!("removed {}", removed.join(" ")))?;

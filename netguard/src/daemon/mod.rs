@@ -91,6 +91,8 @@ pub struct Options {
     pub format: Format,
     /// How TC programs are kept on interfaces; as the kernel does it best without.
     pub tc: Option<Tc>,
+    /// It lives no longer than the terminal that it was started from: SIGHUP ends it. Else that reads the configuration again.
+    pub ends_with_terminal: bool,
 }
 
 /// What the monitor may do. Of this, loading programs, attaching them and making links is its work; the rest is for the worker's

@@ -248,7 +248,11 @@ impl Monitor {
             biased;
             _ = terminate.recv() => Ok(Event::Stop("SIGTERM")),
             _ = interrupt.recv() => Ok(Event::Stop("interrupted")),
-            _ = hangup.recv() => Ok(Event::Reload),
+            _ = hangup.recv() => Ok(if self.options.ends_with_terminal {
+                Event::Stop("SIGHUP")
+            } else {
+                Event::Reload
+            }),
             changed = self.watcher.changed() => match changed {
                 Some(()) => Ok(Event::HostChanged),
                 None => Err(io::Error::other("the rtnetlink subscription broke").into()),
