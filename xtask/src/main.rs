@@ -50,10 +50,10 @@ enum Task {
         arguments: Vec<OsString>,
     },
     /// Measure, in release mode: `decide` is what a verdict costs by the number of slots, `reload` what another policy
-    /// costs, `dns` the resolver against Unbound, dnsdist and dnsmasq
+    /// costs, `orders` what orders at run time cost, `dns` the resolver against Unbound, dnsdist and dnsmasq
     Bench {
         /// Which
-        #[arg(value_parser = ["decide", "reload", "dns"])]
+        #[arg(value_parser = ["decide", "reload", "orders", "dns"])]
         name: String,
     },
     /// Throw hostile bytes at what reads guests' queries and upstreams' answers
@@ -176,8 +176,11 @@ fn test_with(cargo: Cargo, arguments: &[OsString]) -> Result<()> {
 fn bench(name: &str) -> Result<()> {
     let toolchain = tools::for_build()?;
     tools::ensure(&[tools::IPROUTE2])?;
-    if name == "dns" {
-        peers::unpack()?;
+    match name {
+        "dns" => peers::unpack()?,
+        // It measures the daemon itself.
+        "orders" => build_release()?,
+        _ => {} // the others need nothing
     }
     let cargo = Cargo::new(&toolchain);
     let cargo = if is_root() { cargo } else { cargo.tests_as_root() };
