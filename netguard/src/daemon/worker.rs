@@ -206,9 +206,13 @@ impl Worker {
     async fn next_event(&mut self) -> io::Result<Event> {
         tokio::select! {
             biased;
-            received = self.channel.receive() => {
-                Ok(received?.map_or(Event::Gone, |(told, with)| Event::Told(told, with)))
-            }
+            received = self.channel.receive() => match received {
+                Ok(Some((told, with))) => Ok(Event::Told(told, with)),
+                Ok(None) => Ok(Event::Gone),
+                // It has ended before it had heard all that was said.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Event::Gone),
+                Err(error) => Err(error),
+            },
             Some(asked) = self.orders.recv() => Ok(Event::Asked(asked)),
             _ = self.every_second.tick() => Ok(Event::Housekeeping),
             ready = self.drops.readable() => {
