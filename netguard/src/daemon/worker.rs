@@ -121,22 +121,22 @@ pub fn run() -> io::Result<()> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
-        let channel = Channel::of(socket)?;
+        let channel = Arc::new(Channel::of(socket)?);
         let Some((told, descriptors)) = channel.receive().await? else { return Ok(()) };
         let ToWorker::Begin { json, policy, overlay, host } = told else {
             return Err(io::Error::other("the monitor does not begin"));
         };
-        let parts = confined.map_err(|error| io::Error::other(anyhow::Error::from(error)));
-        let parts = parts.and_then(|_| Parts::make(json, &policy, overlay, descriptors));
-        let parts = match parts {
-            Ok(parts) => parts,
+        let worker = confined.map_err(|error| io::Error::other(anyhow::Error::from(error)));
+        let worker = worker.and_then(|_| {
+            Worker::make(Arc::clone(&channel), json, &policy, overlay, host, descriptors)
+        });
+        let mut worker = match worker {
+            Ok(worker) => worker,
             Err(error) => {
-                let refused =
-                    ToMonitor::Refused { reason: format!("{:#}", anyhow::Error::from(error)) };
-                return channel.send(&refused, &[] as &[OwnedFd]).await;
+                let reason = format!("{:#}", anyhow::Error::from(error));
+                return channel.send(&ToMonitor::Refused { reason }, &[] as &[OwnedFd]).await;
             }
         };
-        let mut worker = parts.into_worker(channel, host);
         worker.done(Vec::new(), 0).await?;
         let ended = worker.serve().await;
         worker.finish();
@@ -155,7 +155,7 @@ fn unprivileged() -> io::Result<User> {
 }
 
 struct Worker {
-    channel: Channel,
+    channel: Arc<Channel>,
     /// Of the file, without what lies over it.
     config: Config,
     overlay: Overlay,
@@ -183,6 +183,58 @@ struct Worker {
 }
 
 impl Worker {
+    /// Comes up, but serves nobody yet.
+    fn make(
+        channel: Arc<Channel>,
+        json: bool,
+        policy: &PolicyText,
+        overlay: Overlay,
+        host: HostView,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
+        let Ok([pins, drops, control]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+            return Err(io::Error::other("the monitor has given other descriptors than it should"));
+        };
+        let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
+        let base = with_slots(&config, &overlay)?;
+        let policy = overlay.apply(&base);
+        let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
+        // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
+        let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
+        let format = if json { Format::Json } else { Format::Text };
+        let (journal, writer) = Journal::start(format)?;
+        let pins = Arc::new(resolver::pins(&policy, pins)?);
+        deny(&pins, &overlay.denied(&policy))?;
+        let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
+        let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
+        let (give, orders) = Orders::channel();
+        let slots = slot_names(&policy);
+        let control = control::serve(UnixListener::from(control), Arc::clone(&pins), slots, give)?;
+        let mut every_second = tokio::time::interval(HOUSEKEEPING);
+        every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            channel,
+            config,
+            overlay,
+            base,
+            policy,
+            drops,
+            more_drops: false,
+            resolver,
+            pins,
+            control,
+            orders,
+            waiting: BTreeMap::new(),
+            next_order: 0,
+            server,
+            listening: BTreeMap::new(),
+            every_second,
+            journal,
+            writer,
+            host,
+        })
+    }
+
     async fn serve(&mut self) -> io::Result<()> {
         loop {
             match self.next_event().await? {
@@ -324,108 +376,6 @@ impl Worker {
         let Self { journal, writer, resolver, control, server, listening, .. } = self;
         drop((control, listening, server, resolver, journal));
         writer.finish();
-    }
-}
-
-/// What a worker is made of before it listens.
-struct Parts {
-    config: Config,
-    overlay: Overlay,
-    base: Policy,
-    policy: Policy,
-    drops: AsyncFd<DropStream>,
-    resolver: Arc<Resolver>,
-    pins: Arc<Pins>,
-    control: control::Server,
-    orders: mpsc::Receiver<Asked>,
-    server: Server,
-    journal: Journal,
-    writer: Writer,
-}
-
-impl Parts {
-    fn make(
-        json: bool,
-        policy: &PolicyText,
-        overlay: Overlay,
-        descriptors: Vec<OwnedFd>,
-    ) -> io::Result<Self> {
-        let Ok([pins, drops, control]) = <[OwnedFd; 3]>::try_from(descriptors) else {
-            return Err(io::Error::other("the monitor has given other descriptors than it should"));
-        };
-        let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
-        let base = with_slots(&config, &overlay)?;
-        let policy = overlay.apply(&base);
-        let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
-        // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
-        let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
-        let format = if json { Format::Json } else { Format::Text };
-        let (journal, writer) = Journal::start(format)?;
-        let pins = Arc::new(resolver::pins(&policy, pins)?);
-        deny(&pins, &overlay.denied(&policy))?;
-        let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
-        let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
-        let (give, orders) = Orders::channel();
-        let control = control::serve(
-            UnixListener::from(control),
-            Arc::clone(&pins),
-            slot_names(&policy),
-            give,
-        )?;
-        Ok(Self {
-            config,
-            overlay,
-            base,
-            policy,
-            drops,
-            resolver,
-            pins,
-            control,
-            orders,
-            server,
-            journal,
-            writer,
-        })
-    }
-
-    fn into_worker(self, channel: Channel, host: HostView) -> Worker {
-        let Self {
-            config,
-            overlay,
-            base,
-            policy,
-            drops,
-            resolver,
-            pins,
-            control,
-            orders,
-            server,
-            journal,
-            writer,
-        } = self;
-        let mut every_second = tokio::time::interval(HOUSEKEEPING);
-        every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Worker {
-            channel,
-            config,
-            overlay,
-            base,
-            policy,
-            drops,
-            more_drops: false,
-            resolver,
-            pins,
-            control,
-            orders,
-            waiting: BTreeMap::new(),
-            next_order: 0,
-            server,
-            listening: BTreeMap::new(),
-            every_second,
-            journal,
-            writer,
-            host,
-        }
     }
 }
 
