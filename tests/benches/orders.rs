@@ -13,7 +13,7 @@ use netguard::datapath::PinDirectory;
 use netguard_common::Hook;
 use netguard_tests::{binary::path, lab::Lab, until};
 
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 20;
 
 fn main() {
     println!("median (lowest to highest) of {ROUNDS} rounds, in ms");
