@@ -202,7 +202,7 @@ fn a_port_of_another_policy_and_one_that_leaves_its_bridge_lose_their_filters() 
 }
 
 #[test]
-fn links_and_filters_take_over_from_each_other() {
+fn what_is_held_stays_so_and_who_is_waited_for_gets_filters() {
     if !can_use_kernel() {
         return;
     }
@@ -215,10 +215,10 @@ fn links_and_filters_take_over_from_each_other() {
         let pins = format!("/sys/fs/bpf/netguard/{}/links", lab.instance());
         std::fs::read_dir(pins).expect("the pins").count()
     };
-    for (tc, pinned, on_port) in [("clsact", 5, 2), ("tcx", 25, 0), ("clsact", 5, 2)] {
+    // The first daemon has no better way; the second one takes over what is there.
+    for tc in ["clsact", "tcx"] {
         let daemon = daemon::start_with(&lab, &["--tc", tc]);
-        assert_eq!((links(), filters(&lab, "vm-slot1").len()), (pinned, on_port), "{tc}");
-        assert_eq!(shown(&lab, "vm-slot1").contains("clsact"), on_port > 0, "{tc}");
+        assert_eq!((links(), filters(&lab, "vm-slot1").len()), (5, 2), "{tc}");
         let program = &lab.status()["programs"][1];
         assert_eq!(program["interfaces"].as_array().map(Vec::len), Some(5), "{program}");
         assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
@@ -226,4 +226,36 @@ fn links_and_filters_take_over_from_each_other() {
         daemon::kill(&lab, "TERM");
         drop(daemon);
     }
+    let _ = unload(&lab).success();
+    let daemon = daemon::start_with(&lab, &["--tc", "tcx"]);
+    assert_eq!((links(), filters(&lab, "vm-slot1").len()), (25, 0));
+    // A port that comes while the daemon runs has a filter, unless somebody else is first there.
+    let come = |slot: &str, before: &str| {
+        let script = format!(
+            "ip link set vm-{slot} nomaster && {before} && ip link set vm-{slot} master br-{slot}"
+        );
+        let _ = lab.shell("hv", &script).success();
+    };
+    come("slot1", "true");
+    until("the port has filters", || filters(&lab, "vm-slot1").len() == 2);
+    assert!(reaches(&lab, "slot1", "10.1.0.1", "5"));
+    come("slot2", "tc qdisc add dev vm-slot2 ingress");
+    let pin = format!("/sys/fs/bpf/netguard/{}/links/vm-slot2:ng_port_egress", lab.instance());
+    until("the port has links", || Path::new(&pin).exists());
+    assert!(reaches(&lab, "slot2", "10.2.0.1", "5"));
+    daemon::kill(&lab, "TERM");
+    drop(daemon);
+}
+
+#[test]
+fn filters_that_somebody_removes_are_put_back() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::without_tcx("veth");
+    let _daemon = daemon::start(&lab);
+    let _ = lab.shell("hv", "tc qdisc del dev br-slot1 clsact").success();
+    let text = "ALARM: ng_br_egress was taken off br-slot1: put back";
+    let _ = lab.event("the alarm", |event| is_note(event, text));
+    assert_eq!(filters(&lab, "br-slot1").len(), 2);
 }

@@ -3,7 +3,9 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use netguard::links::{Made, Wanted, Watcher, isolate, make, remove_owned, remove_stale};
+use netguard::links::{
+    Error, Host, Made, Wanted, Watcher, isolate, make, remove_owned, remove_stale,
+};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
@@ -27,10 +29,14 @@ fn wanted() -> Wanted {
     }
 }
 
+/// One thread: all of it must be in the test's namespace.
 fn run<T>(work: impl Future<Output = T>) -> T {
-    // One thread: all of it must be in the test's namespace.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(work)
+}
+
+fn make_on_host(wanted: &[Wanted]) -> Result<Made, Error> {
+    make(wanted, OWNER, &Host::read().expect("the host"))
 }
 
 fn json(command: &str) -> Value {
@@ -77,7 +83,7 @@ fn what_is_missing_is_made_once_and_says_whose_it_is() {
         return;
     }
     enter_new_namespace();
-    let made = run(make(&[wanted()], OWNER)).expect("made");
+    let made = make_on_host(&[wanted()]).expect("made");
     assert_eq!(made.created, ["br-one", "vm-one", "vm-two"]);
     assert_eq!(made.completed, [""; 0]);
 
@@ -107,7 +113,7 @@ fn what_is_missing_is_made_once_and_says_whose_it_is() {
         assert_eq!(shell(&format!("ip -6 addr show dev {port}")).success(), "");
     }
     let before = names();
-    assert_eq!(run(make(&[wanted()], OWNER)).expect("nothing to do"), Made::default());
+    assert_eq!(make_on_host(&[wanted()]).expect("nothing to do"), Made::default());
     assert_eq!(names(), before);
 }
 
@@ -117,13 +123,13 @@ fn what_is_ours_and_has_changed_is_completed() {
         return;
     }
     enter_new_namespace();
-    let _ = run(make(&[wanted()], OWNER)).expect("made");
+    let _ = make_on_host(&[wanted()]).expect("made");
     ip("addr del 10.1.0.1/24 dev br-one
         link set vm-one nomaster
         link set vm-two down
         link set vm-two type bridge_slave isolated off
     ");
-    let made = run(make(&[wanted()], OWNER)).expect("completed");
+    let made = make_on_host(&[wanted()]).expect("completed");
     let completed = ["br-one", "vm-one", "vm-two"].map(str::to_owned).to_vec();
     assert_eq!(made, Made { created: Vec::new(), completed });
     assert!(addresses("br-one").contains(&"10.1.0.1/24".to_owned()));
@@ -142,7 +148,7 @@ fn what_somebody_else_made_is_adopted_and_stays_theirs() {
         link add vm-two type veth peer name far-two
         link set vm-two master br-one
     ");
-    let made = run(make(&[wanted()], OWNER)).expect("adopted");
+    let made = make_on_host(&[wanted()]).expect("adopted");
     let completed = ["br-one", "vm-one"].map(str::to_owned).to_vec();
     assert_eq!(made, Made { created: Vec::new(), completed });
     let bridge = link("br-one");
@@ -154,9 +160,9 @@ fn what_somebody_else_made_is_adopted_and_stays_theirs() {
     for name in ["br-one", "vm-one", "vm-two"] {
         assert_eq!(link(name)["ifalias"], Value::Null, "{name}");
     }
-    assert_eq!(run(make(&[wanted()], OWNER)).expect("nothing to do"), Made::default());
+    assert_eq!(make_on_host(&[wanted()]).expect("nothing to do"), Made::default());
     let before = names();
-    assert_eq!(run(remove_owned(OWNER)).expect("nothing is ours"), [""; 0]);
+    assert_eq!(remove_owned(OWNER).expect("nothing is ours"), [""; 0]);
     assert_eq!(names(), before);
 }
 
@@ -172,7 +178,7 @@ fn a_refusal_leaves_everything_as_it_was() {
     ");
     let (before, bare) = (names(), addresses("br-old"));
     let refused = |wanted: &[Wanted], words: &str| {
-        let error = run(make(wanted, OWNER)).expect_err("refused");
+        let error = make_on_host(wanted).expect_err("refused");
         assert!(error.to_string().contains(words), "{words:?} in {error:#?}");
         assert_eq!((names(), addresses("br-old")), (before.clone(), bare.clone()), "{words}");
     };
@@ -191,7 +197,7 @@ fn a_refusal_leaves_everything_as_it_was() {
     refused(&[on("br-old", &["vm-one"]), on("vm-one", &[])], "cannot make the bridge vm-one");
 
     ip("link add vm-one type veth peer name far-one\nlink set vm-one master br-other");
-    let error = run(make(&[on("br-old", &["vm-one"])], OWNER)).expect_err("refused");
+    let error = make_on_host(&[on("br-old", &["vm-one"])]).expect_err("refused");
     assert!(error.to_string().contains("free it (ip link set vm-one nomaster)"), "{error}");
     assert_eq!(link("vm-one")["master"], "br-other");
 }
@@ -209,21 +215,22 @@ fn only_what_is_ours_is_removed() {
         ..wanted()
     };
     ip("link add foreign type bridge\nlink set foreign alias 'netguard test2'");
-    let _ = run(make(&[wanted()], OWNER)).expect("made");
-    let _ = run(make(&[other], "other")).expect("made");
+    let _ = make_on_host(&[wanted()]).expect("made");
+    let _ = make(&[other], "other", &Host::read().expect("the host")).expect("made");
     // A foreign port on a bridge of ours goes back to being on none.
     ip("link add far type veth peer name near\nlink set near master br-one");
 
     let fewer = Wanted { ports: vec!["vm-one".to_owned()], ..wanted() };
-    assert_eq!(run(remove_stale(OWNER, &[wanted()])).expect("nothing"), [""; 0]);
-    assert_eq!(run(remove_stale(OWNER, &[fewer])).expect("one"), ["vm-two"]);
-    assert_eq!(run(remove_owned(OWNER)).expect("the rest"), ["vm-one", "br-one"]);
+    let remove = |wanted| remove_stale(OWNER, &[wanted], &Host::read().expect("the host"));
+    assert_eq!(remove(wanted()).expect("nothing"), [""; 0]);
+    assert_eq!(remove(fewer).expect("one"), ["vm-two"]);
+    assert_eq!(remove_owned(OWNER).expect("the rest"), ["vm-one", "br-one"]);
     let left = names();
     for name in ["foreign", "br-other", "vm-other", "near"] {
         assert!(left.contains(&name.to_owned()), "{name} in {left:?}");
     }
     assert_eq!(left.len(), 6, "and lo and far: {left:?}");
-    assert_eq!(run(remove_owned(OWNER)).expect("nothing"), [""; 0]);
+    assert_eq!(remove_owned(OWNER).expect("nothing"), [""; 0]);
 }
 
 #[test]
@@ -232,45 +239,79 @@ fn the_flag_isolated_is_set_read_back_and_reported() {
         return;
     }
     enter_new_namespace();
-    let _ = run(make(&[Wanted { isolated: false, ..wanted() }], OWNER)).expect("made");
+    let _ = make_on_host(&[Wanted { isolated: false, ..wanted() }]).expect("made");
     let facts = || {
-        run(async {
-            let facts = Watcher::open().expect("a watcher").facts().await.expect("facts");
-            let is_isolated = |name| facts.interface(name).expect("the port").isolated;
-            ["br-one", "vm-one", "vm-two"].map(is_isolated)
-        })
+        let facts = Host::read().expect("the host").facts();
+        ["br-one", "vm-one", "vm-two"].map(|name| facts.interface(name).expect("it").isolated)
     };
     assert_eq!(facts(), [false, false, false]);
     for isolated in [true, false, true] {
-        run(isolate(index("vm-one"), isolated)).expect("taken");
+        isolate(index("vm-one"), isolated).expect("taken");
         assert_eq!(is_isolated("vm-one"), isolated);
         assert!(!is_isolated("vm-two"));
         assert_eq!(facts(), [false, isolated, false]);
     }
     ip("link set vm-two nomaster");
-    let error = run(isolate(index("vm-two"), true)).expect_err("on no bridge");
+    let error = isolate(index("vm-two"), true).expect_err("on no bridge");
     assert_eq!(error.to_string(), "cannot isolate vm-two");
-    let error = run(isolate(4_000_000, true)).expect_err("no such interface");
+    let error = isolate(4_000_000, true).expect_err("no such interface");
     assert_eq!(error.to_string(), "cannot isolate interface 4000000");
 }
 
 #[test]
-fn a_changed_flag_is_news() {
+fn what_changes_is_news_and_what_does_not_is_none() {
     if !can_use_kernel() {
         return;
     }
     enter_new_namespace();
-    let _ = run(make(&[wanted()], OWNER)).expect("made");
+    let _ = make_on_host(&[wanted()]).expect("made");
     run(async {
         let mut watcher = Watcher::open().expect("a watcher");
-        isolate(index("vm-one"), false).await.expect("taken");
-        loop {
-            watcher.changed().await.expect("news");
-            let facts = watcher.facts().await.expect("facts");
-            if !facts.interface("vm-one").expect("the port").isolated {
-                return;
-            }
+        let same = |watcher: &Watcher| {
+            assert_eq!(**watcher.facts(), Host::read().expect("the host").facts());
+        };
+        same(&watcher);
+        assert!(!watcher.catch_up().expect("nothing"));
+        isolate(index("vm-one"), false).expect("taken");
+        watcher.changed().await.expect("news");
+        assert!(!watcher.facts().interface("vm-one").expect("the port").isolated);
+        for change in [
+            "addr add 10.1.9.9/24 dev br-one",
+            "addr del 10.1.9.9/24 dev br-one",
+            "link set vm-one nomaster",
+            "link set vm-one master br-one",
+            "link set vm-two type bridge_slave isolated off",
+            "link set vm-two down\nlink set vm-two name other",
+            "link add new type veth peer name far",
+            "link del other",
+            "link set br-one address 02:00:00:00:00:77",
+            "link del br-one",
+        ] {
+            ip(change);
+            assert!(watcher.catch_up().expect("news"), "{change}");
+            same(&watcher);
+            assert!(!watcher.catch_up().expect("nothing"), "{change}");
         }
+        ip("link set new up\nlink set new mtu 1400");
+        while watcher.catch_up().expect("news of a link's own addresses") {}
+        same(&watcher);
+    });
+}
+
+#[test]
+fn news_for_which_there_was_no_room_is_asked_for() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    run(async {
+        let mut watcher = Watcher::open().expect("a watcher");
+        ip("link add br-one type bridge");
+        // Each is more than a thousand bytes of news.
+        let often = "link set br-one alias a\nlink set br-one alias b\n".repeat(20_000);
+        ip(&format!("{often}link del br-one"));
+        assert!(watcher.catch_up().expect("news"));
+        assert_eq!(**watcher.facts(), Host::read().expect("the host").facts());
     });
 }
 

@@ -136,7 +136,7 @@ fn no_packet_sees_something_of_two_policies() {
         for swap in SWAPS {
             let _ = kernel.datapath().apply(plans[swap % 2].clone()).expect("the maps take it");
             if swap % 3 == 0 {
-                kernel.datapath().settle().expect("the maps take it again");
+                let _ = kernel.datapath().settle().expect("the maps take it again");
             }
         }
     });
@@ -272,7 +272,7 @@ fn status_shows_the_policy_that_counts() {
         let _ = kernel.datapath().apply(plans[number].clone()).expect("the maps take it");
         for is_settled in [false, true] {
             if is_settled {
-                kernel.datapath().settle().expect("the maps take it again");
+                let _ = kernel.datapath().settle().expect("the maps take it again");
             }
             let view = View::open(&pins).expect("the pins");
             let names: Vec<_> = view.slots.values().map(|slot| read_name(&slot.name)).collect();

@@ -220,6 +220,12 @@ const _: () = assert!(size_of::<SlotEntry>() == 64 + 96 + 12 + 28 + 8 + 32);
 unsafe impl Layout for SlotEntry {}
 
 impl SlotEntry {
+    /// The same slot with its network.
+    #[must_use]
+    pub const fn unlocked(&self) -> Self {
+        Self { flags: self.flags & !slot_flags::LOCKDOWN, ..*self }
+    }
+
     /// What an entry holds that is no slot's.
     pub const EMPTY: Self = Self {
         limits: [Limit { cost: 0, burst_ns: 0 }; 4],

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod lab;
 pub mod links;
 pub mod listing;
+mod netlink;
 pub mod pinned;
 pub mod policy;
 pub mod sandbox;

@@ -128,13 +128,14 @@ impl Fixture {
             isolated: false,
         };
         // Slot 1 is on `lo`; of the others only the entries in the maps exist.
-        let mut facts = Facts::default();
+        let mut interfaces = Vec::new();
         for id in 1..=u32::from(slots) {
             let port = if id == 1 { "lo".to_owned() } else { format!("vm-slot{id}") };
             let (port_index, bridge_index) = (if id == 1 { 1 } else { 10_000 + id }, 20_000 + id);
-            facts.interfaces.push(interface(port_index, port, Some(bridge_index)));
-            facts.interfaces.push(interface(bridge_index, format!("br-slot{id}"), None));
+            interfaces.push(interface(port_index, port, Some(bridge_index)));
+            interfaces.push(interface(bridge_index, format!("br-slot{id}"), None));
         }
+        let facts = Facts::new(interfaces, Vec::new());
         let instance = format!("bench-{}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
         let plan = Plan::compile(&config.policy, &facts);

@@ -101,13 +101,13 @@ impl Fixture {
         };
         // Slot 1 is on `lo`; the others wait for theirs: what is there has its programs since long when a policy changes.
         let interfaces = vec![interface(1, "lo", Some(2)), interface(2, "br-slot1", None)];
-        let facts = Facts { interfaces, addresses: Vec::new() };
+        let facts = Facts::new(interfaces, Vec::new());
         let instance = format!("bench-{}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
         let plan = Plan::compile(&parse(&every_rule(0)).policy, &facts);
         let mut datapath = Datapath::load(pins.clone(), &plan).expect("it loads");
         let _ = datapath.apply(plan).expect("the maps take the plan");
-        datapath.settle().expect("the maps take it again");
+        while !datapath.settle().expect("the maps take it again") {}
         Self { datapath, facts, pins, number: 1 }
     }
 
@@ -154,7 +154,7 @@ impl Fixture {
         let written = start.elapsed();
         let _ = self.datapath.apply(plan).expect("the plan comes into force");
         let flipped = start.elapsed();
-        self.datapath.settle().expect("the maps take it again");
+        while !self.datapath.settle().expect("the maps take it again") {}
         let settled = start.elapsed();
         [
             checked,

@@ -118,14 +118,14 @@ impl Kernel {
             is_bridge: controller.is_none(),
             isolated: false,
         };
-        let facts = Facts {
-            interfaces: vec![
+        let facts = Facts::new(
+            vec![
                 interface(1, "lo", [0; 6], Some(bridge)),
                 interface(bridge, "br-slot1", BRIDGE_MAC, None),
                 interface(uplink, "uplink0", [0; 6], None),
             ],
-            addresses: vec![(uplink, "198.51.100.1".parse().expect("an address"))],
-        };
+            vec![(uplink, "198.51.100.1".parse().expect("an address"))],
+        );
         let plan = Plan::compile(&config.policy, &facts);
         let instance = format!("test-{}-{number}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));

@@ -19,8 +19,7 @@ pub(super) fn close(config: &Path, instance: &Instance) -> anyhow::Result<ExitCo
             tell("what an earlier netguard has pinned goes on enforcing");
         }
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(daemon::guard(config, instance))? {
+    match daemon::guard(config, instance)? {
         Guarded::Running => {
             print(&format!("netguard runs as instance {instance}: nothing to do"))?;
         }

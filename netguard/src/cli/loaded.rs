@@ -50,8 +50,7 @@ pub(super) fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
         Err(firewall::Error::Missing) | Ok(_) => {} // without nft there is no table of ours
         Err(error) => return Err(error.into()),
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let removed = runtime.block_on(links::remove_owned(instance.as_str()))?;
+    let removed = links::remove_owned(instance.as_str())?;
     pins.remove()?;
     if !instance.is_lab() {
         instance.clean_up();

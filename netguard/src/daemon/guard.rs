@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     datapath::{self, Datapath, Failed, PinDirectory},
     instance::{Instance, LockError},
-    links::{self, Watcher},
+    links::{self, Host},
     policy::{Facts, Plan, Policy},
 };
 
@@ -38,34 +38,29 @@ pub enum Guarded {
 /// # Errors
 ///
 /// The configuration does not fit the host, or the kernel refuses the programs: nothing has changed then.
-pub async fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error> {
+pub fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error> {
     datapath::check_kernel()?;
     let _lock = match instance.lock() {
         Err(LockError::Taken(_)) => return Ok(Guarded::Running),
         lock => lock?,
     };
-    let watcher = Watcher::open()?;
+    let found = Host::read()?;
     let pins = PinDirectory::of(instance);
     if !pins.pinned_links().is_empty() {
-        let open = open_bridges(&config.policy, &watcher.facts().await?, &pins);
+        let open = open_bridges(&config.policy, &found.facts(), &pins);
         return Ok(Guarded::Pinned { open });
     }
-    let made = host::make_links(&config.policy, instance).await?;
-    let closed = close(config.waiting_for_bridges(), &watcher, pins, &made).await;
+    let made = host::make_links(&config.policy, instance, &found)?;
+    let closed = close(config.waiting_for_bridges(), pins, &made);
     if closed.is_err() {
         // The first error is the one to tell.
-        let _ = links::take_back(&made).await;
+        let _ = links::take_back(&made);
     }
     closed
 }
 
-async fn close(
-    config: Config,
-    watcher: &Watcher,
-    pins: PinDirectory,
-    made: &links::Made,
-) -> Result<Guarded, Error> {
-    let facts = watcher.facts().await?;
+fn close(config: Config, pins: PinDirectory, made: &links::Made) -> Result<Guarded, Error> {
+    let facts = Host::read()?.facts();
     host::check(&config, &facts)?;
     datapath::ensure_bpffs()?;
     let mut policy = config.policy;

@@ -9,25 +9,26 @@ use crate::{
     config::{Config, Problems},
     firewall::{self, Allow, Masquerade, Protect, Table},
     instance::Instance,
-    links::{self, Made, Wanted},
+    links::{self, Host, Made, Wanted},
     policy::{Facts, Policy, Protocol, Service, Slot},
 };
 
 /// Makes the bridges and ports of slots that want it.
-pub(super) async fn make_links(policy: &Policy, instance: &Instance) -> Result<Made, links::Error> {
-    let wanted = wanted_links(policy);
-    if wanted.is_empty() {
-        return Ok(Made::default());
-    }
-    links::make(&wanted, instance.as_str()).await
+pub(super) fn make_links(
+    policy: &Policy,
+    instance: &Instance,
+    host: &Host,
+) -> Result<Made, links::Error> {
+    links::make(&wanted_links(policy), instance.as_str(), host)
 }
 
 /// Removes links that an earlier policy of this instance wanted.
-pub(super) async fn remove_stale_links(
+pub(super) fn remove_stale_links(
     policy: &Policy,
     instance: &Instance,
+    host: &Host,
 ) -> Result<Vec<String>, links::Error> {
-    links::remove_stale(instance.as_str(), &wanted_links(policy)).await
+    links::remove_stale(instance.as_str(), &wanted_links(policy), host)
 }
 
 /// One entry for each bridge, whatever the number of slots on it.
@@ -54,14 +55,27 @@ fn wanted_links(policy: &Policy) -> Vec<Wanted> {
 
 /// Puts netguard's table into the host's firewall, or takes it away if the policy needs none.
 pub(super) fn apply_firewall(policy: &Policy, instance: &Instance) -> Result<(), firewall::Error> {
+    begin_firewall(policy, instance)?.map_or(Ok(()), |running| running.finish().map(drop))
+}
+
+/// Begins that; what is returned must be waited for.
+pub(super) fn begin_firewall(
+    policy: &Policy,
+    instance: &Instance,
+) -> Result<Option<firewall::Running>, firewall::Error> {
     let table = table(policy, instance);
     if table.masquerade.is_some() || table.protect.is_some() {
-        return firewall::apply(&table);
+        return firewall::begin(&table).map(Some);
     }
     match firewall::remove(&table.name) {
-        Err(firewall::Error::Missing) | Ok(_) => Ok(()), // without nft there is no table of ours
+        Err(firewall::Error::Missing) | Ok(_) => Ok(None), // without nft there is no table of ours
         Err(error) => Err(error),
     }
+}
+
+/// True if both policies want the same of the host's firewall.
+pub(super) fn is_same_firewall(one: &Policy, other: &Policy, instance: &Instance) -> bool {
+    table(one, instance) == table(other, instance)
 }
 
 fn table(policy: &Policy, instance: &Instance) -> Table {
@@ -141,7 +155,7 @@ fn check_bridge(slot: &Slot, facts: &Facts) -> Option<String> {
     let missing = slot
         .subnets
         .iter()
-        .find(|subnet| !facts.addresses.contains(&(interface.index, subnet.gateway)))?;
+        .find(|subnet| !facts.addresses().contains(&(interface.index, subnet.gateway)))?;
     let (gateway, length) = (missing.gateway, missing.prefix.prefix_len());
     Some(format!(
         "slot {name:?}: bridge {bridge} lacks the gateway address {gateway}; add it: ip addr add \

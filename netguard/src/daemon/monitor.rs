@@ -4,9 +4,10 @@
 mod switch;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     io,
     os::{fd::OwnedFd, unix::net::UnixListener},
+    sync::Arc,
     time::Duration,
 };
 
@@ -84,6 +85,8 @@ pub(super) struct Monitor {
     signals: [Signal; 3],
     worker: Option<Worker>,
     listening: Listening,
+    /// What the worker knows of the host.
+    told: Option<Arc<Facts>>,
     /// How often the worker was asked whether it is there since it last said something. No time: the monitor itself may have
     /// waited for the kernel.
     unanswered: u32,
@@ -110,12 +113,13 @@ impl Monitor {
         let lock = instance.lock()?;
         let state = StateFile::of(&instance.state_directory());
         let intent = Intent::of(config, state.read()?)?;
-        let watcher = Watcher::open()?;
-        let made = host::make_links(&intent.policy, instance).await?;
+        let mut watcher = Watcher::open()?;
+        let made = host::make_links(&intent.policy, instance, watcher.host())?;
+        watcher.catch_up()?;
         let started = Self::start_on(intent, state, instance, options, lock, watcher, &made).await;
         if started.is_err() {
             // The first error is the one to tell.
-            let _ = links::take_back(&made).await;
+            let _ = links::take_back(&made);
         }
         started
     }
@@ -130,7 +134,7 @@ impl Monitor {
         watcher: Watcher,
         made: &links::Made,
     ) -> Result<Self, Error> {
-        let facts = watcher.facts().await?;
+        let facts = Arc::clone(watcher.facts());
         host::check(&intent.whole, &facts)?;
         let plan = Plan::compile(&intent.policy, &facts);
         let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
@@ -159,6 +163,7 @@ impl Monitor {
             signals,
             worker: None,
             listening: Listening::new(),
+            told: None,
             unanswered: 0,
             control,
             journal,
@@ -180,19 +185,19 @@ impl Monitor {
             monitor.datapath.roll_back();
             return Err(error);
         }
-        monitor.remove_stale_links().await;
+        monitor.remove_stale_links();
         Ok(monitor)
     }
 
     /// The first time: listens, fills the maps and attaches. Nothing may fail but a port.
-    async fn enforce(&mut self, facts: &Facts) -> Result<(), Error> {
+    async fn enforce(&mut self, facts: &Arc<Facts>) -> Result<(), Error> {
         if let Some(failed) = self.listen(facts).await.into_iter().next() {
             return Err(Error::Worker(failed));
         }
         self.start_worker(facts).await.map_err(|error| Error::Worker(error.to_string()))?;
         let changes = self.datapath.apply(Plan::compile(&self.policy, facts))?;
         must_guard_bridges(&changes)?;
-        let failed = self.isolate(facts).await;
+        let failed = self.isolate(facts);
         self.report(&changes, failed);
         let policy = &self.policy;
         let waiting = match host::absent(policy, facts).as_slice() {
@@ -256,10 +261,7 @@ impl Monitor {
             } else {
                 Event::Reload
             }),
-            changed = self.watcher.changed() => match changed {
-                Some(()) => Ok(Event::HostChanged),
-                None => Err(io::Error::other("the rtnetlink subscription broke").into()),
-            },
+            changed = self.watcher.changed() => changed.map(|()| Event::HostChanged).map_err(Error::from),
             _ = self.retry.tick(), if failing => Ok(Event::HostChanged),
             () = sleep_until(fallback.unwrap_or_else(Instant::now)), if fallback.is_some() => {
                 Ok(Event::NotConfirmed)
@@ -289,8 +291,11 @@ impl Monitor {
     }
 
     /// Listens where the host has bridges now, and has the worker serve it. Returns what could not be listened on.
-    async fn listen(&mut self, facts: &Facts) -> Vec<String> {
-        self.tell(&ToWorker::Host(host_view(facts))).await;
+    async fn listen(&mut self, facts: &Arc<Facts>) -> Vec<String> {
+        if !self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, facts)) {
+            self.tell(&ToWorker::Host(host_view(facts))).await;
+            self.told = Some(Arc::clone(facts));
+        }
         let steps = self.listening.follow(&self.policy, facts);
         if let Some(worker) = &mut self.worker {
             for (message, descriptors) in &steps.messages {
@@ -305,7 +310,7 @@ impl Monitor {
         Ok(PolicyText { path: self.config.path().to_owned(), packed })
     }
 
-    async fn start_worker(&mut self, facts: &Facts) -> io::Result<()> {
+    async fn start_worker(&mut self, facts: &Arc<Facts>) -> io::Result<()> {
         let Shared { pins, drops } = self.datapath.shared().map_err(io::Error::other)?;
         let control: OwnedFd = UnixListener::try_clone(self.control.listener())?.into();
         let policy = self.policy_text()?;
@@ -318,13 +323,14 @@ impl Monitor {
             worker.tell(&message, &descriptors).await?;
         }
         self.worker = Some(worker);
+        self.told = Some(Arc::clone(facts));
         self.unanswered = 0;
         Ok(())
     }
 
     /// Starts a worker in the place of one that has died.
     async fn replace_worker(&mut self) -> Result<(), Error> {
-        let facts = self.watcher.facts().await?;
+        let facts = Arc::clone(self.watcher.facts());
         if let Err(error) = self.start_worker(&facts).await {
             self.journal.note(format!("no worker comes up: {error}; trying again"));
             tokio::time::sleep(HOUSEKEEPING).await;
@@ -379,30 +385,31 @@ impl Monitor {
 
     /// Brings maps, programs and listeners to what the host has now.
     async fn follow_host(&mut self) -> Result<(), Error> {
-        let facts = self.watcher.facts().await?;
+        let facts = Arc::clone(self.watcher.facts());
         let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
         self.look_for_others();
         let mut failed = self.listen(&facts).await;
-        failed.extend(self.isolate(&facts).await);
+        failed.extend(self.isolate(&facts));
         self.report(&changes, failed);
         Ok(())
     }
 
     /// Has the bridges keep apart the ports that the policy keeps apart: the frames that one guest sends to
     /// all of them are then not even copied. Returns what could not be done.
-    async fn isolate(&self, facts: &Facts) -> Vec<String> {
+    fn isolate(&self, facts: &Facts) -> Vec<String> {
+        let isolated = facts.interfaces().iter().filter(|it| it.isolated).map(|it| it.index);
+        let isolated: HashSet<_> = isolated.collect();
         let mut failed = Vec::new();
-        for index in self.datapath.isolated() {
-            let is_isolated = facts.interfaces.iter().any(|it| it.index == *index && it.isolated);
-            if !is_isolated && let Err(error) = links::isolate(*index, true).await {
+        for index in self.datapath.isolated().iter().filter(|index| !isolated.contains(index)) {
+            if let Err(error) = links::isolate(*index, true) {
                 failed.push(format!("{:#}", anyhow::Error::from(error)));
             }
         }
         failed
     }
 
-    async fn remove_stale_links(&self) {
-        match host::remove_stale_links(&self.policy, &self.instance).await {
+    fn remove_stale_links(&self) {
+        match host::remove_stale_links(&self.policy, &self.instance, self.watcher.host()) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => self.journal.note(format!("removed {}", removed.join(" "))),
             // What is left over opens nothing, and the next start tries again.
@@ -450,7 +457,7 @@ fn must_guard_bridges(changes: &Changes) -> Result<(), Error> {
 }
 
 fn host_view(facts: &Facts) -> HostView {
-    let interfaces = facts.interfaces.iter().map(|it| (it.index, it.name.clone()));
+    let interfaces = facts.interfaces().iter().map(|it| (it.index, it.name.clone()));
     HostView { interfaces: interfaces.collect() }
 }
 

@@ -25,6 +25,7 @@ use super::{
     Error, Tc, device,
     error::AttachError,
     filter::{self, Side},
+    namespace,
     pins::{PinDirectory, remove_pin},
 };
 
@@ -45,19 +46,32 @@ const ORDER: [(Hook, bool); 5] = [
 
 /// What holds a program on an interface.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hold {
+enum Hold {
     /// A link, which its pin keeps.
     Link,
     /// A filter of a clsact qdisc, which keeps itself.
     Filter,
 }
 
+/// When programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// At a start, for which nobody waits.
+    Start,
+    /// While the daemon runs: somebody waits for the interface.
+    Running,
+}
+
 impl Hold {
-    /// XDP has had links for longer than any kernel that netguard runs on.
-    pub(super) fn of(hook: Hook, tc: Tc) -> Self {
-        match (hook, tc) {
-            (Hook::Xdp, _) | (_, Tc::Tcx) => Self::Link,
-            (_, Tc::Clsact) => Self::Filter,
+    /// What holds a program that is on no hook yet, and what else if the kernel refuses that. A link of TC's makes the kernel wait for a grace
+    /// period, each some 10 ms (`tcx_entry_sync` in include/net/tcx.h, Linux 6.6); a filter does not
+    /// (`mini_qdisc_pair_swap` in net/sched/sch_generic.c), but any `tc qdisc del` removes it.
+    fn choices(hook: Hook, tc: Tc, when: When) -> (Self, Option<Self>) {
+        match (hook, tc, when) {
+            // XDP has had links for longer than any kernel that netguard runs on.
+            (Hook::Xdp, ..) | (_, Tc::Tcx, When::Start) => (Self::Link, None),
+            (_, Tc::Tcx, When::Running) => (Self::Filter, Some(Self::Link)),
+            (_, Tc::Clsact, _) => (Self::Filter, None),
         }
     }
 }
@@ -109,6 +123,7 @@ pub(super) fn guard(
     ebpf: &mut Ebpf,
     pins: &PinDirectory,
     tc: Tc,
+    when: When,
     interfaces: &[(u32, PortEntry)],
 ) -> (BTreeMap<u32, Guard>, BTreeMap<u32, Error>) {
     let mut guards = BTreeMap::new();
@@ -125,8 +140,8 @@ pub(super) fn guard(
                 ifindex: *ifindex,
                 fresh: Vec::new(),
             });
-            let hold = Hold::of(hook, tc);
-            match attach(ebpf, pins, hold, *ifindex, interface, hook) {
+            let choices = Hold::choices(hook, tc, when);
+            match attach(ebpf, pins, choices, *ifindex, interface, hook) {
                 Ok(Attached::Fresh) => guard.fresh.push(hook),
                 Ok(Attached::Replaced) => {}
                 Err(error) => {
@@ -152,12 +167,11 @@ enum Attached {
     Replaced,
 }
 
-/// Attaches one program, and only then ends what held it otherwise before: of an earlier daemon that could
-/// hold it in another way.
+/// Attaches one program: in the place of an earlier one, whatever holds that, else by the first choice that the kernel takes.
 fn attach(
     ebpf: &mut Ebpf,
     pins: &PinDirectory,
-    hold: Hold,
+    choices: (Hold, Option<Hold>),
     ifindex: u32,
     interface: &str,
     hook: Hook,
@@ -171,29 +185,55 @@ fn attach(
     let pin = pins.link(interface, hook);
     let program = ebpf.program_mut(name).ok_or(Error::Object(name))?;
     let pinned = device::ifindex_of(&pin).map_err(|error| Error::pin("open", &pin, error))?;
-    match hold {
-        Hold::Link if pinned == Some(ifindex) => {
-            let old = PinnedLink::from_pin(&pin).map_err(|error| refused(error.into()))?;
-            replace(program, old.into()).map_err(refused)?;
-            Ok(Attached::Replaced)
+    if pinned == Some(ifindex) {
+        let old = PinnedLink::from_pin(&pin).map_err(|error| refused(error.into()))?;
+        replace(program, old.into()).map_err(refused)?;
+        return Ok(Attached::Replaced);
+    }
+    // A pin is of another interface that had this name: gone, renamed, in another namespace.
+    remove_pin(&pin)?;
+    let (best, other) = match choices {
+        (Hold::Link, _)
+            if hook != Hook::Xdp && has_filter(pins, ifindex, hook).map_err(refused)? =>
+        {
+            (Hold::Filter, None)
         }
+        choices => choices,
+    };
+    let mut put = |hold| match hold {
         Hold::Link => {
-            // A pin is of another interface that had this name: gone, renamed, in another namespace.
-            remove_pin(&pin)?;
             let link = create(program, ifindex, interface, hook).map_err(refused)?;
             link.pin(&pin).map_err(|error| Error::pin("pin", &pin, error))?;
-            remove_filter(pins, ifindex, hook).map_err(|error| refused(error.into()))?;
             Ok(Attached::Fresh)
         }
         Hold::Filter => {
             pins.remember_namespace()?;
-            let fd = program.fd().map_err(|error| refused(error.into()))?.as_fd().as_raw_fd();
-            let replaced = filter::attach(pins.instance(), ifindex, hook, fd).map_err(refused)?;
-            remove_pin(&pin)?;
-            let was_there = replaced || pinned == Some(ifindex);
-            Ok(if was_there { Attached::Replaced } else { Attached::Fresh })
+            put_filter(program, pins, ifindex, hook).map_err(refused)
         }
+    };
+    match (put(best), other) {
+        (Err(_), Some(other)) => put(other),
+        (done, _) => done,
     }
+}
+
+/// True if an earlier daemon of the instance has left a filter there.
+fn has_filter(pins: &PinDirectory, ifindex: u32, hook: Hook) -> Result<bool, AttachError> {
+    if pins.namespace_of_filters() != Some(namespace::own()?) {
+        return Ok(false);
+    }
+    Ok(filter::is_there(pins.instance(), ifindex, hook)?)
+}
+
+fn put_filter(
+    program: &Program,
+    pins: &PinDirectory,
+    ifindex: u32,
+    hook: Hook,
+) -> Result<Attached, AttachError> {
+    let fd = program.fd()?.as_fd().as_raw_fd();
+    let replaced = filter::attach(pins.instance(), ifindex, hook, fd)?;
+    Ok(if replaced { Attached::Replaced } else { Attached::Fresh })
 }
 
 /// Swaps the program under a link; packets meet the old one or the new one.

@@ -1,4 +1,5 @@
-//! TC programs on kernels without tcx: filters of a clsact qdisc (tc-bpf(8)), which stay until somebody removes them.
+//! TC programs as filters of a clsact qdisc (tc-bpf(8)), which stay until somebody removes them: on kernels without tcx, and
+//! where somebody waits for an interface.
 //!
 //! The kernel is the only record: each filter's name says whose it is, and whether the qdisc is netguard's too.
 //! `tc filter show` prints it: `netguard INSTANCE PROGRAM`, or `netguard INSTANCE PROGRAM +clsact`.
@@ -15,7 +16,8 @@ use rtnetlink::{
     },
 };
 
-use super::{error::AttachError, netlink};
+use super::error::AttachError;
+use crate::netlink;
 
 /// Ours come first: what another filter would let through, ours have already judged. Returning "unspecified"
 /// they hand on to the filters of the next priority (`tcf_classify` in net/sched/cls_api.c).
@@ -122,14 +124,14 @@ pub(super) fn attach(
     program: RawFd,
 ) -> Result<bool, AttachError> {
     let side = Side::of(hook);
-    let there = filters_of(ifindex)?;
+    let made = ensure_qdisc(ifindex)?;
+    let there = if made { Vec::new() } else { filters_of(ifindex)? };
     let is_first = |it: &Found| it.side == side && it.chain == 0 && it.priority <= PRIORITY;
     if there.iter().any(|it| is_first(it) && !it.name.is_of(instance)) {
         return Err(AttachError::Taken { egress: side == Side::Egress });
     }
     let mut ours = there.iter().filter(|it| it.name.is_of(instance));
     let is_there = ours.clone().any(|it| it.side == side);
-    let made = ensure_qdisc(ifindex)?;
     let owns_qdisc = made || ours.any(|it| it.name.owns_qdisc());
     let options = [
         TcFilterBpfOption::ProgFd(program.cast_unsigned()),
@@ -147,6 +149,17 @@ pub(super) fn attach(
         return Err(error.into());
     }
     Ok(is_there)
+}
+
+/// True if the instance has a filter on that hook.
+pub(super) fn is_there(instance: &str, ifindex: u32, hook: Hook) -> io::Result<bool> {
+    match filters_of(ifindex) {
+        Err(error) if is_absence(&error) => Ok(false),
+        there => {
+            let side = Side::of(hook);
+            Ok(there?.iter().any(|it| it.side == side && it.name.is_of(instance)))
+        }
+    }
 }
 
 /// Removes the instance's filter of a hook, and the qdisc if netguard made it and nothing else is in it. Fine if

@@ -4,6 +4,8 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    sync::Arc,
+    thread::JoinHandle,
 };
 
 use super::sys::bpf;
@@ -38,6 +40,11 @@ struct MapUpdate {
 /// only when no program still runs with what was there before (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c,
 /// Linux 4.20). membarrier(2) would wait too, but not on every machine: kernels with `nohz_full` refuse it.
 pub(super) struct Grace {
+    maps: Arc<Maps>,
+    waiting: Option<JoinHandle<io::Result<()>>>,
+}
+
+struct Maps {
     outer: OwnedFd,
     inner: OwnedFd,
 }
@@ -46,11 +53,32 @@ impl Grace {
     pub(super) fn new() -> io::Result<Self> {
         let inner = create(BPF_MAP_TYPE_ARRAY, 0)?;
         let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner.as_raw_fd().cast_unsigned())?;
-        Ok(Self { outer, inner })
+        Ok(Self { maps: Arc::new(Maps { outer, inner }), waiting: None })
     }
 
-    /// Returns when every program that began before has ended: milliseconds.
-    pub(super) fn wait(&self) -> io::Result<()> {
+    /// Begins to wait for every program that runs now, on a thread of its own.
+    pub(super) fn begin(&mut self) {
+        let maps = Arc::clone(&self.maps);
+        self.waiting = Some(std::thread::spawn(move || maps.wait()));
+    }
+
+    /// True if nothing is waited for any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.waiting.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Returns when what was begun is over: milliseconds.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        match self.waiting.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            // Then at least now.
+            Some(_) => self.maps.wait(),
+        }
+    }
+}
+
+impl Maps {
+    fn wait(&self) -> io::Result<()> {
         let key = 0_u32;
         let value = self.inner.as_raw_fd().cast_unsigned();
         let map_fd = u64::from(self.outer.as_raw_fd().cast_unsigned());

@@ -120,11 +120,21 @@ impl PolicyMaps {
         let ports = changed(&old.ports, &new.ports);
         let ports = ports.map(|(index, port)| (port_key(side, *index), Wire(*port)));
         batch::put(layout::PORTS, self.ports.map(), ports)?;
-        let slots = changed(&old.slots, &new.slots).map(|(id, entry)| {
+        self.put_slots(side, changed(&old.slots, &new.slots))
+    }
+
+    /// Writes the entries of some slots.
+    pub(super) fn put_slots<'a>(
+        &self,
+        side: Side,
+        slots: impl Iterator<Item = (&'a SlotId, &'a layout::SlotEntry)>,
+    ) -> Result<(), Error> {
+        let slots = slots.map(|(id, entry)| {
             (layout::slot_index(side, *id), Wire(layout::SlotEntry { side, ..*entry }))
         });
         batch::put(layout::SLOTS, self.slots.map(), slots)
     }
+
     /// The first map whose entries are not those of the plans, if there is one: somebody else has written. A side
     /// without a plan is not looked at.
     pub(super) fn find_foreign(

@@ -14,7 +14,6 @@ mod grace;
 mod kernel;
 mod maps;
 mod namespace;
-mod netlink;
 mod pin_map;
 mod pins;
 mod probe;
@@ -38,6 +37,7 @@ use aya::{
 use netguard_common::{maps as layout, record::DropRecord};
 
 pub use attach::Guard;
+use attach::When;
 pub use device::detach_pinned;
 pub use error::Error;
 pub use kernel::{Tc, check_kernel, release as kernel_release};
@@ -131,7 +131,7 @@ impl Datapath {
         })
     }
 
-    /// Keeps TC programs on interfaces in that way, whatever the kernel has besides.
+    /// Keeps TC programs on interfaces as if the kernel had no better way than that.
     pub fn hold_by(&mut self, tc: Tc) {
         self.tc = tc;
     }
@@ -149,13 +149,13 @@ impl Datapath {
         self.sides.prepare(plan)
     }
 
-    /// Gives the side of the maps that no packet sees the plan that is in force, when there is time for it: once after
-    /// an [`Self::apply`], so that the next one has no more to write than a difference.
+    /// Gives the side of the maps that no packet sees the plan that is in force, once after an [`Self::apply`] and as soon as
+    /// nothing must be waited for, so that the next one has no more to write than a difference. True if that is done.
     ///
     /// # Errors
     ///
     /// A map refuses an entry. Then the next [`Self::apply`] writes that side whole.
-    pub fn settle(&mut self) -> Result<(), Error> {
+    pub fn settle(&mut self) -> Result<bool, Error> {
         self.sides.settle()
     }
 
@@ -169,8 +169,10 @@ impl Datapath {
         let plan = plan.into();
         let old = Arc::clone(self.sides.plan());
         let first = !self.is_pinned;
-        self.prepare(&plan)?;
-        self.sides.swap(&plan)?;
+        if !self.sides.relock(&plan)? {
+            self.prepare(&plan)?;
+            self.sides.swap(&plan)?;
+        }
         let mut changes = Changes::default();
         for index in self.guards.keys().copied().collect::<Vec<_>>() {
             let still = plan.ports.get(&index) == old.ports.get(&index);
@@ -184,7 +186,8 @@ impl Datapath {
         };
         let wanted = plan.ports.iter().filter(|(index, port)| is_wanted(index, port));
         let wanted: Vec<_> = wanted.map(|(index, port)| (*index, *port)).collect();
-        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, &wanted);
+        let when = if first { When::Start } else { When::Running };
+        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, when, &wanted);
         changes.guarded = guards.values().map(|guard| guard.interface.clone()).collect();
         self.guards.extend(guards);
         for (index, port) in wanted {

@@ -17,14 +17,13 @@ use crate::policy::Plan;
 /// The policy maps, and what is in them.
 pub(super) struct Sides {
     maps: PolicyMaps,
+    /// Runs as long as a program may that has begun when the other side counted.
     grace: Grace,
     /// The side that counts, and its plan.
     active: Side,
     plan: Arc<Plan>,
     /// What the other one holds.
     other: Held,
-    /// True if a program that still runs may have begun when the other side counted.
-    is_in_use: bool,
     /// True from a swap on, until the other side has been given the same plan.
     is_behind: bool,
 }
@@ -46,7 +45,6 @@ impl Sides {
             active: SIDES[0],
             plan: Arc::default(),
             other: Held::Whole(Arc::default()),
-            is_in_use: false,
             is_behind: false,
         })
     }
@@ -69,6 +67,16 @@ impl Sides {
         self.write_other(plan)
     }
 
+    /// Makes a plan the one that counts if it does no more than take networks of slots away, or give them back, which is one
+    /// bit of an entry: no packet can see a half of that, so it is written where it counts. False if it does more.
+    pub(super) fn relock(&mut self, plan: &Arc<Plan>) -> Result<bool, Error> {
+        let Some(slots) = plan.locks_since(&self.plan) else { return Ok(false) };
+        self.maps.put_slots(self.active, slots.iter())?;
+        self.plan = Arc::clone(plan);
+        self.is_behind |= !slots.is_empty();
+        Ok(true)
+    }
+
     /// Makes a plan the one that counts; if it cannot, nothing has changed for any packet.
     pub(super) fn swap(&mut self, plan: &Arc<Plan>) -> Result<(), Error> {
         if self.plan == *plan {
@@ -81,18 +89,19 @@ impl Sides {
         self.maps.activate(other)?;
         self.active = other;
         self.other = Held::Whole(mem::replace(&mut self.plan, Arc::clone(plan)));
-        self.is_in_use = true;
+        self.grace.begin();
         self.is_behind = true;
         Ok(())
     }
 
-    /// Gives the side that does not count the same plan, once after each swap: the next one then writes no more than
-    /// a difference. If it cannot, the next swap writes more.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
-        if !mem::take(&mut self.is_behind) {
-            return Ok(());
+    /// Gives the side that does not count the same plan, once after each swap, and when that need not wait: the next one
+    /// then writes no more than a difference. If it cannot, the next swap writes more. True if that is done.
+    pub(super) fn settle(&mut self) -> Result<bool, Error> {
+        if self.is_behind && self.grace.is_over() {
+            self.is_behind = false;
+            self.write_other(&Arc::clone(&self.plan))?;
         }
-        self.write_other(&Arc::clone(&self.plan))
+        Ok(!self.is_behind)
     }
 
     /// The first map that holds what nobody here has written, if there is one.
@@ -113,14 +122,14 @@ impl Sides {
         self.maps.activate(first)?;
         self.active = first;
         self.rewrite(second)?;
-        self.is_in_use = false;
         self.is_behind = false;
         Ok(())
     }
 
     /// Gives a side that does not count the plan that counts, and nothing else.
     fn rewrite(&mut self, side: Side) -> Result<(), Error> {
-        self.grace.wait().map_err(Error::Grace)?;
+        self.grace.begin();
+        self.grace.end().map_err(Error::Grace)?;
         let plan = Arc::clone(&self.plan);
         self.other = Held::Torn(vec![Arc::clone(&plan)]);
         self.maps.clear(side)?;
@@ -139,10 +148,7 @@ impl Sides {
             Held::Whole(old) => vec![Arc::clone(old), Arc::clone(new)],
             Held::Torn(plans) => plans.clone(),
         };
-        if self.is_in_use {
-            self.grace.wait().map_err(Error::Grace)?;
-            self.is_in_use = false;
-        }
+        self.grace.end().map_err(Error::Grace)?;
         let side = self.other_side();
         let old = match mem::replace(&mut self.other, Held::Torn(torn)) {
             Held::Whole(old) => old,

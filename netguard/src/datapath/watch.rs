@@ -14,8 +14,8 @@ use netguard_common::{
 use nix::net::if_::if_indextoname;
 
 use super::{
-    Datapath, Error, Tc,
-    attach::{self, Hold, hooks_of},
+    Datapath, Error,
+    attach::{self, When, hooks_of},
     device,
     filter::Side,
 };
@@ -118,21 +118,17 @@ impl Datapath {
             let kind =
                 if port.kind == PortKind::Bridge as u8 { PortKind::Bridge } else { PortKind::Port };
             for hook in hooks_of(kind) {
-                let held = match Hold::of(hook, self.tc) {
-                    Hold::Link => {
-                        let pin = self.pins.link(interface, hook);
-                        let held =
-                            device::held_by(&pin).map_err(|it| Error::pin("open", &pin, it))?;
-                        held.filter(|held| held.ifindex == *ifindex).map(|held| held.program_id)
-                    }
-                    Hold::Filter => filters.get(&(*ifindex, hook)).copied(),
-                };
+                let pin = self.pins.link(interface, hook);
+                let link = device::held_by(&pin).map_err(|it| Error::pin("open", &pin, it))?;
+                let link = link.filter(|link| link.ifindex == *ifindex).map(|it| it.program_id);
+                let filter = filters.get(&(*ifindex, hook)).copied();
+                let held = link.or(filter);
                 let own = ids.get(&hook).copied();
                 let (hook, interface) = (hook, interface.to_owned());
                 let what = match held {
                     None => What::Absent { hook, interface },
                     Some(by) if Some(by) != own => What::Replaced { hook, interface, by },
-                    Some(_) => match self.before(*ifindex, hook, own) {
+                    Some(_) => match before(*ifindex, hook, link) {
                         Some(of) => What::Behind { hook, interface, of },
                         None => continue,
                     },
@@ -153,23 +149,14 @@ impl Datapath {
         Ok(findings.collect())
     }
 
-    /// The program that TC runs before ours, if there is one. Filters have their own order: see `filter::attach`.
-    fn before(&self, ifindex: u32, hook: Hook, own: Option<u32>) -> Option<u32> {
-        if hook == Hook::Xdp || self.tc == Tc::Clsact {
-            return None;
-        }
-        // A kernel that does not tell has told of the link itself.
-        let first = device::first_program(ifindex, Side::of(hook)).ok()??;
-        Some(first).filter(|first| Some(*first) != own)
-    }
-
     /// Attaches what is missing, and says what cannot be attached.
     fn put_back(&mut self, wrong: &BTreeMap<u32, PortEntry>) -> BTreeMap<u32, String> {
         if wrong.is_empty() {
             return BTreeMap::new();
         }
         let wrong: Vec<_> = wrong.iter().map(|(index, port)| (*index, *port)).collect();
-        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, &wrong);
+        let (guards, refused) =
+            attach::guard(&mut self.ebpf, &self.pins, self.tc, When::Running, &wrong);
         self.guards.extend(guards);
         refused.into_iter().map(|(index, error)| (index, error.to_string())).collect()
     }
@@ -189,10 +176,18 @@ impl Datapath {
 
     /// The instance's filters, by interface and hook: which programs they are.
     fn filters(&self) -> Result<BTreeMap<(u32, Hook), u32>, Error> {
-        if self.tc != Tc::Clsact {
-            return Ok(BTreeMap::new());
-        }
         let filters = self.pins.filters()?;
         Ok(filters.into_iter().map(|it| ((it.ifindex, it.hook), it.program_id)).collect())
     }
+}
+
+/// The program that TC runs before ours, if there is one: links come before filters, and those have their own order, see
+/// `filter::attach`.
+fn before(ifindex: u32, hook: Hook, link: Option<u32>) -> Option<u32> {
+    if hook == Hook::Xdp {
+        return None;
+    }
+    // A kernel that does not tell has no links, or has told of ours itself.
+    let first = device::first_program(ifindex, Side::of(hook)).ok()??;
+    Some(first).filter(|first| Some(*first) != link)
 }

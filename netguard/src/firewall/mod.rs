@@ -11,7 +11,7 @@ mod table;
 
 use std::{
     io::{self, Write as _},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -64,8 +64,16 @@ pub enum Error {
 ///
 /// A name would not do, nft is missing or refuses, or the process may not.
 pub fn apply(table: &Table) -> Result<(), Error> {
-    let script = table.script()?;
-    nft("replace", &table.name, &["-f", "-"], &script).map(drop)
+    begin(table)?.finish().map(drop)
+}
+
+/// Begins what [`apply`] does; it is done with [`Running::finish`].
+///
+/// # Errors
+///
+/// As for [`apply`], as far as they can be known at once.
+pub fn begin(table: &Table) -> Result<Running, Error> {
+    Running::start("replace", &table.name, &["-f", "-"], &table.script()?)
 }
 
 /// Removes the table. Returns false if it was not there.
@@ -121,31 +129,59 @@ fn nft(
     arguments: &[&str],
     input: &str,
 ) -> Result<String, Error> {
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .env("LC_ALL", "C") // its words are read below
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::Missing,
-            _ => Error::Start(error),
-        })?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that ends without reading says why.
-        let _ = stdin.write_all(input.as_bytes());
+    Running::start(action, table, arguments, input)?.finish()
+}
+
+/// A running nft.
+pub struct Running {
+    action: &'static str,
+    table: String,
+    child: Child,
+}
+
+impl Running {
+    fn start(
+        action: &'static str,
+        table: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<Self, Error> {
+        let mut child = Command::new("nft")
+            .args(arguments)
+            .env("LC_ALL", "C") // its words are read below
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Error::Missing,
+                _ => Error::Start(error),
+            })?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that ends without reading says why.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        Ok(Self { action, table: table.to_owned(), child })
     }
-    let output = child.wait_with_output().map_err(Error::Start)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+
+    /// Waits until it is done. Returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// nft refuses, or the process may not.
+    pub fn finish(self) -> Result<String, Error> {
+        let Self { action, table, child } = self;
+        let output = child.wait_with_output().map_err(Error::Start)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("Operation not permitted") {
+            return Err(Error::Permission(io::ErrorKind::PermissionDenied.into()));
+        }
+        // Below each error nft repeats the input and points at it.
+        let errors: Vec<_> = said.lines().filter(|line| line.contains("rror: ")).collect();
+        let words = if errors.is_empty() { said.trim().to_owned() } else { errors.join("; ") };
+        Err(Error::Refused { action, table, words })
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("Operation not permitted") {
-        return Err(Error::Permission(io::ErrorKind::PermissionDenied.into()));
-    }
-    // Below each error nft repeats the input and points at it.
-    let errors: Vec<_> = said.lines().filter(|line| line.contains("rror: ")).collect();
-    let words = if errors.is_empty() { said.trim().to_owned() } else { errors.join("; ") };
-    Err(Error::Refused { action, table: table.to_owned(), words })
 }

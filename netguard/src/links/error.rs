@@ -7,7 +7,7 @@ use std::io;
 pub enum Error {
     /// The kernel does not tell what there is.
     #[error("cannot read the host's interfaces (rtnetlink)")]
-    Read(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Read(#[source] io::Error),
     /// The process may not change interfaces.
     #[error(
         "not permitted to change the host's interfaces; run netguard as root or with CAP_NET_ADMIN"
@@ -47,7 +47,7 @@ pub enum Error {
         interface: String,
         /// The kernel's answer.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: io::Error,
     },
     /// The kernel said yes and did nothing.
     #[error(
@@ -58,48 +58,15 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn read(source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Read(Box::new(source))
+    pub(super) fn read(source: io::Error) -> Self {
+        Self::Read(source)
     }
 
     /// Names what was tried and on which interface.
-    pub(super) fn change<E: Into<Refusal>>(
-        action: &'static str,
-        interface: &str,
-    ) -> impl FnOnce(E) -> Self {
-        move |refusal| match refusal.into() {
-            Refusal::System(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Self::Permission(source)
-            }
-            Refusal::System(source) => {
-                Self::Change { action, interface: interface.to_owned(), source: source.into() }
-            }
-            Refusal::Netlink(source) => {
-                Self::Change { action, interface: interface.to_owned(), source: source.into() }
-            }
-        }
-    }
-}
-
-/// The kernel's answer, whichever way it was asked.
-pub(super) enum Refusal {
-    /// An error number, from a system call or a netlink message.
-    System(io::Error),
-    /// The conversation itself failed.
-    Netlink(rtnetlink::Error),
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        Self::System(error)
-    }
-}
-
-impl From<rtnetlink::Error> for Refusal {
-    fn from(error: rtnetlink::Error) -> Self {
-        match error {
-            rtnetlink::Error::NetlinkError(message) => Self::System(message.to_io()),
-            other => Self::Netlink(other),
+    pub(super) fn change(action: &'static str, interface: &str) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Permission(source),
+            _ => Self::Change { action, interface: interface.to_owned(), source },
         }
     }
 }

@@ -1,20 +1,17 @@
 //! One interface as the kernel describes it, and how it is asked. It changes nothing.
 
-use std::net::IpAddr;
+use std::io;
 
-use futures_util::TryStreamExt as _;
-use rtnetlink::{
-    Handle, LinkGetRequest, new_connection,
-    packet_route::{
-        address::{AddressAttribute, AddressMessage},
-        link::{
-            InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
-            LinkLayerType, LinkMessage,
-        },
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage as Message,
+    link::{
+        InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+        LinkLayerType, LinkMessage,
     },
 };
 
 use super::Error;
+use crate::netlink::{self, payload};
 
 /// What netguard tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +24,7 @@ pub(super) enum Kind {
 }
 
 /// One interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub index: u32,
     pub name: String,
@@ -89,70 +86,31 @@ impl Link {
     }
 
     /// The interface of that number. `None` if it is gone.
-    pub(super) async fn by_index(handle: &Handle, index: u32) -> Result<Option<Self>, Error> {
-        Self::one(handle.link().get().match_index(index)).await
-    }
-
-    /// The interface of that name. `None` if there is none.
-    pub(super) async fn by_name(handle: &Handle, name: &str) -> Result<Option<Self>, Error> {
-        Self::one(handle.link().get().match_name(name)).await
-    }
-
-    async fn one(request: LinkGetRequest) -> Result<Option<Self>, Error> {
-        match request.execute().try_next().await {
-            Ok(message) => Ok(message.as_ref().map(Self::from)),
+    pub(super) fn by_index(index: u32) -> Result<Option<Self>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match netlink::request(Message::GetLink(message), 0) {
+            Ok(answers) => answers.first().map(|answer| Self::read(answer)).transpose(),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(Error::read(error)),
         }
     }
 
-    /// Every interface of the namespace, in the order of their numbers.
-    pub(super) async fn all(handle: &Handle) -> Result<Vec<Self>, Error> {
-        let mut links = Vec::new();
-        let mut answers = handle.link().get().execute();
-        while let Some(message) = answers.try_next().await.map_err(Error::read)? {
-            links.push(Self::from(&message));
-        }
-        links.sort_by_key(|link| link.index);
-        Ok(links)
+    /// Every interface of the namespace.
+    pub(super) fn all() -> Result<Vec<Self>, Error> {
+        let mut message = LinkMessage::default();
+        // Statistics would be most of the answer.
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answers = netlink::list(Message::GetLink(message)).map_err(Error::read)?;
+        answers.iter().map(|answer| Self::read(answer)).collect()
+    }
+
+    fn read(answer: &[u8]) -> Result<Self, Error> {
+        payload(answer).map(|message| Self::from(&message)).map_err(Error::read)
     }
 }
 
 /// True if the kernel says that there is no such interface.
-pub(super) fn is_absence(error: &rtnetlink::Error) -> bool {
-    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -libc::ENODEV)
-}
-
-/// Every address of the namespace, with the number of its interface.
-pub(super) async fn addresses(handle: &Handle) -> Result<Vec<(u32, IpAddr)>, Error> {
-    let mut found = Vec::new();
-    let mut answers = handle.address().get().execute();
-    while let Some(message) = answers.try_next().await.map_err(Error::read)? {
-        found.extend(own_address(&message).map(|address| (message.header.index, address)));
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
-/// On a point-to-point link Address is the peer and Local is ours; else they agree.
-fn own_address(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None, // labels, flags, cache information
-    });
-    local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None, // labels, flags, cache information
-        })
-    })
-}
-
-/// Opens a conversation with the network namespace of the calling thread. Must be called within a
-/// tokio runtime.
-pub(super) fn open() -> Result<Handle, Error> {
-    let (connection, handle, _) = new_connection().map_err(Error::read)?;
-    tokio::spawn(connection);
-    Ok(handle)
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENODEV)
 }

@@ -4,21 +4,31 @@
 //! Each link that is made here bears the alias `netguard OWNER` (`ip link` shows it). The alias is
 //! the only record of ownership, so it outlives the daemon; a link without it is never removed.
 
-use std::io;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use rtnetlink::{
-    AddressAddRequest, Handle, LinkBridge, LinkUnspec,
-    packet_route::{address::AddressHeaderFlags, link::LinkAttribute},
+    AddressMessageBuilder, LinkBridge, LinkUnspec,
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL},
+    packet_route::{
+        RouteNetlinkMessage as Message,
+        address::{AddressHeaderFlags, AddressMessage},
+        link::{LinkAttribute, LinkMessage},
+    },
 };
 
 use super::{
-    Error,
-    link::{self, Kind, Link, is_absence},
-    port::set_isolated,
-    steps::{Found, Step, decide},
+    Error, Host,
+    link::{Kind, Link, is_absence},
+    port::isolate,
+    steps::{Step, decide},
     tap,
 };
+use crate::netlink::request;
 
 /// One bridge as it should be, with what is on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,23 +59,21 @@ fn alias_of(owner: &str) -> String {
     format!("netguard {owner}")
 }
 
-/// Makes what is missing and completes what exists; what is as wanted is left alone. A link that
+/// Makes what is missing on the host and completes what exists; what is as wanted is left alone. A link that
 /// somebody else made gets the addresses and the bridge that it lacks and stays theirs.
 ///
 /// # Errors
 ///
 /// A name is something else's already, or the kernel refuses. Everything that this call changed is
 /// then as before.
-pub async fn make(wanted: &[Wanted], owner: &str) -> Result<Made, Error> {
-    let (handle, alias) = (link::open()?, alias_of(owner));
-    let found =
-        Found { links: Link::all(&handle).await?, addresses: link::addresses(&handle).await? };
-    let steps = decide(wanted, &found, &alias)?;
+pub fn make(wanted: &[Wanted], owner: &str, host: &Host) -> Result<Made, Error> {
+    let alias = alias_of(owner);
+    let steps = decide(wanted, host, &alias)?;
     for (done, step) in steps.iter().enumerate() {
-        if let Err(error) = take(&handle, step, &alias).await {
+        if let Err(error) = take(step, &alias) {
             for step in steps[..done].iter().rev() {
                 // The first error is the one to tell.
-                let _ = undo(&handle, step).await;
+                let _ = undo(step);
             }
             return Err(error);
         }
@@ -88,12 +96,8 @@ pub async fn make(wanted: &[Wanted], owner: &str) -> Result<Made, Error> {
 /// # Errors
 ///
 /// The kernel refuses; links that were removed until then are gone.
-pub async fn take_back(made: &Made) -> Result<(), Error> {
-    let handle = link::open()?;
-    for name in made.created.iter().rev() {
-        remove(&handle, name).await?;
-    }
-    Ok(())
+pub fn take_back(made: &Made) -> Result<(), Error> {
+    made.created.iter().rev().try_for_each(|name| remove(name))
 }
 
 /// Removes every link that `owner` has made, and returns their names. Ports go first.
@@ -101,8 +105,8 @@ pub async fn take_back(made: &Made) -> Result<(), Error> {
 /// # Errors
 ///
 /// The kernel refuses; links that were removed until then are gone.
-pub async fn remove_owned(owner: &str) -> Result<Vec<String>, Error> {
-    remove_stale(owner, &[]).await
+pub fn remove_owned(owner: &str) -> Result<Vec<String>, Error> {
+    remove_stale(owner, &[], &Host::read()?)
 }
 
 /// Removes the links that `owner` has made and that are no longer wanted, and returns their names.
@@ -110,131 +114,131 @@ pub async fn remove_owned(owner: &str) -> Result<Vec<String>, Error> {
 /// # Errors
 ///
 /// The kernel refuses; links that were removed until then are gone.
-pub async fn remove_stale(owner: &str, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
-    let (handle, alias) = (link::open()?, alias_of(owner));
+pub fn remove_stale(owner: &str, wanted: &[Wanted], host: &Host) -> Result<Vec<String>, Error> {
+    let alias = alias_of(owner);
     let is_wanted = |name: &String| {
         wanted.iter().any(|wanted| wanted.bridge == *name || wanted.ports.contains(name))
     };
-    let mut stale = Link::all(&handle).await?;
-    stale.retain(|link| link.alias.as_ref() == Some(&alias) && !is_wanted(&link.name));
+    let is_stale = |link: &&Link| link.alias.as_ref() == Some(&alias) && !is_wanted(&link.name);
+    let mut stale: Vec<_> = host.links().filter(is_stale).collect();
     stale.sort_by_key(|link| link.kind == Kind::Bridge);
     let mut removed = Vec::new();
     for link in stale {
-        match handle.link().del(link.index).execute().await {
+        match delete(link.index) {
             Err(error) if !is_absence(&error) => {
                 return Err(Error::change("remove", &link.name)(error));
             }
-            _ => removed.push(link.name), // who else removed it meant the same
+            _ => removed.push(link.name.clone()), // who else removed it meant the same
         }
     }
     Ok(removed)
 }
 
-async fn take(handle: &Handle, step: &Step<'_>, alias: &str) -> Result<(), Error> {
+fn take(step: &Step<'_>, alias: &str) -> Result<(), Error> {
     match *step {
         Step::Bridge { bridge, mac } => {
             let bare = LinkBridge::new(bridge).down().address(mac.to_vec()).build();
-            let added = handle.link().add(bare).execute().await;
+            let added = request(Message::NewLink(bare), NLM_F_CREATE | NLM_F_EXCL);
             added.map_err(Error::change("make the bridge", bridge))?;
-            settle(handle, bridge, alias).await
+            settle(bridge, alias)
         }
         Step::Tap { port } => {
             tap::create(port).map_err(Error::change("make the TAP", port))?;
             let silenced = silence(port).map_err(Error::change("disable IPv6 on", port));
             match silenced {
-                Ok(()) => settle(handle, port, alias).await,
+                Ok(()) => settle(port, alias),
                 Err(error) => {
-                    let _ = remove(handle, port).await;
+                    let _ = remove(port);
                     Err(error)
                 }
             }
         }
         Step::Address { bridge, address } => {
-            let add = address_request(handle, index_of(handle, bridge).await?, address);
-            add.execute().await.map_err(Error::change("add the gateway's address to", bridge))
+            let message = Message::NewAddress(of_gateway(index_of(bridge)?, address));
+            let added = request(message, NLM_F_CREATE | NLM_F_EXCL);
+            added.map(drop).map_err(Error::change("add the gateway's address to", bridge))
         }
         Step::Join { port, bridge } => {
-            let bridge = index_of(handle, bridge).await?;
-            let port_index = index_of(handle, port).await?;
-            let change = LinkUnspec::new_with_index(port_index).controller(bridge).build();
-            let changed = handle.link().change(change).execute().await;
-            changed.map_err(Error::change("put on its bridge", port))
+            let bridge = index_of(bridge)?;
+            let change = LinkUnspec::new_with_index(index_of(port)?).controller(bridge).build();
+            set(change).map_err(Error::change("put on its bridge", port))
         }
-        Step::Isolate { port, isolated } => {
-            set_isolated(handle, index_of(handle, port).await?, isolated).await
-        }
+        Step::Isolate { port, isolated } => isolate(index_of(port)?, isolated),
         Step::Up { interface } => {
-            let index = index_of(handle, interface).await?;
-            let change = LinkUnspec::new_with_index(index).up().build();
-            let changed = handle.link().change(change).execute().await;
-            changed.map_err(Error::change("set up", interface))
+            let change = LinkUnspec::new_with_index(index_of(interface)?).up().build();
+            set(change).map_err(Error::change("set up", interface))
         }
     }
 }
 
-async fn undo(handle: &Handle, step: &Step<'_>) -> Result<(), Error> {
+fn undo(step: &Step<'_>) -> Result<(), Error> {
     match *step {
-        Step::Bridge { bridge: new, .. } | Step::Tap { port: new } => remove(handle, new).await,
+        Step::Bridge { bridge: new, .. } | Step::Tap { port: new } => remove(new),
         Step::Address { bridge, address } => {
-            let index = index_of(handle, bridge).await?;
-            let message = address_request(handle, index, address).message_mut().clone();
-            let removed = handle.address().del(message).execute().await;
-            removed.map_err(Error::change("take the address from", bridge))
+            let message = Message::DelAddress(of_gateway(index_of(bridge)?, address));
+            request(message, 0).map(drop).map_err(Error::change("take the address from", bridge))
         }
         Step::Join { port, .. } => {
-            let index = index_of(handle, port).await?;
-            let change = LinkUnspec::new_with_index(index).nocontroller().build();
-            let changed = handle.link().change(change).execute().await;
-            changed.map_err(Error::change("take from its bridge", port))
+            let change = LinkUnspec::new_with_index(index_of(port)?).nocontroller().build();
+            set(change).map_err(Error::change("take from its bridge", port))
         }
-        Step::Isolate { port, isolated } => {
-            set_isolated(handle, index_of(handle, port).await?, !isolated).await
-        }
+        Step::Isolate { port, isolated } => isolate(index_of(port)?, !isolated),
         Step::Up { interface } => {
-            let index = index_of(handle, interface).await?;
-            let change = LinkUnspec::new_with_index(index).down().build();
-            let changed = handle.link().change(change).execute().await;
-            changed.map_err(Error::change("set down", interface))
+            let change = LinkUnspec::new_with_index(index_of(interface)?).down().build();
+            set(change).map_err(Error::change("set down", interface))
         }
     }
 }
 
 /// Marks a new link as netguard's; removes it again if that fails. The kernel takes no alias with
 /// the request that makes a link (rtnl_create_link in net/core/rtnetlink.c, Linux 6.18).
-async fn settle(handle: &Handle, name: &str, alias: &str) -> Result<(), Error> {
-    let mark = async {
+fn settle(name: &str, alias: &str) -> Result<(), Error> {
+    let mark = || {
         let alias = LinkAttribute::IfAlias(alias.to_owned());
-        let index = index_of(handle, name).await?;
-        let change = LinkUnspec::new_with_index(index).append_extra_attribute(alias).build();
-        let changed = handle.link().change(change).execute().await;
+        let link = LinkUnspec::new_with_index(index_of(name)?);
+        let changed = set(link.append_extra_attribute(alias).build());
         changed.map_err(Error::change("set the alias of", name))
     };
-    let marked = mark.await;
+    let marked = mark();
     if marked.is_err() {
-        let _ = remove(handle, name).await;
+        let _ = remove(name);
     }
     marked
 }
 
-async fn remove(handle: &Handle, name: &str) -> Result<(), Error> {
-    let index = index_of(handle, name).await?;
-    handle.link().del(index).execute().await.map_err(Error::change("remove", name))
+fn set(change: LinkMessage) -> io::Result<()> {
+    request(Message::SetLink(change), 0).map(drop)
+}
+
+fn remove(name: &str) -> Result<(), Error> {
+    delete(index_of(name)?).map_err(Error::change("remove", name))
+}
+
+fn delete(index: u32) -> io::Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    request(Message::DelLink(message), 0).map(drop)
 }
 
 /// A gateway's address is certain: a guest that claims it must not be able to make the kernel give
 /// it up, as it would while it looks for duplicates (RFC 4862, section 5.4.5).
-fn address_request(handle: &Handle, index: u32, address: IpNet) -> AddressAddRequest {
-    let mut request = handle.address().add(index, address.addr(), address.prefix_len());
-    if address.addr().is_ipv6() {
-        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+fn of_gateway(index: u32, address: IpNet) -> AddressMessage {
+    let length = address.prefix_len();
+    match address.addr() {
+        IpAddr::V4(v4) => {
+            AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, length).build()
+        }
+        IpAddr::V6(v6) => {
+            let address = AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, length);
+            let mut message = address.build();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+        }
     }
-    request
 }
 
-async fn index_of(handle: &Handle, name: &str) -> Result<u32, Error> {
-    let link = Link::by_name(handle, name).await?;
-    let gone = || Error::change("find", name)(io::Error::from_raw_os_error(libc::ENODEV));
-    link.map(|link| link.index).ok_or_else(gone)
+fn index_of(name: &str) -> Result<u32, Error> {
+    if_nametoindex(name).map_err(|error| Error::change("find", name)(error.into()))
 }
 
 /// A port is a wire, not a host: it has no IPv6 of its own to tell its guest about.

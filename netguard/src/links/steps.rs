@@ -1,29 +1,12 @@
 //! What has to be done to get from the links that a host has to those that are wanted. Pure: it
 //! changes nothing, and finds every conflict before the first change.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use super::{
-    Error, Wanted, is_name,
+    Error, Host, Wanted, is_name,
     link::{Kind, Link},
 };
-
-/// What the host has.
-pub(super) struct Found {
-    pub links: Vec<Link>,
-    pub addresses: Vec<(u32, IpAddr)>,
-}
-
-impl Found {
-    fn link(&self, name: &str) -> Result<Option<&Link>, Error> {
-        if !is_name(name) {
-            return Err(Error::Name(name.to_owned()));
-        }
-        Ok(self.links.iter().find(|link| link.name == name))
-    }
-}
 
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,24 +45,31 @@ impl<'a> Step<'a> {
 /// mark of the links that are netguard's own; the others get what they lack and nothing else.
 pub(super) fn decide<'a>(
     wanted: &'a [Wanted],
-    found: &Found,
+    host: &Host,
     alias: &str,
 ) -> Result<Vec<Step<'a>>, Error> {
     let mut steps = Vec::new();
     for wanted in wanted {
-        let bridge = found.link(&wanted.bridge)?;
-        for_bridge(wanted, bridge, found, alias, &mut steps)?;
+        let bridge = find(host, &wanted.bridge)?;
+        for_bridge(wanted, bridge, host, alias, &mut steps)?;
         for port in &wanted.ports {
-            for_port(wanted, bridge, port, found.link(port)?, alias, &mut steps)?;
+            for_port(wanted, bridge, port, find(host, port)?, alias, &mut steps)?;
         }
     }
     Ok(steps)
 }
 
+fn find<'a>(host: &'a Host, name: &str) -> Result<Option<&'a Link>, Error> {
+    if !is_name(name) {
+        return Err(Error::Name(name.to_owned()));
+    }
+    Ok(host.link(name))
+}
+
 fn for_bridge<'a>(
     wanted: &'a Wanted,
     exists: Option<&Link>,
-    found: &Found,
+    host: &Host,
     alias: &str,
     steps: &mut Vec<Step<'a>>,
 ) -> Result<(), Error> {
@@ -91,9 +81,8 @@ fn for_bridge<'a>(
         Some(_) => {}
         None => steps.push(Step::Bridge { bridge, mac: wanted.mac }),
     }
-    let lacks = |address: &IpNet| {
-        exists.is_none_or(|link| !found.addresses.contains(&(link.index, address.addr())))
-    };
+    let lacks =
+        |address: &IpNet| exists.is_none_or(|link| !host.has_address(link.index, address.addr()));
     let missing = wanted.addresses.iter().copied().filter(lacks);
     steps.extend(missing.map(|address| Step::Address { bridge, address }));
     if exists.is_none_or(|link| is_own(link, alias) && !link.is_up) {
@@ -175,8 +164,8 @@ mod tests {
 
     fn steps(wanted: &Wanted, links: Vec<Link>, addresses: &[(u32, &str)]) -> Vec<String> {
         let addresses = addresses.iter().map(|(index, text)| (*index, text.parse().unwrap()));
-        let found = Found { links, addresses: addresses.collect() };
-        let decided = decide(std::slice::from_ref(wanted), &found, OWN);
+        let host = Host::of(links, addresses);
+        let decided = decide(std::slice::from_ref(wanted), &host, OWN);
         match decided {
             Ok(steps) => steps.iter().map(|step| format!("{step:?}")).collect(),
             Err(error) => vec![error.to_string()],

@@ -6,6 +6,7 @@
 
 mod dns;
 mod evaluate;
+mod facts;
 mod matrix;
 mod places;
 mod plan;
@@ -18,8 +19,9 @@ use ipnet::IpNet;
 
 pub use dns::{DnsPolicy, SlotDns, is_public};
 pub use evaluate::{Evaluator, IsLocal, Openings, Pin, Traffic, Verdict};
+pub use facts::{Facts, InterfaceFact};
 pub use matrix::{Cell, Matrix, Row};
-pub use plan::{Facts, InterfaceFact, Plan, Prefix, ServicePrefix};
+pub use plan::{Plan, Prefix, ServicePrefix};
 pub use rules::{Protocol, Rule, Service};
 pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet, Unnamed};
 

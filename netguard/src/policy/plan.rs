@@ -20,41 +20,10 @@ use netguard_common::{
     },
 };
 
-use super::{HostServices, Policy, Ports, Slot, Unnamed, places::SPECIAL, rules::ServiceSets};
-
-/// What the host has: the only input of a plan besides the policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Every interface.
-    pub interfaces: Vec<InterfaceFact>,
-    /// Every address, with the number of its interface.
-    pub addresses: Vec<(u32, IpAddr)>,
-}
-
-/// One interface of the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterfaceFact {
-    /// The kernel's number for it.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Its Ethernet address; zero where it has none.
-    pub mac: [u8; 6],
-    /// The bridge it is a port of, by number.
-    pub controller: Option<u32>,
-    /// True for a bridge.
-    pub is_bridge: bool,
-    /// True for a bridge's port that reaches no other such port.
-    pub isolated: bool,
-}
-
-impl Facts {
-    /// The interface of that name.
-    #[must_use]
-    pub fn interface(&self, name: &str) -> Option<&InterfaceFact> {
-        self.interfaces.iter().find(|interface| interface.name == name)
-    }
-}
+use super::{
+    Facts, HostServices, InterfaceFact, Policy, Ports, Slot, Unnamed, places::SPECIAL,
+    rules::ServiceSets,
+};
 
 /// A prefix in the form of the map `PLACES`: IPv4 mapped, so lengths count from 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,7 +99,8 @@ impl Plan {
         let mut slots: BTreeMap<_, _> =
             policy.slots.iter().map(|slot| (slot.id, entry(slot, &mut sets))).collect();
         let services: BTreeMap<_, _> = sets.entries().collect();
-        let generation = generation(&(&slots, &places, &rules, &services));
+        let unlocked: BTreeMap<_, _> = slots.iter().map(|(id, it)| (id, it.unlocked())).collect();
+        let generation = generation(&(&unlocked, &places, &rules, &services));
         for slot in slots.values_mut() {
             slot.generation = generation;
         }
@@ -138,9 +108,28 @@ impl Plan {
         let Shares { entries: flow_entries, slot_entries, .. } = shares;
         Self { slots, places, rules, services, ports, isolated, flow_entries, slot_entries }
     }
+
+    /// The slots whose network is taken or given back, if that is all the difference to an earlier plan.
+    #[must_use]
+    pub fn locks_since(&self, old: &Self) -> Option<BTreeMap<SlotId, SlotEntry>> {
+        let is_same = |(new, old): ((&SlotId, &SlotEntry), (&SlotId, &SlotEntry))| {
+            new.0 == old.0 && new.1.unlocked() == old.1.unlocked()
+        };
+        let is_alike = self.slots.len() == old.slots.len()
+            && self.slots.iter().zip(&old.slots).all(is_same)
+            && self.ports == old.ports
+            && self.places == old.places
+            && self.services == old.services
+            && self.rules == old.rules
+            && self.isolated == old.isolated
+            && (self.flow_entries, self.slot_entries) == (old.flow_entries, old.slot_entries);
+        let has_changed = |(id, slot): &(&SlotId, &SlotEntry)| old.slots.get(id) != Some(slot);
+        let changed = self.slots.iter().filter(has_changed).map(|(id, slot)| (*id, *slot));
+        is_alike.then(|| changed.collect())
+    }
 }
 
-/// A number for everything that verdicts depend on: flows that were allowed under another are asked again.
+/// A number for everything that verdicts depend on but locks, which no flow gets past: flows that were allowed under another are asked again.
 fn generation(rules: &impl std::hash::Hash) -> u32 {
     let mut hasher = DefaultHasher::new();
     rules.hash(&mut hasher);
@@ -270,7 +259,7 @@ fn places(policy: &Policy, facts: &Facts, gate_services: u32) -> BTreeMap<Prefix
     });
     let management = policy.host.management.iter().map(|net| at(*net, Place::Management, None));
     let host = facts
-        .addresses
+        .addresses()
         .iter()
         .filter(|(_, address)| !is_link_local(address) && !address.is_loopback())
         .map(|(_, address)| at(IpNet::from(*address), Place::Host, None));
@@ -283,7 +272,7 @@ fn places(policy: &Policy, facts: &Facts, gate_services: u32) -> BTreeMap<Prefix
         subnets().map(|(slot, subnet)| at(IpNet::from(subnet.gateway), Place::Gateway, Some(slot)));
     let gate = policy.gate.iter().flat_map(|gate| &gate.addresses).map(|address| {
         // A guest's, unless the host itself has the address.
-        let is_host = facts.addresses.iter().any(|(_, it)| it == address);
+        let is_host = facts.addresses().iter().any(|(_, it)| it == address);
         let owner = subnets().find(|(_, subnet)| !is_host && subnet.prefix.contains(address));
         at(IpNet::from(*address), Place::Gate, owner.map(|(slot, _)| slot))
     });
@@ -316,8 +305,7 @@ fn ports(policy: &Policy, facts: &Facts) -> (BTreeMap<u32, PortEntry>, Vec<u32>)
         // Of several slots on one bridge it is filed under the first.
         ports.entry(bridge.index).or_insert(entry(slot.id, PortKind::Bridge, bridge).1);
         let isolates = policy.runtimes.get(slot.runtime).is_none_or(|runtime| runtime.isolate);
-        let on_bridge = facts.interfaces.iter().filter(|it| it.controller == Some(bridge.index));
-        for port in on_bridge.filter(|it| is_port_of(slot, it)) {
+        for port in facts.ports_of(bridge.index).filter(|it| is_port_of(slot, it)) {
             ports.extend([entry(slot.id, PortKind::Port, port)]);
             if isolates {
                 isolated.push(port.index);

@@ -1,12 +1,14 @@
 //! From what is in force to what is wanted instead: links, firewall, programs and maps, worker, all of it or nothing.
 
+use std::sync::Arc;
+
 use super::{Fallback, Monitor, extent, must_guard_bridges};
 use crate::{
     config::{Config, Problems},
     daemon::{Error, Fault, Refusal, channel::ToWorker, child::Done, host, overlay::Overlay},
     datapath::{Changes, Datapath, PinDirectory},
-    links,
-    policy::{Facts, Plan, Policy},
+    links::{self, Made},
+    policy::{Plan, Policy},
 };
 
 /// What is wanted: a configuration, what lies over it, and what they mean together.
@@ -83,22 +85,13 @@ impl Monitor {
     }
 
     async fn switch(&mut self, intent: Intent) -> Result<Done, Error> {
-        let has_other_slots =
-            intent.is_new_file(self) || intent.overlay.slots != self.overlay.slots;
-        let made = if has_other_slots {
-            host::make_links(&intent.policy, &self.instance).await?
-        } else {
-            links::Made::default()
-        };
-        let (changes, facts) = match self.switch_on(&intent, has_other_slots).await {
-            Ok(done) => done,
-            Err(error) => {
-                // The first error is the one to tell.
-                let _ = links::take_back(&made).await;
-                return Err(error);
-            }
-        };
         let is_new_file = intent.is_new_file(self);
+        let has_other_slots = is_new_file || intent.overlay.slots != self.overlay.slots;
+        // Who reads the file again also wants back what somebody else has flushed.
+        let has_other_firewall = is_new_file
+            || has_other_slots
+                && !host::is_same_firewall(&intent.policy, &self.policy, &self.instance);
+        let (changes, made) = self.switch_host(&intent, has_other_slots, has_other_firewall)?;
         Intent {
             config: self.config,
             overlay: self.overlay,
@@ -109,41 +102,63 @@ impl Monitor {
             self.journal.note(format!("made {}", made.created.join(" ")));
         }
         let mut done = self.hand_policy_over(is_new_file).await;
+        let facts = Arc::clone(self.watcher.facts());
         let mut failed = std::mem::take(&mut done.failed);
         failed.extend(self.listen(&facts).await);
-        failed.extend(self.isolate(&facts).await);
+        failed.extend(self.isolate(&facts));
         self.report(&changes, failed);
         if has_other_slots {
-            self.remove_stale_links().await;
+            self.remove_stale_links();
             self.tell_service_manager();
         }
         Ok(done)
     }
 
-    /// The switch on a host whose links are there: firewall and programs, or neither.
-    async fn switch_on(
+    /// The host's part of it: links, firewall and programs, or none of them.
+    fn switch_host(
         &mut self,
         intent: &Intent,
         has_other_slots: bool,
-    ) -> Result<(Changes, Facts), Error> {
-        let facts = self.watcher.facts().await?;
+        has_other_firewall: bool,
+    ) -> Result<(Changes, Made), Error> {
+        self.watcher.catch_up()?;
+        // nft takes as long as all the rest, and has nothing to do with it.
+        let begin = || host::begin_firewall(&intent.policy, &self.instance);
+        let firewall = if has_other_firewall { begin()? } else { None };
+        let made = match has_other_slots {
+            true => host::make_links(&intent.policy, &self.instance, self.watcher.host()),
+            false => Ok(Made::default()),
+        };
+        let firewall = firewall.map_or(Ok(()), |running| running.finish().map(drop));
+        let switched = made.map_err(Error::from).and_then(|made| {
+            let switched = match firewall {
+                Ok(()) => self.switch_programs(intent, has_other_slots),
+                Err(error) => Err(error.into()),
+            };
+            // The first error is the one to tell.
+            switched.inspect_err(|_| drop(links::take_back(&made))).map(|changes| (changes, made))
+        });
+        if switched.is_err() && has_other_firewall {
+            let _ = host::apply_firewall(&self.policy, &self.instance); // as above
+        }
+        switched
+    }
+
+    /// The switch on a host whose links are there.
+    fn switch_programs(
+        &mut self,
+        intent: &Intent,
+        has_other_slots: bool,
+    ) -> Result<Changes, Error> {
+        self.watcher.catch_up()?;
+        let facts = Arc::clone(self.watcher.facts());
         if has_other_slots {
             host::check(&intent.whole, &facts)?;
-            host::apply_firewall(&intent.policy, &self.instance)?;
         }
         let applied = self.apply(Plan::compile(&intent.policy, &facts));
         let applied = applied.and_then(|changes| must_guard_bridges(&changes).map(|()| changes));
-        match applied {
-            Ok(changes) => Ok((changes, facts)),
-            Err(error) => {
-                // Back to what was in force; the first error is the one to tell.
-                let _ = self.apply(Plan::compile(&self.policy, &facts));
-                if has_other_slots {
-                    let _ = host::apply_firewall(&self.policy, &self.instance);
-                }
-                Err(error)
-            }
-        }
+        // Back to what was in force; the first error is the one to tell.
+        applied.inspect_err(|_| drop(self.apply(Plan::compile(&self.policy, &facts))))
     }
 
     /// Brings programs and maps to a plan. Maps that are too small for it are made anew, as at a start.
@@ -163,10 +178,13 @@ impl Monitor {
     /// Tells the worker the policy in force. One that has died meanwhile is told by its successor.
     async fn hand_policy_over(&mut self, is_new_file: bool) -> Done {
         let overlay = self.overlay.clone();
-        let message = match self.policy_text() {
-            Ok(policy) if is_new_file => ToWorker::Policy { policy, overlay },
-            Ok(_) => ToWorker::Overlay(overlay),
-            Err(error) => return Done { failed: vec![error.to_string()], unpinned: 0 },
+        let message = if is_new_file {
+            match self.policy_text() {
+                Ok(policy) => ToWorker::Policy { policy, overlay },
+                Err(error) => return Done { failed: vec![error.to_string()], unpinned: 0 },
+            }
+        } else {
+            ToWorker::Overlay(overlay)
         };
         match &mut self.worker {
             Some(worker) => worker.tell_and_wait(&message).await.unwrap_or_default(),

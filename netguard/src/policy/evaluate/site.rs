@@ -31,7 +31,7 @@ impl Sites {
         for prefix in &policy.host.management {
             list.push((*prefix, Place::Management, NO_SLOT));
         }
-        for (_, address) in &facts.addresses {
+        for (_, address) in facts.addresses() {
             if !is_link_local(*address) && !address.is_loopback() {
                 list.push((IpNet::from(*address), Place::Host, NO_SLOT));
             }
@@ -47,7 +47,7 @@ impl Sites {
         }
         for address in policy.gate.iter().flat_map(|gate| &gate.addresses) {
             // A guest's, unless the host itself has the address.
-            let is_host = facts.addresses.iter().any(|(_, it)| it == address)
+            let is_host = facts.addresses().iter().any(|(_, it)| it == address)
                 || subnets().any(|(_, subnet)| subnet.gateway == *address);
             let owner = subnets().find(|(_, subnet)| !is_host && subnet.prefix.contains(address));
             let owner = owner.map_or(NO_SLOT, |(id, _)| id);

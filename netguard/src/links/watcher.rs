@@ -1,0 +1,91 @@
+//! The host as it is now: a look at all of it, and then the news.
+
+use std::sync::Arc;
+
+use rtnetlink::MulticastGroup;
+
+use super::{Error, Host};
+use crate::{netlink::News, policy::Facts};
+
+/// A subscription to changes of the network namespace that opened it.
+pub struct Watcher {
+    news: News,
+    host: Host,
+    facts: Arc<Facts>,
+}
+
+impl Watcher {
+    /// Subscribes. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the netlink socket, or does not answer.
+    pub fn open() -> Result<Self, Error> {
+        let news = News::of(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Tc,
+        ]);
+        let news = news.map_err(Error::read)?;
+        let host = Host::read()?;
+        let facts = Arc::new(host.facts());
+        Ok(Self { news, host, facts })
+    }
+
+    /// Waits until something is other than before. Whoever stops waiting misses nothing.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell any more.
+    pub async fn changed(&mut self) -> Result<(), Error> {
+        loop {
+            self.news.wait().await.map_err(Error::read)?;
+            if self.catch_up()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes in all that has happened until now: what this process has changed is known then. True if anything is other
+    /// than before.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell any more.
+    pub fn catch_up(&mut self) -> Result<bool, Error> {
+        let mut has_changed = false;
+        loop {
+            match self.news.next() {
+                Ok(None) => break,
+                Ok(Some(messages)) => {
+                    for message in messages {
+                        has_changed |= self.host.hear(message.payload)?;
+                    }
+                }
+                // More has happened than there was room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.host = Host::read()?;
+                    has_changed = true;
+                }
+                Err(error) => return Err(Error::read(error)),
+            }
+        }
+        if has_changed {
+            self.facts = Arc::new(self.host.facts());
+        }
+        Ok(has_changed)
+    }
+
+    /// What the host had when news were last taken in.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The same, as far as policy depends on it.
+    #[must_use]
+    pub fn facts(&self) -> &Arc<Facts> {
+        &self.facts
+    }
+}
