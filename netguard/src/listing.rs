@@ -38,26 +38,26 @@ pub fn slots_text(policy: &Policy) -> String {
 /// The same as one JSON object.
 #[must_use]
 pub fn slots_json(policy: &Policy) -> Value {
-    let slots: Vec<_> = policy
-        .slots
-        .iter()
-        .map(|slot| {
-            json!({
-                "id": slot.id,
-                "name": slot.name,
-                "runtime": runtime(policy, slot),
-                "bridge": slot.bridge,
-                "port": slot.port(),
-                "mac": slot.mac.map(mac),
-                "subnets": slot.subnets.iter().map(|subnet| json!({
-                    "prefix": subnet.prefix,
-                    "gateway": subnet.gateway,
-                })).collect::<Vec<_>>(),
-                "reaches": reaches(slot),
-            })
-        })
-        .collect();
+    let slots: Vec<_> = policy.slots.iter().map(|slot| slot_json(policy, slot)).collect();
     json!({ "slots": slots })
+}
+
+/// One slot of a policy as a JSON object.
+#[must_use]
+pub fn slot_json(policy: &Policy, slot: &Slot) -> Value {
+    json!({
+        "id": slot.id,
+        "name": slot.name,
+        "runtime": runtime(policy, slot),
+        "bridge": slot.bridge,
+        "port": slot.port(),
+        "mac": slot.mac.map(mac),
+        "subnets": slot.subnets.iter().map(|subnet| json!({
+            "prefix": subnet.prefix,
+            "gateway": subnet.gateway,
+        })).collect::<Vec<_>>(),
+        "reaches": reaches(slot),
+    })
 }
 
 /// The matrix as one JSON object.

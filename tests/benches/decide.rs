@@ -1,7 +1,7 @@
 //! What a verdict costs, by the number of slots: the loaded programs' own time (BPF_PROG_TEST_RUN) for a packet
 //! of one hot flow, and for packets of many flows in random order. `cargo xtask bench decide`.
 
-use std::{fmt::Write as _, path::Path, process::Command};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path, process::Command};
 
 use netguard::{
     config::Config,
@@ -135,7 +135,7 @@ impl Fixture {
             interfaces.push(interface(port_index, port, Some(bridge_index)));
             interfaces.push(interface(bridge_index, format!("br-slot{id}"), None));
         }
-        let facts = Facts::new(interfaces, Vec::new());
+        let facts = Facts::new(interfaces, BTreeSet::new());
         let instance = format!("bench-{}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
         let plan = Plan::compile(&config.policy, &facts);

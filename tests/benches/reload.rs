@@ -2,6 +2,7 @@
 //! packets are decided all the time. `cargo xtask bench reload`.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     path::Path,
     process::Command,
@@ -101,7 +102,7 @@ impl Fixture {
         };
         // Slot 1 is on `lo`; the others wait for theirs: what is there has its programs since long when a policy changes.
         let interfaces = vec![interface(1, "lo", Some(2)), interface(2, "br-slot1", None)];
-        let facts = Facts::new(interfaces, Vec::new());
+        let facts = Facts::new(interfaces, BTreeSet::new());
         let instance = format!("bench-{}", std::process::id());
         let pins = PinDirectory::of(&instance.parse().expect("an instance name"));
         let plan = Plan::compile(&parse(&every_rule(0)).policy, &facts);

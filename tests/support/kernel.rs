@@ -124,7 +124,7 @@ impl Kernel {
                 interface(bridge, "br-slot1", BRIDGE_MAC, None),
                 interface(uplink, "uplink0", [0; 6], None),
             ],
-            vec![(uplink, "198.51.100.1".parse().expect("an address"))],
+            [(uplink, "198.51.100.1".parse().expect("an address"))].into(),
         );
         let plan = Plan::compile(&config.policy, &facts);
         let instance = format!("test-{}-{number}", std::process::id());

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use self::switch::Intent;
+pub(super) use self::switch::refuse;
 use super::{
     Error, Options,
     channel::{HostView, PolicyText, ToMonitor, ToWorker},
@@ -30,10 +31,10 @@ use super::{
 use crate::{
     config::Config,
     control,
-    datapath::{self, Changes, Datapath, Failed, PinDirectory, Shared},
+    datapath::{self, Changes, Datapath, Failed, Finding, PinDirectory, Shared},
     instance::{Instance, Lock},
     journal::{Format, Journal, Writer},
-    links::{self, Watcher},
+    links::{self, Changed, Watcher},
     policy::{Facts, Plan, Policy},
 };
 
@@ -46,8 +47,8 @@ const UNANSWERED_MAX: u32 = 15;
 
 /// What the loop waits for.
 enum Event {
-    /// Interfaces or addresses came, went or changed, or it is time to try again what failed.
-    HostChanged,
+    /// Interfaces, addresses or filters came, went or changed, or it is time to try again what failed.
+    HostChanged(Changed),
     /// The worker says something, or has ended.
     Worker(Happened),
     /// There is no worker, and there should be one.
@@ -80,7 +81,7 @@ pub(super) struct Monitor {
     instance: Instance,
     options: Options,
     pub(super) fallback: Option<Fallback>,
-    datapath: Datapath,
+    pub(super) datapath: Datapath,
     watcher: Watcher,
     signals: [Signal; 3],
     worker: Option<Worker>,
@@ -227,7 +228,7 @@ impl Monitor {
                     self.journal.note(format!("{signal}: stopping"));
                     return Ok(());
                 }
-                Event::HostChanged => self.follow_host().await?,
+                Event::HostChanged(changed) => self.follow(changed).await?,
                 Event::Worker(Happened::Said(said)) => self.hear(said).await,
                 Event::Worker(Happened::Ended(how)) => {
                     self.journal.note(format!(
@@ -261,8 +262,10 @@ impl Monitor {
             } else {
                 Event::Reload
             }),
-            changed = self.watcher.changed() => changed.map(|()| Event::HostChanged).map_err(Error::from),
-            _ = self.retry.tick(), if failing => Ok(Event::HostChanged),
+            changed = self.watcher.changed() => changed.map(Event::HostChanged).map_err(Error::from),
+            _ = self.retry.tick(), if failing => {
+                Ok(Event::HostChanged(Changed { host: true, ..Changed::default() }))
+            }
             () = sleep_until(fallback.unwrap_or_else(Instant::now)), if fallback.is_some() => {
                 Ok(Event::NotConfirmed)
             }
@@ -349,7 +352,9 @@ impl Monitor {
         self.unanswered += 1;
         self.tell(&ToWorker::Ping).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-        self.look_for_others();
+        if let Some(found) = self.datapath.inspect() {
+            self.tell_of_others(found, true);
+        }
         if let Err(error) = self.datapath.settle() {
             // What is in force is; the next change takes longer.
             self.journal.note(format!("{:#}", anyhow::Error::from(error)));
@@ -362,10 +367,10 @@ impl Monitor {
         }
     }
 
-    /// Tells what somebody else has done to programs and maps; what cannot be put right is told once.
-    fn look_for_others(&mut self) {
+    /// Tells what somebody else has done; what cannot be put right is told once, and again when it was put right meanwhile.
+    fn tell_of_others(&mut self, found: Result<Vec<Finding>, datapath::Error>, is_all: bool) {
         let mut lasting = BTreeSet::new();
-        match self.datapath.inspect() {
+        match found {
             Ok(findings) => {
                 for finding in findings {
                     if finding.is_mended() {
@@ -380,14 +385,22 @@ impl Monitor {
         for alarm in lasting.difference(&self.alarms) {
             self.journal.note(alarm.clone());
         }
-        self.alarms = lasting;
+        if is_all {
+            self.alarms = lasting;
+        } else {
+            self.alarms.extend(lasting);
+        }
     }
 
     /// Brings maps, programs and listeners to what the host has now.
-    async fn follow_host(&mut self) -> Result<(), Error> {
+    async fn follow(&mut self, changed: Changed) -> Result<(), Error> {
+        let found = self.datapath.inspect_interfaces(&changed.filters);
+        self.tell_of_others(found, false);
+        if !changed.host {
+            return Ok(());
+        }
         let facts = Arc::clone(self.watcher.facts());
         let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
-        self.look_for_others();
         let mut failed = self.listen(&facts).await;
         failed.extend(self.isolate(&facts));
         self.report(&changes, failed);

@@ -8,14 +8,14 @@ use tokio::time::Instant;
 use super::{
     Answer, Fault, Order, Refusal,
     channel::ToWorker,
-    monitor::{Fallback, Monitor, extent},
+    monitor::{Fallback, Monitor, extent, refuse},
     overlay::{Target, Word},
 };
 use crate::{
     changes::Changes,
     config::{Config, slot_entry},
     listing,
-    policy::Policy,
+    policy::{Policy, Slot},
 };
 
 impl Monitor {
@@ -76,19 +76,22 @@ impl Monitor {
     }
 
     fn slots(&self) -> Value {
-        let mut slots = listing::slots_json(&self.policy);
-        for slot in slots["slots"].as_array_mut().into_iter().flatten() {
-            let name = slot["name"].as_str().unwrap_or_default().to_owned();
-            slot["locked"] = self.overlay.locked.contains(&name).into();
-            slot["made_at_run_time"] = self.overlay.slots.contains_key(&name).into();
-            let words = self.overlay.words.get(&name).into_iter().flatten();
-            let words = words.map(|(target, word)| {
-                let seconds = word.left().map(|left| left.as_secs());
-                json!({ "what": target, "allowed": word.is_allowed, "seconds_left": seconds })
-            });
-            slot["said"] = words.collect();
-        }
-        slots
+        let slots: Vec<_> = self.policy.slots.iter().map(|slot| self.slot(slot)).collect();
+        json!({ "slots": slots })
+    }
+
+    /// A slot, and what was ordered about it.
+    fn slot(&self, slot: &Slot) -> Value {
+        let mut value = listing::slot_json(&self.policy, slot);
+        value["locked"] = self.overlay.locked.contains(&slot.name).into();
+        value["made_at_run_time"] = self.overlay.slots.contains_key(&slot.name).into();
+        let words = self.overlay.words.get(&slot.name).into_iter().flatten();
+        let words = words.map(|(target, word)| {
+            let seconds = word.left().map(|left| left.as_secs());
+            json!({ "what": target, "allowed": word.is_allowed, "seconds_left": seconds })
+        });
+        value["said"] = words.collect();
+        value
     }
 
     async fn add_slot(&mut self, mut entry: Map<String, Value>) -> Answer {
@@ -112,9 +115,13 @@ impl Monitor {
         overlay.slots.insert(name.clone(), slot_entry(&entry).map_err(bad)?);
         self.change(self.config.clone(), overlay).await?;
         self.journal.note(format!("slot {name} is made"));
-        let slots = self.slots();
-        let mut slots = slots["slots"].as_array().into_iter().flatten();
-        Ok(slots.find(|slot| slot["name"] == name.as_str()).cloned().unwrap_or_default())
+        let Some(slot) = self.policy.slots.iter().find(|slot| slot.name == name) else {
+            return Err(Refusal::new(Fault::Host, format!("slot {name:?} is gone already")));
+        };
+        let guarded = self.datapath.read_back(slot.id);
+        let mut answer = self.slot(slot);
+        answer["guarded"] = guarded.map_err(|error| refuse(error.into()))?.into();
+        Ok(answer)
     }
 
     async fn remove_slot(&mut self, slot: &str) -> Answer {

@@ -25,7 +25,6 @@ use super::{
     Error, Tc, device,
     error::AttachError,
     filter::{self, Side},
-    namespace,
     pins::{PinDirectory, remove_pin},
 };
 
@@ -53,24 +52,24 @@ enum Hold {
     Filter,
 }
 
-/// When programs are attached.
+/// Who waits for programs to be attached.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
-    /// At a start, for which nobody waits.
-    Start,
-    /// While the daemon runs: somebody waits for the interface.
-    Running,
+pub(super) enum Waits {
+    /// There is time for it.
+    Nobody,
+    /// A slot is made, or a port has come.
+    Somebody,
 }
 
 impl Hold {
     /// What holds a program that is on no hook yet, and what else if the kernel refuses that. A link of TC's makes the kernel wait for a grace
     /// period, each some 10 ms (`tcx_entry_sync` in include/net/tcx.h, Linux 6.6); a filter does not
     /// (`mini_qdisc_pair_swap` in net/sched/sch_generic.c), but any `tc qdisc del` removes it.
-    fn choices(hook: Hook, tc: Tc, when: When) -> (Self, Option<Self>) {
-        match (hook, tc, when) {
+    fn choices(hook: Hook, tc: Tc, who: Waits) -> (Self, Option<Self>) {
+        match (hook, tc, who) {
             // XDP has had links for longer than any kernel that netguard runs on.
-            (Hook::Xdp, ..) | (_, Tc::Tcx, When::Start) => (Self::Link, None),
-            (_, Tc::Tcx, When::Running) => (Self::Filter, Some(Self::Link)),
+            (Hook::Xdp, ..) | (_, Tc::Tcx, Waits::Nobody) => (Self::Link, None),
+            (_, Tc::Tcx, Waits::Somebody) => (Self::Filter, Some(Self::Link)),
             (_, Tc::Clsact, _) => (Self::Filter, None),
         }
     }
@@ -123,7 +122,7 @@ pub(super) fn guard(
     ebpf: &mut Ebpf,
     pins: &PinDirectory,
     tc: Tc,
-    when: When,
+    who: Waits,
     interfaces: &[(u32, PortEntry)],
 ) -> (BTreeMap<u32, Guard>, BTreeMap<u32, Error>) {
     let mut guards = BTreeMap::new();
@@ -140,7 +139,7 @@ pub(super) fn guard(
                 ifindex: *ifindex,
                 fresh: Vec::new(),
             });
-            let choices = Hold::choices(hook, tc, when);
+            let choices = Hold::choices(hook, tc, who);
             match attach(ebpf, pins, choices, *ifindex, interface, hook) {
                 Ok(Attached::Fresh) => guard.fresh.push(hook),
                 Ok(Attached::Replaced) => {}
@@ -193,11 +192,7 @@ fn attach(
     // A pin is of another interface that had this name: gone, renamed, in another namespace.
     remove_pin(&pin)?;
     let (best, other) = match choices {
-        (Hold::Link, _)
-            if hook != Hook::Xdp && has_filter(pins, ifindex, hook).map_err(refused)? =>
-        {
-            (Hold::Filter, None)
-        }
+        (Hold::Link, _) if pins.filter_on(ifindex, hook)?.is_some() => (Hold::Filter, None),
         choices => choices,
     };
     let mut put = |hold| match hold {
@@ -215,14 +210,6 @@ fn attach(
         (Err(_), Some(other)) => put(other),
         (done, _) => done,
     }
-}
-
-/// True if an earlier daemon of the instance has left a filter there.
-fn has_filter(pins: &PinDirectory, ifindex: u32, hook: Hook) -> Result<bool, AttachError> {
-    if pins.namespace_of_filters() != Some(namespace::own()?) {
-        return Ok(false);
-    }
-    Ok(filter::is_there(pins.instance(), ifindex, hook)?)
 }
 
 fn put_filter(

@@ -11,6 +11,9 @@ use aya::{
 /// A refusal of the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The kernel has something else than was put there.
+    #[error("read back, it is not in force: {0}")]
+    NotInForce(String),
     /// The process may not load programs.
     #[error(
         "not permitted to use the kernel's BPF programs and maps; run netguard as root or with CAP_BPF, CAP_NET_ADMIN \

@@ -151,15 +151,13 @@ pub(super) fn attach(
     Ok(is_there)
 }
 
-/// True if the instance has a filter on that hook.
-pub(super) fn is_there(instance: &str, ifindex: u32, hook: Hook) -> io::Result<bool> {
-    match filters_of(ifindex) {
-        Err(error) if is_absence(&error) => Ok(false),
-        there => {
-            let side = Side::of(hook);
-            Ok(there?.iter().any(|it| it.side == side && it.name.is_of(instance)))
-        }
-    }
+/// The number of the program that the instance's filter holds on that hook, if there is one.
+pub(super) fn program(instance: &str, ifindex: u32, hook: Hook) -> io::Result<Option<u32>> {
+    let there = match filters_on(ifindex, Side::of(hook)) {
+        Err(error) if is_absence(&error) => return Ok(None),
+        there => there?,
+    };
+    Ok(there.iter().find(|it| it.name.is_of(instance)).map(|it| it.program_id))
 }
 
 /// Removes the instance's filter of a hook, and the qdisc if netguard made it and nothing else is in it. Fine if
@@ -259,14 +257,16 @@ fn filter(ifindex: u32, side: Side, options: Vec<TcOption>) -> TcMessage {
 
 /// Every filter on both sides of an interface.
 fn filters_of(ifindex: u32) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for side in [Side::Ingress, Side::Egress] {
-        let mut message = TcMessage::with_index(ifindex.cast_signed());
-        message.header.parent = side.parent();
-        let answers = netlink::list(Message::GetTrafficFilter(message))?;
-        found.extend(answers.iter().filter_map(|answer| read(answer, side)));
-    }
+    let mut found = filters_on(ifindex, Side::Ingress)?;
+    found.extend(filters_on(ifindex, Side::Egress)?);
     Ok(found)
+}
+
+fn filters_on(ifindex: u32, side: Side) -> io::Result<Vec<Found>> {
+    let mut message = TcMessage::with_index(ifindex.cast_signed());
+    message.header.parent = side.parent();
+    let answers = netlink::list(Message::GetTrafficFilter(message))?;
+    Ok(answers.iter().filter_map(|answer| read(answer, side)).collect())
 }
 
 /// Reads a filter; `None` for what only heads the filters of a priority.

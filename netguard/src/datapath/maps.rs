@@ -123,6 +123,13 @@ impl PolicyMaps {
         self.put_slots(side, changed(&old.slots, &new.slots))
     }
 
+    /// The entry of a slot as a plan has it, if there is one.
+    pub(super) fn slot(&self, side: Side, id: SlotId) -> Result<Option<layout::SlotEntry>, Error> {
+        let entry = self.slots.get(&layout::slot_index(side, id), 0);
+        let Wire(entry) = entry.map_err(|source| Error::map(layout::SLOTS, source))?;
+        Ok((entry != layout::SlotEntry::EMPTY).then_some(layout::SlotEntry { side: 0, ..entry }))
+    }
+
     /// Writes the entries of some slots.
     pub(super) fn put_slots<'a>(
         &self,

@@ -37,7 +37,7 @@ use aya::{
 use netguard_common::{maps as layout, record::DropRecord};
 
 pub use attach::Guard;
-use attach::When;
+use attach::Waits;
 pub use device::detach_pinned;
 pub use error::Error;
 pub use kernel::{Tc, check_kernel, release as kernel_release};
@@ -52,6 +52,9 @@ use crate::policy::Plan;
 use maps::PolicyMaps;
 use sides::Sides;
 
+/// So many interfaces get links at a start, which takes the kernel some 20 ms for each. More get filters.
+const LINKED_AT_START: usize = 100;
+
 /// The loaded programs of one instance, and the plans that its maps hold.
 pub struct Datapath {
     ebpf: Ebpf,
@@ -63,8 +66,8 @@ pub struct Datapath {
     /// True when this load's policy maps and programs are pinned.
     is_pinned: bool,
     guards: BTreeMap<u32, Guard>,
-    /// When the watch looks at the maps again.
-    look_at_maps: Instant,
+    /// When the watch looks again.
+    look_again: Instant,
 }
 
 /// What an [`Datapath::apply`] changed on interfaces, for the log.
@@ -127,7 +130,7 @@ impl Datapath {
             sizes,
             is_pinned: false,
             guards: BTreeMap::new(),
-            look_at_maps: Instant::now(),
+            look_again: Instant::now(),
         })
     }
 
@@ -186,8 +189,9 @@ impl Datapath {
         };
         let wanted = plan.ports.iter().filter(|(index, port)| is_wanted(index, port));
         let wanted: Vec<_> = wanted.map(|(index, port)| (*index, *port)).collect();
-        let when = if first { When::Start } else { When::Running };
-        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, when, &wanted);
+        let can_wait = first && wanted.len() <= LINKED_AT_START;
+        let who = if can_wait { Waits::Nobody } else { Waits::Somebody };
+        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, who, &wanted);
         changes.guarded = guards.values().map(|guard| guard.interface.clone()).collect();
         self.guards.extend(guards);
         for (index, port) in wanted {

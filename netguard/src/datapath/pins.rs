@@ -130,6 +130,18 @@ impl PinDirectory {
         Ok(found.map_err(|error| Error::filters(namespace, error))?.unwrap_or_default())
     }
 
+    /// The number of the program that a filter of the instance holds on an interface of this thread's namespace.
+    pub(super) fn filter_on(&self, ifindex: u32, hook: Hook) -> Result<Option<u32>, Error> {
+        let Some(namespace) = self.namespace_of_filters().filter(|_| hook != Hook::Xdp) else {
+            return Ok(None);
+        };
+        let program = || match namespace::own()? == namespace {
+            true => filter::program(self.instance(), ifindex, hook),
+            false => Ok(None),
+        };
+        program().map_err(|error| Error::filters(namespace.clone(), error))
+    }
+
     /// Removes every filter of the instance, also from another namespace.
     fn remove_filters(&self) -> Result<(), Error> {
         let Some(namespace) = self.namespace_of_filters() else { return Ok(()) };

@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use netguard_common::maps::{SIDES, Side};
+use netguard_common::{
+    SlotId,
+    maps::{SIDES, Side, SlotEntry},
+};
 
 use super::{Error, grace::Grace, maps::PolicyMaps};
 use crate::policy::Plan;
@@ -102,6 +105,11 @@ impl Sides {
             self.write_other(&Arc::clone(&self.plan))?;
         }
         Ok(!self.is_behind)
+    }
+
+    /// What counts for a slot, as the kernel has it.
+    pub(super) fn slot(&self, slot: SlotId) -> Result<Option<SlotEntry>, Error> {
+        self.maps.slot(self.active, slot)
     }
 
     /// The first map that holds what nobody here has written, if there is one.

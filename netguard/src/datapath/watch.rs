@@ -8,19 +8,19 @@ use std::{
 };
 
 use netguard_common::{
-    Hook,
-    maps::{PortEntry, PortKind, read_name},
+    Hook, SlotId,
+    maps::{self as layout, PortEntry, PortKind, read_name},
 };
 use nix::net::if_::if_indextoname;
 
 use super::{
     Datapath, Error,
-    attach::{self, When, hooks_of},
+    attach::{self, Waits, hooks_of},
     device,
     filter::Side,
 };
 
-/// Maps are looked at again after at least that time.
+/// All is looked at again after at least that time.
 const LOOK_AGAIN: Duration = Duration::from_millis(900);
 /// And after so many times as long as the last look has taken.
 const LOOK_SHARE: u32 = 50;
@@ -86,60 +86,52 @@ impl fmt::Display for Finding {
 }
 
 impl Datapath {
-    /// Looks at every program and, when that is due, at every entry of the policy maps. What is not as it was put there
-    /// is put right. Returns what was found.
+    /// Looks at every program and at every entry of the policy maps, if that is due. What is not as it was put there is put
+    /// right. Returns what was found.
     ///
     /// # Errors
     ///
     /// The kernel does not tell.
-    pub fn inspect(&mut self) -> Result<Vec<Finding>, Error> {
-        let mut findings = self.inspect_programs()?;
-        if self.look_at_maps <= Instant::now() {
-            let began = Instant::now();
-            if let Some(map) = self.sides.find_foreign()? {
-                let failed = self.sides.restore().err().map(|error| error.to_string());
-                findings.push(Finding { what: What::Written(map), failed });
-            }
-            self.look_at_maps = Instant::now() + LOOK_AGAIN.max(began.elapsed() * LOOK_SHARE);
+    pub fn inspect(&mut self) -> Option<Result<Vec<Finding>, Error>> {
+        if self.look_again > Instant::now() {
+            return None;
+        }
+        let began = Instant::now();
+        let found = self.inspect_all();
+        self.look_again = Instant::now() + LOOK_AGAIN.max(began.elapsed() * LOOK_SHARE);
+        Some(found)
+    }
+
+    fn inspect_all(&mut self) -> Result<Vec<Finding>, Error> {
+        let all = self.guards.keys().copied().collect();
+        let mut findings = self.inspect_interfaces(&all)?;
+        if let Some(map) = self.sides.find_foreign()? {
+            let failed = self.sides.restore().err().map(|error| error.to_string());
+            findings.push(Finding { what: What::Written(map), failed });
         }
         Ok(findings)
     }
 
-    fn inspect_programs(&mut self) -> Result<Vec<Finding>, Error> {
+    /// Looks at the programs of some interfaces, by number, as [`Self::inspect`] does at all.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub fn inspect_interfaces(
+        &mut self,
+        interfaces: &BTreeSet<u32>,
+    ) -> Result<Vec<Finding>, Error> {
         let mut found = Vec::new();
         let mut wrong = BTreeMap::new();
         let plan = std::sync::Arc::clone(self.sides.plan());
         let ids = self.program_ids()?;
-        let filters = self.filters()?;
-        for (ifindex, port) in
-            plan.ports.iter().filter(|(index, _)| self.guards.contains_key(index))
-        {
-            let interface = read_name(&port.name);
-            let kind =
-                if port.kind == PortKind::Bridge as u8 { PortKind::Bridge } else { PortKind::Port };
-            for hook in hooks_of(kind) {
-                let pin = self.pins.link(interface, hook);
-                let link = device::held_by(&pin).map_err(|it| Error::pin("open", &pin, it))?;
-                let link = link.filter(|link| link.ifindex == *ifindex).map(|it| it.program_id);
-                let filter = filters.get(&(*ifindex, hook)).copied();
-                let held = link.or(filter);
-                let own = ids.get(&hook).copied();
-                let (hook, interface) = (hook, interface.to_owned());
-                let what = match held {
-                    None => What::Absent { hook, interface },
-                    Some(by) if Some(by) != own => What::Replaced { hook, interface, by },
-                    Some(_) => match before(*ifindex, hook, link) {
-                        Some(of) => What::Behind { hook, interface, of },
-                        None => continue,
-                    },
-                };
-                // An interface that is gone is told as an event, and not here.
-                if if_indextoname(*ifindex).is_ok() {
-                    if !matches!(what, What::Behind { .. }) {
-                        wrong.insert(*ifindex, *port);
-                    }
-                    found.push((*ifindex, what));
+        for ifindex in interfaces.iter().filter(|index| self.guards.contains_key(index)) {
+            let Some(port) = plan.ports.get(ifindex) else { continue };
+            for what in self.look_at(*ifindex, port, &ids)? {
+                if !matches!(what, What::Behind { .. }) {
+                    wrong.insert(*ifindex, *port);
                 }
+                found.push((*ifindex, what));
             }
         }
         let refused = self.put_back(&wrong);
@@ -149,16 +141,77 @@ impl Datapath {
         Ok(findings.collect())
     }
 
-    /// Attaches what is missing, and says what cannot be attached.
-    fn put_back(&mut self, wrong: &BTreeMap<u32, PortEntry>) -> BTreeMap<u32, String> {
-        if wrong.is_empty() {
-            return BTreeMap::new();
+    /// What is wrong with the programs of an interface. One that is gone is told as an event, and not here.
+    fn look_at(
+        &self,
+        ifindex: u32,
+        port: &PortEntry,
+        ids: &BTreeMap<Hook, u32>,
+    ) -> Result<Vec<What>, Error> {
+        let interface = read_name(&port.name);
+        let mut wrong = Vec::new();
+        let is_bridge = port.kind == PortKind::Bridge as u8;
+        for hook in hooks_of(if is_bridge { PortKind::Bridge } else { PortKind::Port }) {
+            let pin = self.pins.link(interface, hook);
+            let link = device::held_by(&pin).map_err(|error| Error::pin("open", &pin, error))?;
+            let link = link.filter(|link| link.ifindex == ifindex).map(|link| link.program_id);
+            let held = match link {
+                None => self.pins.filter_on(ifindex, hook)?,
+                link => link,
+            };
+            let own = ids.get(&hook).copied();
+            let interface = interface.to_owned();
+            wrong.extend(match held {
+                None => Some(What::Absent { hook, interface }),
+                Some(by) if Some(by) != own => Some(What::Replaced { hook, interface, by }),
+                Some(_) => {
+                    before(ifindex, hook, link).map(|of| What::Behind { hook, interface, of })
+                }
+            });
         }
-        let wrong: Vec<_> = wrong.iter().map(|(index, port)| (*index, *port)).collect();
-        let (guards, refused) =
-            attach::guard(&mut self.ebpf, &self.pins, self.tc, When::Running, &wrong);
-        self.guards.extend(guards);
-        refused.into_iter().map(|(index, error)| (index, error.to_string())).collect()
+        if !wrong.is_empty() && if_indextoname(ifindex).is_err() {
+            wrong.clear();
+        }
+        Ok(wrong)
+    }
+
+    /// Reads back from the kernel what it has of a slot: its entry, and the programs on its interfaces, whose names are
+    /// returned.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell, or has something else.
+    pub fn read_back(&self, slot: SlotId) -> Result<Vec<String>, Error> {
+        let plan = self.sides.plan();
+        if self.sides.slot(slot)? != plan.slots.get(&slot).copied() {
+            return Err(Error::NotInForce(format!("slot {slot} in {}", layout::SLOTS)));
+        }
+        let ids = self.program_ids()?;
+        let mut interfaces = Vec::new();
+        for (ifindex, port) in plan.ports.iter().filter(|(_, port)| port.slot_id == slot) {
+            if let Some(what) = self.look_at(*ifindex, port, &ids)?.into_iter().next() {
+                return Err(Error::NotInForce(Finding { what, failed: None }.to_string()));
+            }
+            interfaces.push(read_name(&port.name).to_owned());
+        }
+        Ok(interfaces)
+    }
+
+    /// Attaches what is missing, held as it was, and says what cannot be attached.
+    fn put_back(&mut self, wrong: &BTreeMap<u32, PortEntry>) -> BTreeMap<u32, String> {
+        let had_links = |(_, port): &(u32, PortEntry)| {
+            let has_pin = |hook| self.pins.link(read_name(&port.name), hook).exists();
+            Hook::ALL.into_iter().any(|hook| hook != Hook::Xdp && has_pin(hook))
+        };
+        let wrong = wrong.iter().map(|(index, port)| (*index, *port));
+        let (links, filters): (Vec<_>, Vec<_>) = wrong.partition(had_links);
+        let mut refusals = BTreeMap::new();
+        for (who, wrong) in [(Waits::Nobody, links), (Waits::Somebody, filters)] {
+            let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, who, &wrong);
+            self.guards.extend(guards);
+            refusals.extend(refused.into_iter().map(|(index, error)| (index, error.to_string())));
+        }
+        refusals
     }
 
     fn program_ids(&self) -> Result<BTreeMap<Hook, u32>, Error> {
@@ -172,12 +225,6 @@ impl Datapath {
         };
         let hooks: BTreeSet<_> = Hook::ALL.into_iter().collect();
         hooks.into_iter().map(id).collect()
-    }
-
-    /// The instance's filters, by interface and hook: which programs they are.
-    fn filters(&self) -> Result<BTreeMap<(u32, Hook), u32>, Error> {
-        let filters = self.pins.filters()?;
-        Ok(filters.into_iter().map(|it| ((it.ifindex, it.hook), it.program_id)).collect())
     }
 }
 

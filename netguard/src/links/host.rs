@@ -6,12 +6,9 @@ use std::{
     net::IpAddr,
 };
 
-use rtnetlink::{
-    packet_core::NetlinkPayload,
-    packet_route::{
-        AddressFamily, RouteNetlinkMessage as Message,
-        address::{AddressAttribute, AddressMessage},
-    },
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    address::{AddressAttribute, AddressMessage},
 };
 
 use super::{
@@ -63,7 +60,7 @@ impl Host {
     #[must_use]
     pub fn facts(&self) -> Facts {
         let interfaces = self.links.values().map(InterfaceFact::from).collect();
-        Facts::new(interfaces, self.addresses.iter().copied().collect())
+        Facts::new(interfaces, self.addresses.clone())
     }
 
     pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
@@ -79,8 +76,7 @@ impl Host {
     }
 
     /// Takes in what the kernel says has changed. True if anything is other than before.
-    pub(super) fn hear(&mut self, news: NetlinkPayload<Message>) -> Result<bool, Error> {
-        let NetlinkPayload::InnerMessage(news) = news else { return Ok(false) };
+    pub(super) fn hear(&mut self, news: Message) -> Result<bool, Error> {
         match news {
             // Of a port's settings a bridge tells in its own words, and not all that there is to say.
             Message::NewLink(message) | Message::DelLink(message)
@@ -100,8 +96,6 @@ impl Host {
             Message::DelAddress(message) => {
                 Ok(own_address(&message).is_some_and(|it| self.addresses.remove(&it)))
             }
-            // A filter may have been one of ours.
-            Message::DelQueueDiscipline(_) | Message::DelTrafficFilter(_) => Ok(true),
             _ => Ok(false), // other kinds of news of the same groups
         }
     }

@@ -5,6 +5,7 @@
 //! the only record of ownership, so it outlives the daemon; a link without it is never removed.
 
 use std::{
+    collections::HashSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -116,10 +117,10 @@ pub fn remove_owned(owner: &str) -> Result<Vec<String>, Error> {
 /// The kernel refuses; links that were removed until then are gone.
 pub fn remove_stale(owner: &str, wanted: &[Wanted], host: &Host) -> Result<Vec<String>, Error> {
     let alias = alias_of(owner);
-    let is_wanted = |name: &String| {
-        wanted.iter().any(|wanted| wanted.bridge == *name || wanted.ports.contains(name))
-    };
-    let is_stale = |link: &&Link| link.alias.as_ref() == Some(&alias) && !is_wanted(&link.name);
+    let names = wanted.iter().flat_map(|wanted| wanted.ports.iter().chain([&wanted.bridge]));
+    let wanted: HashSet<_> = names.collect();
+    let is_stale =
+        |link: &&Link| link.alias.as_ref() == Some(&alias) && !wanted.contains(&link.name);
     let mut stale: Vec<_> = host.links().filter(is_stale).collect();
     stale.sort_by_key(|link| link.kind == Kind::Bridge);
     let mut removed = Vec::new();

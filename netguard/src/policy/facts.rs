@@ -1,13 +1,16 @@
 //! What the host has: the only input of a plan besides the policy.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 /// Interfaces and addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     interfaces: Vec<InterfaceFact>,
     /// Each with the number of its interface.
-    addresses: Vec<(u32, IpAddr)>,
+    addresses: BTreeSet<(u32, IpAddr)>,
     by_name: HashMap<String, usize>,
     by_controller: HashMap<u32, Vec<usize>>,
 }
@@ -32,7 +35,7 @@ pub struct InterfaceFact {
 impl Facts {
     /// Of every interface and every address, each with the number of its interface.
     #[must_use]
-    pub fn new(interfaces: Vec<InterfaceFact>, addresses: Vec<(u32, IpAddr)>) -> Self {
+    pub fn new(interfaces: Vec<InterfaceFact>, addresses: BTreeSet<(u32, IpAddr)>) -> Self {
         let mut by_controller: HashMap<_, Vec<_>> = HashMap::new();
         for (at, interface) in interfaces.iter().enumerate() {
             if let Some(controller) = interface.controller {
@@ -52,7 +55,7 @@ impl Facts {
 
     /// Every address, with the number of its interface.
     #[must_use]
-    pub fn addresses(&self) -> &[(u32, IpAddr)] {
+    pub fn addresses(&self) -> &BTreeSet<(u32, IpAddr)> {
         &self.addresses
     }
 

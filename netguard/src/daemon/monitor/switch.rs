@@ -31,7 +31,7 @@ impl Intent {
     }
 }
 
-fn refuse(error: Error) -> Refusal {
+pub(in crate::daemon) fn refuse(error: Error) -> Refusal {
     let fault = if matches!(error, Error::Config(_)) { Fault::Order } else { Fault::Host };
     Refusal::new(fault, format!("{:#}", anyhow::Error::from(error)))
 }

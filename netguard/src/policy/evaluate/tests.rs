@@ -58,7 +58,7 @@ pub(in crate::policy) fn address(text: &str) -> IpAddr {
 }
 
 fn facts() -> Facts {
-    Facts::new(Vec::new(), vec![(2, address("198.51.100.1"))])
+    Facts::new(Vec::new(), [(2, address("198.51.100.1"))].into())
 }
 
 /// An IPv4 frame from a MAC that is no group's.
