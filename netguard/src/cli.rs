@@ -1,5 +1,6 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod drops;
 mod guard;
 mod loaded;
 mod manual;
@@ -78,6 +79,8 @@ enum Command {
         #[arg(long)]
         instance: Option<Instance>,
     },
+    /// Show the packets that were dropped of late, and those that are dropped from now on
+    Drops(DropsArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -190,6 +193,31 @@ struct SayArgs {
     instance: Option<Instance>,
 }
 
+#[derive(Args)]
+struct DropsArgs {
+    /// Go on with those that come
+    #[arg(short, long)]
+    follow: bool,
+    /// How many of the latest
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    last: usize,
+    /// Only those of this slot
+    #[arg(long)]
+    slot: Option<String>,
+    /// Only those that were dropped for this reason: cross-slot, not-pinned
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only those of slots of this runtime
+    #[arg(long)]
+    runtime: Option<String>,
+    /// How lines look
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    /// The instance [default: the one that is loaded]
+    #[arg(long)]
+    instance: Option<Instance>,
+}
+
 #[derive(Subcommand)]
 enum SlotCommand {
     /// Every slot, and what was ordered about it
@@ -290,6 +318,7 @@ impl Cli {
             Command::Check { file, kernel } => check(file.as_deref(), kernel),
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
+            Command::Drops(args) => drops::drops(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),

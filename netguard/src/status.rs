@@ -65,11 +65,24 @@ impl Status {
         json!({
             "instance": self.instance.as_str(),
             "daemon_pid": self.daemon_pid,
+            "generation": self.generation(),
             "slots": slots,
             "no_slot_counters": self.counters(NO_SLOT),
             "programs": programs,
             "records_lost": self.view.records_lost,
         })
+    }
+
+    /// The process of the instance's daemon, if one runs.
+    #[must_use]
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon_pid
+    }
+
+    /// The fingerprint of the policy that the programs go by; all slots have the same. None without slots.
+    fn generation(&self) -> Option<String> {
+        let slot = self.view.slots.values().next()?;
+        Some(format!("{:08x}", slot.generation))
     }
 
     /// As text for people.
@@ -200,6 +213,38 @@ impl Status {
             })
             .collect()
     }
+}
+
+/// What a daemon says of itself, for people: a line, and more only if something is wrong.
+#[must_use]
+pub fn daemon_text(daemon: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut out = format!("daemon running since {}", text(&daemon["since"]));
+    for (key, one, many) in [
+        ("worker_restarts", "worker restart", "worker restarts"),
+        ("log_lines_lost", "log line lost", "log lines lost"),
+    ] {
+        match daemon[key].as_u64() {
+            None | Some(0) => {}
+            Some(1) => out += &format!(", 1 {one}"),
+            Some(count) => out += &format!(", {count} {many}"),
+        }
+    }
+    let reload = &daemon["reload"];
+    if reload.is_object() {
+        out += &format!("\nlatest reload {}: {}", text(&reload["time"]), text(&reload["result"]));
+        if let Some(error) = reload["error"].as_str() {
+            out += &format!(": {error}");
+        }
+        if let Some(left) = daemon["unconfirmed_seconds_left"].as_u64() {
+            out += &format!("; taken back in {left} s unless `netguard confirm`");
+        }
+    }
+    let failing = daemon["failures"].as_array().into_iter().flatten();
+    for failure in failing.chain(daemon["alarms"].as_array().into_iter().flatten()) {
+        out += &format!("\nnot as it should be: {}", text(failure));
+    }
+    out
 }
 
 /// The first of many names: a line has 80 columns, JSON has them all.

@@ -96,6 +96,8 @@ pub enum Order {
     Confirm,
     /// What a reload would change.
     Diff,
+    /// What the kernel holds and counts, and how the daemon is.
+    Status,
     /// The slots, and what was ordered about them.
     Slots,
     /// Make a slot beside those of the file, from the keys of a `[[slot]]` entry. Without a number it gets one that is free.

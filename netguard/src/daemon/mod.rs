@@ -12,6 +12,7 @@
 //! that a failed start changes nothing. Stopping changes nothing either: programs and maps stay
 //! pinned and enforce until `netguard unload`.
 
+mod account;
 mod channel;
 mod child;
 mod guard;

@@ -18,6 +18,7 @@ use tokio::{
 use self::switch::Intent;
 use super::{
     Error, Options,
+    account::Account,
     channel::{HostView, PolicyText, ToMonitor, ToWorker},
     child::{Happened, Worker},
     host,
@@ -76,8 +77,9 @@ pub(super) struct Monitor {
     /// All of it together: what is in force.
     pub(super) policy: Policy,
     state: StateFile,
-    instance: Instance,
+    pub(super) instance: Instance,
     options: Options,
+    pub(super) account: Account,
     pub(super) fallback: Option<Fallback>,
     datapath: Datapath,
     watcher: Watcher,
@@ -91,9 +93,9 @@ pub(super) struct Monitor {
     pub(super) journal: Journal,
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
-    failures: BTreeSet<String>,
+    pub(super) failures: BTreeSet<String>,
     /// What somebody else has done and cannot be put right, as of the last look.
-    alarms: BTreeSet<String>,
+    pub(super) alarms: BTreeSet<String>,
     retry: Interval,
     every_second: Interval,
     _lock: Lock,
@@ -153,6 +155,7 @@ impl Monitor {
             state,
             instance: instance.clone(),
             options,
+            account: Account::begin(),
             fallback: None,
             datapath,
             watcher,
@@ -328,6 +331,8 @@ impl Monitor {
         if let Err(error) = self.start_worker(&facts).await {
             self.journal.note(format!("no worker comes up: {error}; trying again"));
             tokio::time::sleep(HOUSEKEEPING).await;
+        } else {
+            self.account.worker_restarts += 1;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Answer, Fault, Order, Refusal,
+    account::Became,
     channel::ToWorker,
     monitor::{Fallback, Monitor, extent},
     overlay::{Target, Word},
@@ -16,6 +17,7 @@ use crate::{
     config::{Config, slot_entry},
     listing,
     policy::Policy,
+    status::Status,
 };
 
 impl Monitor {
@@ -27,6 +29,7 @@ impl Monitor {
                 let config = self.read_again()?;
                 Ok(Changes::between(&self.config.policy, &config.policy).json())
             }
+            Order::Status => self.status(),
             Order::Slots => Ok(self.slots()),
             Order::AddSlot { entry } => self.add_slot(entry).await,
             Order::RemoveSlot { slot } => self.remove_slot(&slot).await,
@@ -45,6 +48,15 @@ impl Monitor {
 
     /// Reads the configuration again and puts it in force; back to this one if nobody confirms it in time.
     pub(super) async fn reload(&mut self, confirm: Option<Duration>) -> Answer {
+        let answer = self.try_reload(confirm).await;
+        self.account.reloaded(match &answer {
+            Ok(_) => Became::InForce,
+            Err(refusal) => Became::Refused(refusal.message.clone()),
+        });
+        answer
+    }
+
+    async fn try_reload(&mut self, confirm: Option<Duration>) -> Answer {
         let config = self.read_again()?;
         let old = self.config.clone();
         let changes = Changes::between(&old.policy, &config.policy).json();
@@ -73,6 +85,21 @@ impl Monitor {
         }
         self.journal.note("confirmed: the latest reload stays in force");
         Ok(json!({}))
+    }
+
+    /// What everybody can read of the kernel, and what only the daemon knows.
+    fn status(&self) -> Answer {
+        let status = Status::read(&self.instance);
+        let refuse = |error| Refusal::new(Fault::Host, format!("{:#}", anyhow::Error::from(error)));
+        let mut status = status.map_err(refuse)?.json();
+        let mut daemon = self.account.json();
+        let left = self.fallback.as_ref().map(|it| it.at.saturating_duration_since(Instant::now()));
+        daemon["unconfirmed_seconds_left"] = left.map(|left| left.as_secs()).into();
+        daemon["failures"] = json!(self.failures);
+        daemon["alarms"] = json!(self.alarms);
+        daemon["log_lines_lost"] = self.journal.lost().into();
+        status["daemon"] = daemon;
+        Ok(status)
     }
 
     fn slots(&self) -> Value {

@@ -38,8 +38,9 @@ use crate::{
     config::Config,
     control,
     datapath::{DropStream, Shared},
-    drops::{Clock, Drop},
+    drops::{Clock, Drop, Feed},
     journal::{Event as Entry, Format, Journal, Writer},
+    listing,
     policy::Policy,
     sandbox::{self, Confinement},
 };
@@ -168,6 +169,7 @@ struct Worker {
     more_drops: bool,
     resolver: Arc<Resolver>,
     pins: Arc<Pins>,
+    feed: Feed,
     control: control::Server,
     orders: mpsc::Receiver<Asked>,
     /// Orders that the monitor has not answered yet.
@@ -208,8 +210,15 @@ impl Worker {
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
-        let slots = slot_names(&policy);
-        let control = control::serve(UnixListener::from(control), Arc::clone(&pins), slots, give)?;
+        let feed = Feed::default();
+        let daemon = control::Daemon::new(
+            Arc::clone(&pins),
+            names(&policy),
+            give,
+            feed.clone(),
+            journal.clone(),
+        );
+        let control = control::serve(UnixListener::from(control), daemon)?;
         let mut every_second = tokio::time::interval(HOUSEKEEPING);
         every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -222,6 +231,7 @@ impl Worker {
             more_drops: false,
             resolver,
             pins,
+            feed,
             control,
             orders,
             waiting: BTreeMap::new(),
@@ -342,7 +352,9 @@ impl Worker {
         }
         count(deny(&self.pins, &denied));
         if has_other_slots {
-            self.control.replace_slots(slot_names(&self.policy));
+            let names = names(&self.policy);
+            self.feed.keep(|slot| names.slots.values().any(|name| name == slot));
+            self.control.replace_names(names);
         }
         self.done(failed, unpinned).await
     }
@@ -360,12 +372,14 @@ impl Worker {
                 &record,
                 &clock,
                 |id| {
-                    let slot = self.policy.slots.iter().find(|slot| slot.id == id);
-                    slot.map(|slot| slot.name.clone())
+                    let slot = self.policy.slots.iter().find(|slot| slot.id == id)?;
+                    let runtime = listing::runtime(&self.policy, slot);
+                    Some((slot.name.clone(), runtime.to_owned()))
                 },
                 |index| self.host.interfaces.get(&index).cloned(),
             );
-            if let Some(drop) = drop {
+            if let Some(drop) = drop.map(Arc::new) {
+                self.feed.add(&drop);
                 self.journal.write(Entry::Drop(drop));
             }
         }
@@ -379,8 +393,12 @@ impl Worker {
     }
 }
 
-fn slot_names(policy: &Policy) -> BTreeMap<SlotId, String> {
-    policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect()
+/// What orders may speak of.
+fn names(policy: &Policy) -> control::Names {
+    control::Names {
+        slots: policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect(),
+        runtimes: policy.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
+    }
 }
 
 /// The policy of the file with the slots that were made at run time.

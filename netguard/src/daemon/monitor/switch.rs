@@ -3,7 +3,10 @@
 use super::{Fallback, Monitor, extent, must_guard_bridges};
 use crate::{
     config::{Config, Problems},
-    daemon::{Error, Fault, Refusal, channel::ToWorker, child::Done, host, overlay::Overlay},
+    daemon::{
+        Error, Fault, Refusal, account::Became, channel::ToWorker, child::Done, host,
+        overlay::Overlay,
+    },
     datapath::{Changes, Datapath, PinDirectory},
     links,
     policy::{Facts, Plan, Policy},
@@ -39,10 +42,13 @@ impl Monitor {
     pub(super) async fn fall_back(&mut self) {
         let Some(Fallback { config, .. }) = self.fallback.take() else { return };
         let note = match self.change(config, self.overlay.clone()).await {
-            Ok(_) => format!(
-                "nobody has confirmed the latest reload: back to what was before, guarding {}",
-                extent(&self.policy)
-            ),
+            Ok(_) => {
+                self.account.reloaded(Became::TakenBack);
+                format!(
+                    "nobody has confirmed the latest reload: back to what was before, guarding {}",
+                    extent(&self.policy)
+                )
+            }
             Err(refusal) => format!(
                 "nobody has confirmed the latest reload, but what was before does not fit any more: {}",
                 refusal.message
