@@ -264,6 +264,31 @@ fn slots_are_made_and_removed_while_the_daemon_runs_and_it_remembers_them() {
 }
 
 #[test]
+fn a_slot_made_at_run_time_may_name_a_list_that_no_other_slot_names() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with(&config("\"github.com\"", ""), "veth");
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, list) = (directory.path().join("web.toml"), directory.path().join("own.list"));
+    fs::write(&list, "own.example\n").expect("the list");
+    let list = list.to_str().expect("its path");
+    let entry = format!(
+        "name = \"web\"\nmanage_links = true\nsubnet = \"10.99.0.0/24\"\ndns.lists = [\"{list}\"]\n"
+    );
+    fs::write(&file, entry).expect("the entry");
+    let _ = run(&lab, &["slot", "add", file.to_str().expect("its path")]).success();
+    // The worker, which may open no file, has it too; so has its successor.
+    may(&lab, 1, "github.com.", GITHUB);
+    let restarts = || request(&lab, "GET", "/v1/status", "").1["daemon"]["worker_restarts"].clone();
+    assert_eq!(restarts(), 0);
+    daemon::kill(&lab, "KILL");
+    let _daemon = daemon::start(&lab);
+    may(&lab, 2, "github.com.", GITHUB);
+    assert_eq!(restarts(), 0);
+}
+
+#[test]
 fn a_state_that_is_damaged_is_not_taken_for_an_empty_one() {
     if !can_use_kernel() {
         return;

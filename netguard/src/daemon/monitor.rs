@@ -303,8 +303,9 @@ impl Monitor {
         steps.failed
     }
 
+    /// Also with the texts that only slots made at run time name.
     fn policy_text(&self) -> io::Result<PolicyText> {
-        let packed = String::from_utf8(self.config.pack()?).map_err(io::Error::other)?;
+        let packed = String::from_utf8(self.whole.pack()?).map_err(io::Error::other)?;
         Ok(PolicyText { path: self.config.path().to_owned(), packed })
     }
 

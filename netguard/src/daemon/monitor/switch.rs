@@ -104,7 +104,7 @@ impl Monitor {
                 return Err(error);
             }
         };
-        let is_new_file = intent.is_new_file(self);
+        let has_other_texts = !intent.whole.is_same_text(&self.whole);
         Intent {
             config: self.config,
             overlay: self.overlay,
@@ -114,7 +114,7 @@ impl Monitor {
         if !made.created.is_empty() {
             self.journal.note(format!("made {}", made.created.join(" ")));
         }
-        let mut done = self.hand_policy_over(is_new_file).await;
+        let mut done = self.hand_policy_over(has_other_texts).await;
         let mut failed = std::mem::take(&mut done.failed);
         failed.extend(self.listen(&facts).await);
         failed.extend(self.isolate(&facts).await);
@@ -167,10 +167,10 @@ impl Monitor {
     }
 
     /// Tells the worker the policy in force. One that has died meanwhile is told by its successor.
-    async fn hand_policy_over(&mut self, is_new_file: bool) -> Done {
+    async fn hand_policy_over(&mut self, has_other_texts: bool) -> Done {
         let overlay = self.overlay.clone();
         let message = match self.policy_text() {
-            Ok(policy) if is_new_file => ToWorker::Policy { policy, overlay },
+            Ok(policy) if has_other_texts => ToWorker::Policy { policy, overlay },
             Ok(_) => ToWorker::Overlay(overlay),
             Err(error) => return Done { failed: vec![error.to_string()], unpinned: 0 },
         };
