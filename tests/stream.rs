@@ -82,7 +82,8 @@ fn a_drop_is_told_to_who_follows_and_to_who_asks_later() {
         "{line}"
     );
 
-    assert_eq!(remembered(&lab, "runtime=some%20pods&reason=metadata&last=1"), [told.clone()]);
+    let last = remembered(&lab, "runtime=some%20pods&reason=metadata&last=1");
+    assert_eq!(last, std::slice::from_ref(&told));
     let last = run(&lab, &["drops", "--reason", "metadata", "--last", "1", "-o", "json"]);
     assert_eq!(last.success().parse::<Value>().expect("JSON"), told);
     let last = run(&lab, &["drops", "--runtime", "vm", "--reason", "metadata"]);

@@ -5,6 +5,7 @@ mod guard;
 mod loaded;
 mod manual;
 mod orders;
+mod state;
 
 use std::{
     ffi::OsString,
@@ -130,6 +131,14 @@ enum Command {
         #[arg(long, global = true)]
         instance: Option<Instance>,
     },
+    /// Carry a slot to another host or another name: its policy, what was ordered about it, its pins and its counters
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+        /// The instance [default: the one that is loaded]
+        #[arg(long, global = true)]
+        instance: Option<Instance>,
+    },
     /// Have the daemon read its configuration again; a bad one changes nothing
     Reload {
         /// Go back to the policy before after so many seconds, unless `netguard confirm` comes first
@@ -238,6 +247,38 @@ enum SlotCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum StateCommand {
+    /// Print all that there is of a slot, as one JSON document
+    Export {
+        /// The slot
+        slot: String,
+    },
+    /// Have a slot take over what standard input says; it is made if it is not there
+    Import(ImportArgs),
+}
+
+#[derive(Args)]
+struct ImportArgs {
+    /// The slot that was exported
+    slot: String,
+    /// What it is called here [default: the same]
+    #[arg(long = "as", value_name = "NAME")]
+    name: Option<String>,
+    /// Another subnet, of IPv4 or IPv6; may be given for both
+    #[arg(long)]
+    subnet: Vec<String>,
+    /// Another bridge
+    #[arg(long)]
+    bridge: Option<String>,
+    /// Another port
+    #[arg(long)]
+    port: Option<String>,
+    /// Another MAC of the guest, or `any`
+    #[arg(long)]
+    mac: Option<String>,
+}
+
 #[derive(Args)]
 struct RunArgs {
     /// The configuration (netguard.toml)
@@ -326,6 +367,7 @@ impl Cli {
             Command::Lock { slot, instance } => orders::lock(&slot, true, instance),
             Command::Unlock { slot, instance } => orders::lock(&slot, false, instance),
             Command::Slot { command, instance } => orders::slot(&command, instance),
+            Command::State { command, instance } => state::state(&command, instance),
             Command::Reload { confirm, instance } => orders::reload(confirm, instance),
             Command::Confirm { instance } => orders::confirm(instance),
             Command::Diff { json, instance } => orders::diff(json, instance),
@@ -518,6 +560,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     const NOT_PERMITTED: u8 = 4;
     for cause in error.chain() {
         if cause.is::<Problems>() || cause.is::<BadName>() || cause.is::<NoSlot>() {
+            return BAD_USAGE;
+        }
+        if cause.is::<state::OtherSlot>() {
             return BAD_USAGE;
         }
         if let Some(control::Error::Refused { is_bad_order: true, .. }) = cause.downcast_ref() {

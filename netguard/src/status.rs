@@ -1,7 +1,7 @@
 //! `netguard status`: slots, programs and counters, read back from the kernel. Says what is
 //! enforced, whether or not a daemon runs.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use netguard_common::{
     Direction, DropReason, NO_SLOT, SlotId,
@@ -10,6 +10,7 @@ use netguard_common::{
 use serde_json::{Value, json};
 
 use crate::{
+    daemon::{self, Counted},
     datapath::{self, PinDirectory, View},
     instance::Instance,
 };
@@ -19,6 +20,8 @@ pub struct Status {
     instance: Instance,
     daemon_pid: Option<u32>,
     view: View,
+    /// By slot, what was counted elsewhere before it came here.
+    carried: BTreeMap<String, Vec<Counted>>,
 }
 
 impl Status {
@@ -29,7 +32,8 @@ impl Status {
     /// The instance has no pins, or they may not be read.
     pub fn read(instance: &Instance) -> Result<Self, datapath::Error> {
         let view = View::open(&PinDirectory::of(instance))?;
-        Ok(Self { instance: instance.clone(), daemon_pid: instance.running_pid(), view })
+        let carried = daemon::carried(instance);
+        Ok(Self { instance: instance.clone(), daemon_pid: instance.running_pid(), view, carried })
     }
 
     /// As one JSON object.
@@ -45,6 +49,7 @@ impl Status {
                     "name": read_name(&slot.name),
                     "interfaces": self.interfaces(*id),
                     "counters": self.counters(*id),
+                    "carried": self.carried.get(read_name(&slot.name)).map_or(&[][..], Vec::as_slice),
                 })
             })
             .collect();
@@ -77,6 +82,34 @@ impl Status {
     #[must_use]
     pub fn daemon_pid(&self) -> Option<u32> {
         self.daemon_pid
+    }
+
+    /// What became of a slot's packets, here and where it was before.
+    #[must_use]
+    pub fn counted(&self, slot: &str) -> Vec<Counted> {
+        let mut sums = BTreeMap::new();
+        let mut add = |direction: &str, outcome: &str, packets, bytes| {
+            let sum: &mut (u64, u64) =
+                sums.entry((direction.to_owned(), outcome.to_owned())).or_default();
+            *sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
+        };
+        let id = self.view.slots.iter().find(|(_, it)| read_name(&it.name) == slot);
+        let rows = self.view.counters.iter();
+        for row in rows.filter(|row| id.is_some_and(|(id, _)| row.slot_id == *id)) {
+            let outcome = outcome_name(row.outcome);
+            add(row.direction.name(), outcome, row.counter.packets, row.counter.bytes);
+        }
+        for it in self.carried.get(slot).into_iter().flatten() {
+            add(&it.direction, &it.outcome, it.packets, it.bytes);
+        }
+        let sums = sums.into_iter();
+        sums.map(|((direction, outcome), (packets, bytes))| Counted {
+            direction,
+            outcome,
+            packets,
+            bytes,
+        })
+        .collect()
     }
 
     /// The fingerprint of the policy that the programs go by; all slots have the same. None without slots.
@@ -121,6 +154,7 @@ impl Status {
             );
         }
         self.write_drops(&mut out);
+        self.write_carried(&mut out);
         let _ = writeln!(
             out,
             "\n{:<15} {:>6}  {:<16} {:>8}  attached to",
@@ -165,6 +199,22 @@ impl Status {
                 reason.map_or(0, DropReason::code),
                 row.counter.packets,
                 row.counter.bytes,
+            );
+        }
+    }
+
+    fn write_carried(&self, out: &mut String) {
+        for (slot, counted) in &self.carried {
+            let packets = |wanted: fn(&str) -> bool| {
+                let counted = counted.iter().filter(|it| wanted(&it.outcome));
+                counted.map(|it| it.packets).sum::<u64>()
+            };
+            let _ = writeln!(
+                out,
+                "\n{slot}: carried from elsewhere, not in these numbers: {} packets passed, {} redirected, {} dropped",
+                packets(|outcome| outcome == "pass"),
+                packets(|outcome| outcome == "redirect"),
+                packets(|outcome| !["pass", "redirect"].contains(&outcome)),
             );
         }
     }

@@ -120,6 +120,32 @@ pub async fn remove_slot(instance: &Instance, slot: &str) -> Result<(), Error> {
     order(instance, Method::DELETE, &path, String::new()).await.map(|_| ())
 }
 
+/// All that there is of a slot, as one document.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: there is no such slot.
+pub async fn export(instance: &Instance, slot: &str) -> Result<Value, Error> {
+    order(instance, Method::GET, &of_slot(slot, "state"), String::new()).await
+}
+
+/// Has a slot take over what another one was, with other links and addresses in `place` where they are named. Returns the slot.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: then nothing has changed.
+pub async fn import(
+    instance: &Instance,
+    slot: &str,
+    document: String,
+    place: &[(&str, &str)],
+) -> Result<Value, Error> {
+    let query: Vec<_> =
+        place.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect();
+    let path = format!("{}?{}", of_slot(slot, "state"), query.join("&"));
+    order(instance, Method::PUT, &path, document).await
+}
+
 fn of_slot(slot: &str, what: &str) -> String {
     format!("/v1/slots/{}/{what}", encode(slot))
 }

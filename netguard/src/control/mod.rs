@@ -12,6 +12,7 @@
 //! | `GET /v1/slots` | every slot, and what was ordered about it |
 //! | `POST /v1/slots` with the keys of a `[[slot]]` entry | makes a slot beside those of the file |
 //! | `DELETE /v1/slots/NAME` | removes one that was made so |
+//! | `GET` and `PUT /v1/slots/NAME/state` | all that there is of a slot, as one document, and has another slot take it over |
 //! | `PUT` and `DELETE /v1/slots/NAME/lock` | takes the slot's network away, established flows included, and gives it back |
 //! | `POST /v1/slots/NAME/allow` and `/deny` with `{"what": "example.com", "seconds": 600}` | the latest word about a name or prefix, whatever the file says; for good without seconds |
 //! | `POST /v1/slots/NAME/forget` with `{"what": "example.com"}` | takes such a word back |
@@ -22,10 +23,12 @@ mod client;
 mod escape;
 mod routes;
 mod server;
+mod state;
 mod stream;
 
 pub use client::{
-    Error, add_slot, confirm, diff, drops, forget, lock, reload, remove_slot, say, slots, status,
+    Error, add_slot, confirm, diff, drops, export, forget, import, lock, reload, remove_slot, say,
+    slots, status,
 };
 pub use escape::encode;
 pub use routes::{Daemon, Names};

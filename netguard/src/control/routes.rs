@@ -15,9 +15,9 @@ use netguard_common::SlotId;
 use netguard_dns::{Moment, Pins};
 use serde_json::{Value, json};
 
-use super::{escape::decode, stream};
+use super::{escape::decode, state, stream};
 use crate::{
-    daemon::{Fault, Order, Orders, Refusal},
+    daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
     drops::Feed,
     journal::Journal,
     pinned::{NoSlot, Pinned},
@@ -25,10 +25,9 @@ use crate::{
 
 /// Six times as long, if every byte is escaped, it still fits a packet to the monitor.
 const BODY_MAX: usize = 16 << 10;
-/// A year: who means longer means for good.
-const SECONDS_MAX: u64 = 366 * 24 * 3600;
 
 pub(super) fn router(daemon: Daemon) -> Router {
+    let large = DefaultBodyLimit::max(state::BODY_MAX);
     Router::new()
         .route("/v1/reload", post(reload))
         .route("/v1/confirm", post(confirm))
@@ -38,6 +37,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/pins", get(list))
         .route("/v1/slots", get(slots).post(add))
         .route("/v1/slots/{slot}", delete(remove))
+        .route("/v1/slots/{slot}/state", get(state::export).put(state::import).layer(large))
         .route("/v1/slots/{slot}/lock", put(lock).delete(unlock))
         .route("/v1/slots/{slot}/allow", post(allow))
         .route("/v1/slots/{slot}/deny", post(deny))
@@ -55,7 +55,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
 pub struct Daemon {
     pins: Arc<Pins>,
     names: Arc<ArcSwap<Names>>,
-    orders: Orders,
+    pub(super) orders: Orders,
     pub(super) feed: Feed,
     journal: Journal,
 }
@@ -130,12 +130,12 @@ impl Daemon {
         self.names.store(Arc::new(names));
     }
 
-    async fn give(&self, order: Order) -> Result<Json<Value>, Wrong> {
+    pub(super) async fn give(&self, order: Order) -> Result<Json<Value>, Wrong> {
         Ok(Json(self.orders.give(order).await?))
     }
 
     /// Runs what asks the kernel beside the runtime's own threads.
-    async fn apart<T: Send + 'static>(
+    pub(super) async fn apart<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Pins) -> T + Send + 'static,
     ) -> Result<T, Wrong> {
@@ -275,7 +275,7 @@ async fn forget(
     }
 }
 
-fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Wrong> {
+pub(super) fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Wrong> {
     body.map_err(|error| Wrong::new(error.status(), error.body_text()))
 }
 

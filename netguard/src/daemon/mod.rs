@@ -13,6 +13,7 @@
 //! pinned and enforce until `netguard unload`.
 
 mod account;
+mod carried;
 mod channel;
 mod child;
 mod guard;
@@ -30,10 +31,11 @@ use std::io;
 use caps::Capability;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub use channel::{Answer, Fault, Order, Refusal};
+pub use channel::{Answer, CarriedPin, Fault, Order, Refusal, SECONDS_MAX, Said, SlotState};
 pub use guard::{Guarded, guard};
-pub use state::StateError;
-pub use worker::{Asked, Orders, run as work};
+pub use overlay::Counted;
+pub use state::{StateError, carried};
+pub use worker::{Asked, Orders, Wanted, run as work};
 
 use crate::{
     config::{Config, Problems},

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     Answer, Fault, Order, Refusal,
     account::Became,
-    channel::ToWorker,
+    channel::{Said, ToWorker},
     monitor::{Fallback, Monitor, extent},
     overlay::{Target, Word},
 };
@@ -33,6 +33,8 @@ impl Monitor {
             Order::Slots => Ok(self.slots()),
             Order::AddSlot { entry } => self.add_slot(entry).await,
             Order::RemoveSlot { slot } => self.remove_slot(&slot).await,
+            Order::State { slot } => self.state_of(&slot),
+            Order::PutState { slot, state } => self.put_state(&slot, state).await,
             Order::Lock { slot, locked } => self.lock(&slot, locked).await,
             Order::Say { slot, target, allow, seconds } => {
                 let word = Word::new(allow, seconds.map(Duration::from_secs));
@@ -108,14 +110,27 @@ impl Monitor {
             let name = slot["name"].as_str().unwrap_or_default().to_owned();
             slot["locked"] = self.overlay.locked.contains(&name).into();
             slot["made_at_run_time"] = self.overlay.slots.contains_key(&name).into();
-            let words = self.overlay.words.get(&name).into_iter().flatten();
-            let words = words.map(|(target, word)| {
-                let seconds = word.left().map(|left| left.as_secs());
-                json!({ "what": target, "allowed": word.is_allowed, "seconds_left": seconds })
-            });
-            slot["said"] = words.collect();
+            slot["said"] = json!(self.said(&name));
         }
         slots
+    }
+
+    /// What was said of names and prefixes to a slot.
+    pub(super) fn said(&self, slot: &str) -> Vec<Said> {
+        let words = self.overlay.words.get(slot).into_iter().flatten();
+        let said = words.map(|(target, word)| Said {
+            what: target.clone(),
+            allowed: word.is_allowed,
+            seconds_left: word.left().map(|left| left.as_secs()),
+        });
+        said.collect()
+    }
+
+    /// One of [`Self::slots`].
+    pub(super) fn slot(&self, name: &str) -> Value {
+        let slots = self.slots();
+        let mut slots = slots["slots"].as_array().into_iter().flatten();
+        slots.find(|slot| slot["name"] == name).cloned().unwrap_or_default()
     }
 
     async fn add_slot(&mut self, mut entry: Map<String, Value>) -> Answer {
@@ -131,29 +146,24 @@ impl Monitor {
             return Err(Refusal::new(Fault::Conflict, message));
         }
         if !entry.contains_key("id") {
-            let id = free_id(&self.policy);
-            let full = || Refusal::new(Fault::Conflict, "every number of a slot is taken");
-            entry.insert("id".to_owned(), id.ok_or_else(full)?.into());
+            entry.insert("id".to_owned(), free_id(&self.policy)?.into());
         }
         let mut overlay = self.overlay.clone();
         overlay.slots.insert(name.clone(), slot_entry(&entry).map_err(bad)?);
         self.change(self.config.clone(), overlay).await?;
         self.journal.note(format!("slot {name} is made"));
-        let slots = self.slots();
-        let mut slots = slots["slots"].as_array().into_iter().flatten();
-        Ok(slots.find(|slot| slot["name"] == name.as_str()).cloned().unwrap_or_default())
+        Ok(self.slot(&name))
     }
 
     async fn remove_slot(&mut self, slot: &str) -> Answer {
         self.must_have(slot)?;
         let mut overlay = self.overlay.clone();
-        if overlay.slots.remove(slot).is_none() {
+        if !overlay.slots.contains_key(slot) {
             let file = self.config.path().display();
             let message = format!("slot {slot:?} is of {file}: remove it there and reload");
             return Err(Refusal::new(Fault::Conflict, message));
         }
-        overlay.locked.remove(slot);
-        overlay.words.remove(slot);
+        overlay.forget(slot);
         self.change(self.config.clone(), overlay).await?;
         self.journal.note(format!("slot {slot} is removed"));
         Ok(json!({ "removed": slot }))
@@ -178,15 +188,7 @@ impl Monitor {
     /// The latest word about a target counts.
     async fn say(&mut self, slot: &str, target: &str, word: Word) -> Answer {
         self.must_have(slot)?;
-        let parsed: Target = target.parse().map_err(|error| Refusal::new(Fault::Order, error))?;
-        if let Target::Name(entry) = &parsed
-            && entry.ports.is_some()
-            && !word.is_allowed
-        {
-            let message =
-                format!("a name is denied with all its ports: write {:?}", entry.name.as_str());
-            return Err(Refusal::new(Fault::Order, message));
-        }
+        check_target(target, word.is_allowed)?;
         let mut overlay = self.overlay.clone();
         overlay.words.entry(slot.to_owned()).or_default().insert(target.to_owned(), word);
         let done = self.change(self.config.clone(), overlay).await?;
@@ -214,7 +216,7 @@ impl Monitor {
         Ok(json!({ "slot": slot, "what": target, "unpinned": done.unpinned }))
     }
 
-    fn must_have(&self, slot: &str) -> Result<(), Refusal> {
+    pub(super) fn must_have(&self, slot: &str) -> Result<(), Refusal> {
         if self.policy.slots.iter().any(|it| it.name == slot) {
             return Ok(());
         }
@@ -230,8 +232,23 @@ impl Monitor {
     }
 }
 
+/// Something may be said of that.
+pub(super) fn check_target(target: &str, is_allowed: bool) -> Result<(), Refusal> {
+    let parsed: Target = target.parse().map_err(|error| Refusal::new(Fault::Order, error))?;
+    if let Target::Name(entry) = &parsed
+        && entry.ports.is_some()
+        && !is_allowed
+    {
+        let message =
+            format!("a name is denied with all its ports: write {:?}", entry.name.as_str());
+        return Err(Refusal::new(Fault::Order, message));
+    }
+    Ok(())
+}
+
 /// The lowest number that no slot has.
-fn free_id(policy: &Policy) -> Option<u16> {
+pub(super) fn free_id(policy: &Policy) -> Result<u16, Refusal> {
     let is_free = |id: &u16| policy.slots.iter().all(|slot| slot.id != *id);
-    (1..=netguard_common::MAX_SLOT_ID).find(is_free)
+    let full = || Refusal::new(Fault::Conflict, "every number of a slot is taken");
+    (1..=netguard_common::MAX_SLOT_ID).find(is_free).ok_or_else(full)
 }

@@ -22,6 +22,7 @@ use nix::{
     },
     unistd::User,
 };
+use serde_json::json;
 use tokio::{
     io::unix::AsyncFd,
     runtime::Handle,
@@ -30,7 +31,10 @@ use tokio::{
 };
 
 use super::{
-    channel::{Answer, Channel, Fault, HostView, Order, PolicyText, Refusal, ToMonitor, ToWorker},
+    channel::{
+        Answer, CarriedPin, Channel, Fault, HostView, Order, PolicyText, Refusal, ToMonitor,
+        ToWorker,
+    },
     overlay::Overlay,
     raise_file_limit, resolver,
 };
@@ -68,8 +72,17 @@ enum Event {
     Gone,
 }
 
-/// An order, and where its answer goes.
-pub type Asked = (Order, oneshot::Sender<Answer>);
+/// What somebody wants, and where the answer goes.
+pub type Asked = (Wanted, oneshot::Sender<Answer>);
+
+/// What somebody at the control socket wants of the loop.
+#[derive(Debug)]
+pub enum Wanted {
+    /// That the monitor carries an order out.
+    Order(Order),
+    /// That a slot takes over what another one had pinned.
+    Pins(String, Vec<CarriedPin>),
+}
 
 /// Hands orders to the monitor; cheap to clone.
 #[derive(Clone, Debug)]
@@ -89,9 +102,18 @@ impl Orders {
     ///
     /// It refuses.
     pub async fn give(&self, order: Order) -> Answer {
+        self.ask(Wanted::Order(order)).await
+    }
+
+    /// Has something done.
+    ///
+    /// # Errors
+    ///
+    /// It is refused.
+    pub async fn ask(&self, wanted: Wanted) -> Answer {
         let gone = || Refusal::new(Fault::Host, "the daemon is ending");
         let (answer, answered) = oneshot::channel();
-        self.0.send((order, answer)).await.map_err(|_| gone())?;
+        self.0.send((wanted, answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -250,7 +272,12 @@ impl Worker {
             match self.next_event().await? {
                 Event::Gone => return Ok(()),
                 Event::Told(told, descriptors) => self.obey(told, descriptors).await?,
-                Event::Asked((order, answer)) => {
+                Event::Asked((Wanted::Pins(slot, pins), answer)) => {
+                    let taken = resolver::carry(&self.pins, &self.policy, &slot, &pins);
+                    // Whoever asked may have hung up.
+                    let _ = answer.send(Ok(json!({ "taken": taken, "of": pins.len() })));
+                }
+                Event::Asked((Wanted::Order(order), answer)) => {
                     let id = self.next_order;
                     self.next_order += 1;
                     self.waiting.insert(id, answer);

@@ -1,0 +1,53 @@
+//! `netguard state`: a slot as one document, from one daemon to another.
+
+use std::{io::Read as _, process::ExitCode};
+
+use anyhow::Context as _;
+use netguard::{control, instance::Instance};
+use serde_json::Value;
+
+use super::{ImportArgs, StateCommand, loaded::the_instance, orders::wait_for, print};
+
+/// The document is of another slot than the one that was meant.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "standard input has the state of slot {found:?}; write `netguard state import {found} --as {wanted}`"
+)]
+pub(super) struct OtherSlot {
+    found: String,
+    wanted: String,
+}
+
+pub(super) fn state(
+    command: &StateCommand,
+    instance: Option<Instance>,
+) -> anyhow::Result<ExitCode> {
+    let instance = the_instance(instance)?;
+    match command {
+        StateCommand::Export { slot } => {
+            print(&format!("{:#}", wait_for(control::export(&instance, slot))?))?;
+        }
+        StateCommand::Import(args) => import(&instance, args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(instance: &Instance, args: &ImportArgs) -> anyhow::Result<()> {
+    let mut document = String::new();
+    std::io::stdin().read_to_string(&mut document).context("standard input cannot be read")?;
+    // What is no document is the daemon's to refuse.
+    let parsed: Value = serde_json::from_str(&document).unwrap_or_default();
+    if let Some(found) = parsed["state"]["name"].as_str().filter(|found| *found != args.slot) {
+        let (found, wanted) = (found.to_owned(), args.slot.clone());
+        return Err(OtherSlot { found, wanted }.into());
+    }
+    let subnets = args.subnet.iter().map(|subnet| ("subnet", subnet.as_str()));
+    let links = [("bridge", &args.bridge), ("port", &args.port), ("mac", &args.mac)];
+    let links = links.into_iter().filter_map(|(key, link)| Some((key, link.as_deref()?)));
+    let place: Vec<_> = subnets.chain(links).collect();
+    let name = args.name.as_ref().unwrap_or(&args.slot);
+    let slot = wait_for(control::import(instance, name, document, &place))?;
+    let made = if slot["made"] == true { "is made and " } else { "" };
+    let (taken, of) = (&slot["pins"]["taken"], &slot["pins"]["of"]);
+    print(&format!("slot {name} {made}has taken over slot {} with {taken} of {of} pins", args.slot))
+}
