@@ -81,7 +81,7 @@ enum Command {
         instance: Option<Instance>,
     },
     /// Show the packets that were dropped of late, and those that are dropped from now on
-    Drops(DropsArgs),
+    Drops(drops::DropsArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -134,7 +134,7 @@ enum Command {
     /// Carry a slot to another host or another name: its policy, what was ordered about it, its pins and its counters
     State {
         #[command(subcommand)]
-        command: StateCommand,
+        command: state::StateCommand,
         /// The instance [default: the one that is loaded]
         #[arg(long, global = true)]
         instance: Option<Instance>,
@@ -202,31 +202,6 @@ struct SayArgs {
     instance: Option<Instance>,
 }
 
-#[derive(Args)]
-struct DropsArgs {
-    /// Go on with those that come
-    #[arg(short, long)]
-    follow: bool,
-    /// How many of the latest
-    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
-    last: usize,
-    /// Only those of this slot
-    #[arg(long)]
-    slot: Option<String>,
-    /// Only those that were dropped for this reason: cross-slot, not-pinned
-    #[arg(long)]
-    reason: Option<String>,
-    /// Only those of slots of this runtime
-    #[arg(long)]
-    runtime: Option<String>,
-    /// How lines look
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
-    /// The instance [default: the one that is loaded]
-    #[arg(long)]
-    instance: Option<Instance>,
-}
-
 #[derive(Subcommand)]
 enum SlotCommand {
     /// Every slot, and what was ordered about it
@@ -245,38 +220,6 @@ enum SlotCommand {
         /// Its name
         slot: String,
     },
-}
-
-#[derive(Subcommand)]
-enum StateCommand {
-    /// Print all that there is of a slot, as one JSON document
-    Export {
-        /// The slot
-        slot: String,
-    },
-    /// Have a slot take over what standard input says; it is made if it is not there
-    Import(ImportArgs),
-}
-
-#[derive(Args)]
-struct ImportArgs {
-    /// The slot that was exported
-    slot: String,
-    /// What it is called here [default: the same]
-    #[arg(long = "as", value_name = "NAME")]
-    name: Option<String>,
-    /// Another subnet, of IPv4 or IPv6; may be given for both
-    #[arg(long)]
-    subnet: Vec<String>,
-    /// Another bridge
-    #[arg(long)]
-    bridge: Option<String>,
-    /// Another port
-    #[arg(long)]
-    port: Option<String>,
-    /// Another MAC of the guest, or `any`
-    #[arg(long)]
-    mac: Option<String>,
 }
 
 #[derive(Args)]

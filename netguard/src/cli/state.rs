@@ -3,10 +3,43 @@
 use std::{io::Read as _, process::ExitCode};
 
 use anyhow::Context as _;
+use clap::{Args, Subcommand};
 use netguard::{control, instance::Instance};
 use serde_json::Value;
 
-use super::{ImportArgs, StateCommand, loaded::the_instance, orders::wait_for, print};
+use super::{loaded::the_instance, orders::wait_for, print};
+
+#[derive(Subcommand)]
+pub(super) enum StateCommand {
+    /// Print all that there is of a slot, as one JSON document
+    Export {
+        /// The slot
+        slot: String,
+    },
+    /// Have a slot take over what standard input says; it is made if it is not there
+    Import(ImportArgs),
+}
+
+#[derive(Args)]
+pub(super) struct ImportArgs {
+    /// The slot that was exported
+    slot: String,
+    /// What it is called here [default: the same]
+    #[arg(long = "as", value_name = "NAME")]
+    name: Option<String>,
+    /// Another subnet, of IPv4 or IPv6; may be given for both
+    #[arg(long)]
+    subnet: Vec<String>,
+    /// Another bridge
+    #[arg(long)]
+    bridge: Option<String>,
+    /// Another port
+    #[arg(long)]
+    port: Option<String>,
+    /// Another MAC of the guest, or `any`
+    #[arg(long)]
+    mac: Option<String>,
+}
 
 /// The document is of another slot than the one that was meant.
 #[derive(Debug, thiserror::Error)]

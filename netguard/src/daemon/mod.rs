@@ -13,6 +13,7 @@
 //! pinned and enforce until `netguard unload`.
 
 mod account;
+mod asked;
 mod carried;
 mod channel;
 mod child;
@@ -31,11 +32,12 @@ use std::io;
 use caps::Capability;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub use asked::{Orders, Wanted};
 pub use channel::{Answer, CarriedPin, Fault, Order, Refusal, SECONDS_MAX, Said, SlotState};
 pub use guard::{Guarded, guard};
 pub use overlay::Counted;
 pub use state::{StateError, carried};
-pub use worker::{Asked, Orders, Wanted, run as work};
+pub use worker::run as work;
 
 use crate::{
     config::{Config, Problems},

@@ -31,10 +31,8 @@ use tokio::{
 };
 
 use super::{
-    channel::{
-        Answer, CarriedPin, Channel, Fault, HostView, Order, PolicyText, Refusal, ToMonitor,
-        ToWorker,
-    },
+    asked::{Asked, Orders, Wanted},
+    channel::{Answer, Channel, HostView, PolicyText, ToMonitor, ToWorker},
     overlay::Overlay,
     raise_file_limit, resolver,
 };
@@ -55,8 +53,6 @@ const NAME: &CStr = c"netguard-worker";
 const DROPS_AT_ONCE: usize = 256;
 /// How often floods are reported and pins that are over removed.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How many orders may wait for the monitor.
-const ORDERS_MAX: usize = 64;
 
 /// What the loop waits for.
 enum Event {
@@ -70,52 +66,6 @@ enum Event {
     Housekeeping,
     /// The monitor is gone.
     Gone,
-}
-
-/// What somebody wants, and where the answer goes.
-pub type Asked = (Wanted, oneshot::Sender<Answer>);
-
-/// What somebody at the control socket wants of the loop.
-#[derive(Debug)]
-pub enum Wanted {
-    /// That the monitor carries an order out.
-    Order(Order),
-    /// That a slot takes over what another one had pinned.
-    Pins(String, Vec<CarriedPin>),
-}
-
-/// Hands orders to the monitor; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Orders(mpsc::Sender<Asked>);
-
-impl Orders {
-    /// Orders, and where they come out with the places for their answers.
-    #[must_use]
-    pub fn channel() -> (Self, mpsc::Receiver<Asked>) {
-        let (give, orders) = mpsc::channel(ORDERS_MAX);
-        (Self(give), orders)
-    }
-
-    /// Has the monitor carry an order out.
-    ///
-    /// # Errors
-    ///
-    /// It refuses.
-    pub async fn give(&self, order: Order) -> Answer {
-        self.ask(Wanted::Order(order)).await
-    }
-
-    /// Has something done.
-    ///
-    /// # Errors
-    ///
-    /// It is refused.
-    pub async fn ask(&self, wanted: Wanted) -> Answer {
-        let gone = || Refusal::new(Fault::Host, "the daemon is ending");
-        let (answer, answered) = oneshot::channel();
-        self.0.send((wanted, answer)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
-    }
 }
 
 /// Is the worker: what `netguard run` starts beside itself. The monitor is at the other end of standard input.
