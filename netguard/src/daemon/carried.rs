@@ -19,8 +19,19 @@ use super::{
 use crate::{config::slot_entry, status::Status};
 
 /// What a slot is and has, not what it may: a slot of the file keeps its own.
-const OF_THE_PLACE: [&str; 10] =
-    ["name", "id", "bridge", "port", "shared", "subnet", "gateway", "subnet6", "gateway6", "mac"];
+const OF_THE_PLACE: [&str; 11] = [
+    "manage_links",
+    "name",
+    "id",
+    "bridge",
+    "port",
+    "shared",
+    "subnet",
+    "gateway",
+    "subnet6",
+    "gateway6",
+    "mac",
+];
 
 impl Monitor {
     /// All that there is of a slot, but for its pins.
@@ -82,7 +93,7 @@ impl Monitor {
     fn must_allow_the_same(&self, slot: &str, entry: &Map<String, Value>) -> Result<(), Refusal> {
         let own = self.keys_of(slot)?;
         let keys: BTreeSet<_> = own.keys().chain(entry.keys()).map(String::as_str).collect();
-        let counts = |key: &&str| *key != "manage_links" && !OF_THE_PLACE.contains(key);
+        let counts = |key: &&str| !OF_THE_PLACE.contains(key);
         let others: Vec<_> = keys
             .into_iter()
             .filter(counts)

@@ -2,7 +2,7 @@
 //! answer guests. It holds no privilege; all that it has of the kernel are two maps.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::CStr,
     io::{self, stdin},
     os::{
@@ -330,7 +330,8 @@ impl Worker {
         count(deny(&self.pins, &denied));
         if has_other_slots {
             let names = names(&self.policy);
-            self.feed.keep(|slot| names.slots.values().any(|name| name == slot));
+            let there: BTreeSet<_> = names.slots.values().map(String::as_str).collect();
+            self.feed.keep(|slot| there.contains(slot));
             self.control.replace_names(names);
         }
         self.done(failed, unpinned).await
