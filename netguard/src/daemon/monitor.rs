@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     io,
     os::{fd::OwnedFd, unix::net::UnixListener},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use self::switch::Intent;
 use super::{
     Error, Options,
     account::Account,
-    channel::{HostView, PolicyText, ToMonitor, ToWorker},
+    channel::{Channel, HostView, PolicyText, ToMonitor, ToWorker},
     child::{Happened, Worker},
     host,
     listening::Listening,
@@ -289,6 +290,11 @@ impl Monitor {
         if let Some(worker) = &mut self.worker {
             let _ = worker.tell(message, &[]).await;
         }
+    }
+
+    /// The way to the worker for what takes longer than the loop should wait; none if there is no worker.
+    pub(super) fn way_to_worker(&self) -> Option<Arc<Channel>> {
+        self.worker.as_ref().map(Worker::channel)
     }
 
     /// Listens where the host has bridges now, and has the worker serve it. Returns what could not be listened on.

@@ -1,12 +1,12 @@
 //! Orders at run time: what the monitor does for whoever has the control socket.
 
-use std::time::Duration;
+use std::{os::fd::OwnedFd, time::Duration};
 
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Fault, Order, Refusal,
+    Answer, Fault, Order, Refusal, SlotState,
     account::Became,
     channel::{Said, ToWorker},
     monitor::{Fallback, Monitor, extent},
@@ -21,19 +21,34 @@ use crate::{
 };
 
 impl Monitor {
-    pub(super) async fn carry_out(&mut self, order: Order) -> Answer {
-        match order {
+    /// What came of an order; none if it is answered from beside the loop.
+    async fn carry_out(&mut self, id: u64, order: Order) -> Option<Answer> {
+        Some(match order {
             Order::Reload { confirm } => self.reload(confirm.map(Duration::from_secs)).await,
             Order::Confirm => self.confirm(),
-            Order::Diff => {
-                let config = self.read_again()?;
-                Ok(Changes::between(&self.config.policy, &config.policy).json())
+            Order::Diff => self.diff(),
+            Order::Status => {
+                let daemon = self.of_daemon();
+                self.look(id, |status| {
+                    let mut whole = status.json();
+                    whole["daemon"] = daemon;
+                    whole
+                });
+                return None;
             }
-            Order::Status => self.status(),
             Order::Slots => Ok(self.slots()),
             Order::AddSlot { entry } => self.add_slot(entry).await,
             Order::RemoveSlot { slot } => self.remove_slot(&slot).await,
-            Order::State { slot } => self.state_of(&slot),
+            Order::State { slot } => match self.state_of(&slot) {
+                Ok(state) => {
+                    self.look(id, move |status| {
+                        let counters = status.counted(&slot);
+                        json!(SlotState { counters, ..state })
+                    });
+                    return None;
+                }
+                Err(refusal) => Err(refusal),
+            },
             Order::PutState { slot, state } => self.put_state(&slot, state).await,
             Order::Lock { slot, locked } => self.lock(&slot, locked).await,
             Order::Say { slot, target, allow, seconds } => {
@@ -41,7 +56,31 @@ impl Monitor {
                 self.say(&slot, &target, word).await
             }
             Order::Forget { slot, target } => self.forget(&slot, &target).await,
-        }
+        })
+    }
+
+    fn diff(&self) -> Answer {
+        let config = self.read_again()?;
+        Ok(Changes::between(&self.config.policy, &config.policy).json())
+    }
+
+    /// Answers with what the kernel has. To read it takes a while with many slots, in which ports may come: so it is read
+    /// beside the loop.
+    fn look(&self, id: u64, see: impl FnOnce(&Status) -> Value + Send + 'static) {
+        let Some(channel) = self.way_to_worker() else { return }; // nor is there anybody who asks
+        let instance = self.instance.clone();
+        let look = move || match Status::read(&instance) {
+            Ok(status) => Ok(see(&status)),
+            Err(error) => {
+                Err(Refusal::new(Fault::Host, format!("{:#}", anyhow::Error::from(error))))
+            }
+        };
+        tokio::spawn(async move {
+            let looked = tokio::task::spawn_blocking(look).await;
+            let answer = looked.unwrap_or_else(|error| Err(Refusal::new(Fault::Host, error)));
+            // A worker that has died asks no more.
+            let _ = channel.send(&ToWorker::Answer { id, answer }, &[] as &[OwnedFd]).await;
+        });
     }
 
     fn read_again(&self) -> Result<Config, Refusal> {
@@ -89,19 +128,15 @@ impl Monitor {
         Ok(json!({}))
     }
 
-    /// What everybody can read of the kernel, and what only the daemon knows.
-    fn status(&self) -> Answer {
-        let status = Status::read(&self.instance);
-        let refuse = |error| Refusal::new(Fault::Host, format!("{:#}", anyhow::Error::from(error)));
-        let mut status = status.map_err(refuse)?.json();
+    /// What only the daemon knows.
+    fn of_daemon(&self) -> Value {
         let mut daemon = self.account.json();
         let left = self.fallback.as_ref().map(|it| it.at.saturating_duration_since(Instant::now()));
         daemon["unconfirmed_seconds_left"] = left.map(|left| left.as_secs()).into();
         daemon["failures"] = json!(self.failures);
         daemon["alarms"] = json!(self.alarms);
         daemon["log_lines_lost"] = self.journal.lost().into();
-        status["daemon"] = daemon;
-        Ok(status)
+        daemon
     }
 
     fn slots(&self) -> Value {
@@ -227,8 +262,9 @@ impl Monitor {
 
     /// Carries an order out and tells whoever waits for it.
     pub(super) async fn answer(&mut self, id: u64, order: Order) {
-        let answer = self.carry_out(order).await;
-        self.tell(&ToWorker::Answer { id, answer }).await;
+        if let Some(answer) = self.carry_out(id, order).await {
+            self.tell(&ToWorker::Answer { id, answer }).await;
+        }
     }
 }
 
