@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::Write as _,
     net::{IpAddr, TcpStream},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
@@ -15,6 +15,7 @@ use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
     client::{Asker, connect_once},
+    control::{request, socket},
     daemon::{self, is_note},
     lab::Lab,
     until,
@@ -263,6 +264,31 @@ fn slots_are_made_and_removed_while_the_daemon_runs_and_it_remembers_them() {
 }
 
 #[test]
+fn a_slot_made_at_run_time_may_name_a_list_that_no_other_slot_names() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with(&config("\"github.com\"", ""), "veth");
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, list) = (directory.path().join("web.toml"), directory.path().join("own.list"));
+    fs::write(&list, "own.example\n").expect("the list");
+    let list = list.to_str().expect("its path");
+    let entry = format!(
+        "name = \"web\"\nmanage_links = true\nsubnet = \"10.99.0.0/24\"\ndns.lists = [\"{list}\"]\n"
+    );
+    fs::write(&file, entry).expect("the entry");
+    let _ = run(&lab, &["slot", "add", file.to_str().expect("its path")]).success();
+    // The worker, which may open no file, has it too; so has its successor.
+    may(&lab, 1, "github.com.", GITHUB);
+    let restarts = || request(&lab, "GET", "/v1/status", "").1["daemon"]["worker_restarts"].clone();
+    assert_eq!(restarts(), 0);
+    daemon::kill(&lab, "KILL");
+    let _daemon = daemon::start(&lab);
+    may(&lab, 2, "github.com.", GITHUB);
+    assert_eq!(restarts(), 0);
+}
+
+#[test]
 fn a_state_that_is_damaged_is_not_taken_for_an_empty_one() {
     if !can_use_kernel() {
         return;
@@ -281,24 +307,6 @@ fn a_state_that_is_damaged_is_not_taken_for_an_empty_one() {
     fs::write(&state, &whole).expect("the state");
     let _daemon = daemon::start(&lab);
     assert!(!connects(&lab, 1, GITHUB));
-}
-
-/// One request as bytes, and what comes back.
-fn request(lab: &Lab, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let mut stream = UnixStream::connect(socket(lab)).expect("the socket");
-    let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(format!("{head}{body}").as_bytes()).expect("the daemon reads");
-    let mut answer = String::new();
-    // A daemon that has read enough may close before everything is sent.
-    let _ = stream.read_to_string(&mut answer);
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (status, serde_json::from_str(body).unwrap_or_default())
-}
-
-fn socket(lab: &Lab) -> PathBuf {
-    PathBuf::from("/run/netguard").join(lab.instance()).join("control.sock")
 }
 
 #[test]
@@ -364,4 +372,78 @@ fn the_control_socket_answers_what_is_wrong_and_takes_only_so_much() {
     assert!(!socket(&lab).exists());
     let nobody = run(&lab, &["lock", "slot1"]);
     assert!(nobody.stderr.contains("no netguard runs as instance"), "{nobody:?}");
+}
+
+#[test]
+fn the_daemon_says_how_it_is() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with(&config("\"github.com\"", ""), "veth");
+    may(&lab, 1, "github.com.", GITHUB);
+    let status = || {
+        let (code, status) = request(&lab, "GET", "/v1/status", "");
+        assert_eq!(code, 200, "{status}");
+        status
+    };
+    // What everybody can read of the kernel, and one thing more.
+    let mut whole = status();
+    let daemon = whole.as_object_mut().and_then(|it| it.remove("daemon")).expect("the daemon");
+    let counted = |status: &Value| status["slots"][0]["counters"].as_array().map(Vec::len);
+    let kernel = lab.status();
+    assert!(counted(&whole) > Some(0));
+    let keys = |status: &Value| status.as_object().expect("an object").keys().cloned().collect();
+    let (own, kernels): (Vec<_>, Vec<_>) = (keys(&whole), keys(&kernel));
+    assert_eq!(own, kernels);
+    assert_eq!(
+        (&whole["daemon_pid"], &whole["programs"]),
+        (&kernel["daemon_pid"], &kernel["programs"])
+    );
+    let generation = whole["generation"].as_str().expect("a generation").to_owned();
+    assert!(daemon["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{daemon}");
+    assert_eq!(
+        (&daemon["reload"], &daemon["unconfirmed_seconds_left"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        (&daemon["failures"], &daemon["alarms"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
+    );
+    assert_eq!((&daemon["worker_restarts"], &daemon["log_lines_lost"]), (&0.into(), &0.into()));
+
+    lab.reconfigure("[[slot]]\nname = 7\n");
+    assert_eq!(run(&lab, &["reload"]).code, 2);
+    let reload = status()["daemon"]["reload"].clone();
+    assert_eq!(reload["result"], "refused");
+    assert!(
+        reload["error"].as_str().is_some_and(|error| error.contains("netguard.toml:2:8")),
+        "{reload}"
+    );
+    let text = run(&lab, &["status"]);
+    assert!(text.success().contains("daemon running since "), "{text:?}");
+    assert!(
+        text.success().contains(": refused: ") && text.success().contains("netguard.toml:2:8"),
+        "{text:?}"
+    );
+
+    lab.reconfigure(&config("\"github.com\"", "allow = [\"203.0.113.20 tcp/80\"]"));
+    let _ = run(&lab, &["reload", "--confirm", "600"]).success();
+    let after = status();
+    assert_eq!(after["daemon"]["reload"]["result"], "in force");
+    assert!(after["daemon"]["unconfirmed_seconds_left"].as_u64().is_some_and(|left| left > 500));
+    assert_ne!(after["generation"], generation.as_str());
+
+    let pid = lab.daemon_pid().expect("a daemon");
+    let worker = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
+    let _ = Ended::of(Command::new("kill").args(["-KILL", worker.trim()])).success();
+    until("another worker answers and is counted", || {
+        request(&lab, "GET", "/v1/status", "").1["daemon"]["worker_restarts"] == 1
+    });
+    assert!(run(&lab, &["status"]).success().contains(", 1 worker restart\n"));
+    daemon::kill(&lab, "TERM");
+    let text = run(&lab, &["status"]);
+    assert!(
+        text.success().contains("no daemon: enforcing") && !text.stdout.contains("since"),
+        "{text:?}"
+    );
 }

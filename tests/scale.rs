@@ -51,7 +51,11 @@ fn a_thousand_slots_load_list_reload_and_lock() {
     let status: serde_json::Value =
         serde_json::from_str(run(&["status", "--json"]).success()).expect("JSON");
     assert_eq!(status["slots"].as_array().map(Vec::len), Some(SLOTS));
+    let text = run(&["status"]);
+    assert!(text.success().contains("\ndaemon running since "), "{text:?}");
     assert_eq!(run(&["lock", "s500"]).success(), "s500 is locked\n");
+    let state = run(&["state", "export", "s500"]);
+    assert!(state.success().contains("\"subnet\": \"10.1.244.0/24\""), "{state:?}");
 
     fs::write(&file, config(21)).expect("the configuration");
     let reloaded = run(&["reload"]);

@@ -222,12 +222,28 @@ impl Pins {
         until: Moment,
         now: Moment,
     ) -> Result<(), PinError> {
+        self.hold(slot, name, addresses, ports, until.max(now).after(GRACE), now)
+    }
+
+    /// The same until that very moment: what another table has pinned already.
+    ///
+    /// # Errors
+    ///
+    /// Not all of them are pinned.
+    pub fn hold(
+        &self,
+        slot: SlotId,
+        name: &str,
+        addresses: &[IpAddr],
+        ports: &Ports,
+        ends: Moment,
+        now: Moment,
+    ) -> Result<(), PinError> {
         let slots = self.slots();
         let mut table = slots.get(&slot).ok_or(PinError::NoSlot(slot))?.table();
         if table.denials.cover(name, now) {
             return Err(PinError::Denied);
         }
-        let ends = until.max(now).after(GRACE);
         for address in addresses {
             if table.has(*address, name, ports, ends) {
                 continue;

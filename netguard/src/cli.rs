@@ -1,9 +1,11 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod drops;
 mod guard;
 mod loaded;
 mod manual;
 mod orders;
+mod state;
 
 use std::{
     ffi::OsString,
@@ -78,6 +80,8 @@ enum Command {
         #[arg(long)]
         instance: Option<Instance>,
     },
+    /// Show the packets that were dropped of late, and those that are dropped from now on
+    Drops(drops::DropsArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -123,6 +127,14 @@ enum Command {
     Slot {
         #[command(subcommand)]
         command: SlotCommand,
+        /// The instance [default: the one that is loaded]
+        #[arg(long, global = true)]
+        instance: Option<Instance>,
+    },
+    /// Carry a slot to another host or another name: its policy, what was ordered about it, its pins and its counters
+    State {
+        #[command(subcommand)]
+        command: state::StateCommand,
         /// The instance [default: the one that is loaded]
         #[arg(long, global = true)]
         instance: Option<Instance>,
@@ -290,6 +302,7 @@ impl Cli {
             Command::Check { file, kernel } => check(file.as_deref(), kernel),
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
+            Command::Drops(args) => drops::drops(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),
@@ -297,6 +310,7 @@ impl Cli {
             Command::Lock { slot, instance } => orders::lock(&slot, true, instance),
             Command::Unlock { slot, instance } => orders::lock(&slot, false, instance),
             Command::Slot { command, instance } => orders::slot(&command, instance),
+            Command::State { command, instance } => state::state(&command, instance),
             Command::Reload { confirm, instance } => orders::reload(confirm, instance),
             Command::Confirm { instance } => orders::confirm(instance),
             Command::Diff { json, instance } => orders::diff(json, instance),
@@ -489,6 +503,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     const NOT_PERMITTED: u8 = 4;
     for cause in error.chain() {
         if cause.is::<Problems>() || cause.is::<BadName>() || cause.is::<NoSlot>() {
+            return BAD_USAGE;
+        }
+        if cause.is::<state::OtherSlot>() {
             return BAD_USAGE;
         }
         if let Some(control::Error::Refused { is_bad_order: true, .. }) = cause.downcast_ref() {

@@ -1,7 +1,7 @@
 //! `netguard status`: slots, programs and counters, read back from the kernel. Says what is
 //! enforced, whether or not a daemon runs.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use netguard_common::{
     Direction, DropReason, NO_SLOT, SlotId,
@@ -10,6 +10,7 @@ use netguard_common::{
 use serde_json::{Value, json};
 
 use crate::{
+    daemon::{self, Counted},
     datapath::{self, PinDirectory, View},
     instance::Instance,
 };
@@ -19,6 +20,8 @@ pub struct Status {
     instance: Instance,
     daemon_pid: Option<u32>,
     view: View,
+    /// By slot, what was counted elsewhere before it came here.
+    carried: BTreeMap<String, Vec<Counted>>,
 }
 
 impl Status {
@@ -29,7 +32,8 @@ impl Status {
     /// The instance has no pins, or they may not be read.
     pub fn read(instance: &Instance) -> Result<Self, datapath::Error> {
         let view = View::open(&PinDirectory::of(instance))?;
-        Ok(Self { instance: instance.clone(), daemon_pid: instance.running_pid(), view })
+        let carried = daemon::carried(instance);
+        Ok(Self { instance: instance.clone(), daemon_pid: instance.running_pid(), view, carried })
     }
 
     /// As one JSON object.
@@ -45,6 +49,7 @@ impl Status {
                     "name": read_name(&slot.name),
                     "interfaces": self.interfaces(*id),
                     "counters": self.counters(*id),
+                    "carried": self.carried.get(read_name(&slot.name)).map_or(&[][..], Vec::as_slice),
                 })
             })
             .collect();
@@ -65,11 +70,52 @@ impl Status {
         json!({
             "instance": self.instance.as_str(),
             "daemon_pid": self.daemon_pid,
+            "generation": self.generation(),
             "slots": slots,
             "no_slot_counters": self.counters(NO_SLOT),
             "programs": programs,
             "records_lost": self.view.records_lost,
         })
+    }
+
+    /// The process of the instance's daemon, if one runs.
+    #[must_use]
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon_pid
+    }
+
+    /// What became of a slot's packets, here and where it was before.
+    #[must_use]
+    pub fn counted(&self, slot: &str) -> Vec<Counted> {
+        let mut sums = BTreeMap::new();
+        let mut add = |direction: &str, outcome: &str, packets, bytes| {
+            let sum: &mut (u64, u64) =
+                sums.entry((direction.to_owned(), outcome.to_owned())).or_default();
+            *sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
+        };
+        let id = self.view.slots.iter().find(|(_, it)| read_name(&it.name) == slot);
+        let rows = self.view.counters.iter();
+        for row in rows.filter(|row| id.is_some_and(|(id, _)| row.slot_id == *id)) {
+            let outcome = outcome_name(row.outcome);
+            add(row.direction.name(), outcome, row.counter.packets, row.counter.bytes);
+        }
+        for it in self.carried.get(slot).into_iter().flatten() {
+            add(&it.direction, &it.outcome, it.packets, it.bytes);
+        }
+        let sums = sums.into_iter();
+        sums.map(|((direction, outcome), (packets, bytes))| Counted {
+            direction,
+            outcome,
+            packets,
+            bytes,
+        })
+        .collect()
+    }
+
+    /// The fingerprint of the policy that the programs go by; all slots have the same. None without slots.
+    fn generation(&self) -> Option<String> {
+        let slot = self.view.slots.values().next()?;
+        Some(format!("{:08x}", slot.generation))
     }
 
     /// As text for people.
@@ -108,6 +154,7 @@ impl Status {
             );
         }
         self.write_drops(&mut out);
+        self.write_carried(&mut out);
         let _ = writeln!(
             out,
             "\n{:<15} {:>6}  {:<16} {:>8}  attached to",
@@ -156,6 +203,22 @@ impl Status {
         }
     }
 
+    fn write_carried(&self, out: &mut String) {
+        for (slot, counted) in &self.carried {
+            let packets = |wanted: fn(&str) -> bool| {
+                let counted = counted.iter().filter(|it| wanted(&it.outcome));
+                counted.map(|it| it.packets).sum::<u64>()
+            };
+            let _ = writeln!(
+                out,
+                "\n{slot}: carried from elsewhere, not in these numbers: {} packets passed, {} redirected, {} dropped",
+                packets(|outcome| outcome == "pass"),
+                packets(|outcome| outcome == "redirect"),
+                packets(|outcome| !["pass", "redirect"].contains(&outcome)),
+            );
+        }
+    }
+
     fn packets(
         &self,
         slot_id: SlotId,
@@ -200,6 +263,38 @@ impl Status {
             })
             .collect()
     }
+}
+
+/// What a daemon says of itself, for people: a line, and more only if something is wrong.
+#[must_use]
+pub fn daemon_text(daemon: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut out = format!("daemon running since {}", text(&daemon["since"]));
+    for (key, one, many) in [
+        ("worker_restarts", "worker restart", "worker restarts"),
+        ("log_lines_lost", "log line lost", "log lines lost"),
+    ] {
+        match daemon[key].as_u64() {
+            None | Some(0) => {}
+            Some(1) => out += &format!(", 1 {one}"),
+            Some(count) => out += &format!(", {count} {many}"),
+        }
+    }
+    let reload = &daemon["reload"];
+    if reload.is_object() {
+        out += &format!("\nlatest reload {}: {}", text(&reload["time"]), text(&reload["result"]));
+        if let Some(error) = reload["error"].as_str() {
+            out += &format!(": {error}");
+        }
+        if let Some(left) = daemon["unconfirmed_seconds_left"].as_u64() {
+            out += &format!("; taken back in {left} s unless `netguard confirm`");
+        }
+    }
+    let failing = daemon["failures"].as_array().into_iter().flatten();
+    for failure in failing.chain(daemon["alarms"].as_array().into_iter().flatten()) {
+        out += &format!("\nnot as it should be: {}", text(failure));
+    }
+    out
 }
 
 /// The first of many names: a line has 80 columns, JSON has them all.

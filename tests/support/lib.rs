@@ -4,6 +4,7 @@
 pub mod binary;
 pub mod client;
 pub mod clients;
+pub mod control;
 pub mod daemon;
 pub mod guest;
 pub mod hosts;

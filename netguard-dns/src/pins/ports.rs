@@ -20,6 +20,16 @@ impl Ports {
         self.0.as_deref().unwrap_or(ALL)
     }
 
+    /// True if none of the others is beyond these.
+    #[must_use]
+    pub fn cover(&self, others: &Self) -> bool {
+        let is_within = |other: &RangeInclusive<u16>| {
+            let mut own = self.ranges().iter();
+            own.any(|own| own.contains(other.start()) && own.contains(other.end()))
+        };
+        others.ranges().iter().all(is_within)
+    }
+
     /// Of ranges in any order. Only a range of all numbers has 0, and makes all others needless. `None` if there is
     /// no range, or too many.
     pub(super) fn of(mut ranges: Vec<RangeInclusive<u16>>) -> Option<Self> {
@@ -93,6 +103,24 @@ mod tests {
         assert_eq!(read("1,3,5,7,9,11,13,15").as_deref(), Some("1,3,5,7,9,11,13,15"));
         assert_eq!(Ports::ANY.to_string(), "any");
         assert_eq!(Ports::of(vec![22..=22, 0..=u16::MAX]), Some(Ports::ANY));
+    }
+
+    #[test]
+    fn ports_cover_those_that_are_within_them() {
+        let ports = |text: &str| text.parse::<Ports>().unwrap_or_default();
+        for (own, others, covered) in [
+            ("22,443", "443", true),
+            ("22,443", "22,443", true),
+            ("1-100", "22,80-100", true),
+            ("22,443", "80", false),
+            ("22,443", "22-443", false),
+            ("22,443", "any", false),
+            ("1-65535", "any", false),
+            ("any", "22", true),
+            ("any", "any", true),
+        ] {
+            assert_eq!(ports(own).cover(&ports(others)), covered, "{own} {others}");
+        }
     }
 
     #[test]

@@ -1,12 +1,18 @@
 //! Subcommands about an instance that is loaded: what it holds, and its end.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use netguard::{
-    datapath::PinDirectory, firewall, instance::Instance, links, pinned::Pinned, status::Status,
+    control,
+    datapath::PinDirectory,
+    firewall,
+    instance::Instance,
+    links,
+    pinned::Pinned,
+    status::{self, Status},
 };
 
-use super::{print, tell};
+use super::{orders::wait_for, print, tell};
 
 /// `netguard status`
 pub(super) fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
@@ -33,9 +39,26 @@ pub(super) fn status(json: bool, instance: Option<Instance>) -> anyhow::Result<E
                 print("")?;
             }
             print(&status.text())?;
+            if status.daemon_pid().is_some() {
+                print(&of_daemon(instance))?;
+            }
         }
     }
     Ok(if hidden { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What only the daemon knows, or that it does not say.
+fn of_daemon(instance: &Instance) -> String {
+    /// A daemon that hangs must not keep the kernel's counters from whoever wants to see them.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let asked = wait_for(async {
+        let late = |_| Err(control::Error::late(instance));
+        tokio::time::timeout(PATIENCE, control::status(instance)).await.unwrap_or_else(late)
+    });
+    match asked {
+        Ok(status) => format!("\n{}", status::daemon_text(&status["daemon"])),
+        Err(error) => format!("\nthe daemon does not say how it is: {error:#}"),
+    }
 }
 
 /// `netguard unload`

@@ -148,7 +148,9 @@ pub(super) fn diff(json: bool, instance: Option<Instance>) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn wait_for<T>(answer: impl Future<Output = Result<T, control::Error>>) -> anyhow::Result<T> {
+pub(super) fn wait_for<T>(
+    answer: impl Future<Output = Result<T, control::Error>>,
+) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(answer)?)
 }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 /// The whole file.
@@ -115,7 +115,7 @@ fn default_port() -> Spanned<u16> {
 }
 
 /// `[[slot]]`: one slot, or with `count` a template of many, in whose texts `{n}` is each one's number.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Slot {
     pub(super) name: Option<Spanned<String>>,
@@ -152,7 +152,7 @@ pub(super) struct Slot {
 }
 
 /// `[slot.dns]`: each key in place of the same one in `[dns]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SlotDns {
     pub(super) categories: Option<Vec<Spanned<String>>>,
@@ -161,7 +161,7 @@ pub(super) struct SlotDns {
 }
 
 /// `mode`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Mode {
     /// What the other keys say.
@@ -172,7 +172,7 @@ pub(super) enum Mode {
 }
 
 /// `egress`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Egress {
     /// The internet, but for `deny`.
@@ -186,7 +186,7 @@ pub(super) enum Egress {
 }
 
 /// `[slot.limits]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SlotLimits {
     pub(super) flows_per_second: Option<u32>,

@@ -4,15 +4,20 @@ use std::{io, time::Duration};
 
 use axum::http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{body::Bytes, client::conn::http1};
+use hyper::{
+    Response,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use super::escape::encode;
 use crate::instance::Instance;
 
 /// No answer is longer.
-const ANSWER_MAX: usize = 1 << 20;
+const ANSWER_MAX: usize = 64 << 20;
 /// No daemon takes longer to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,6 +44,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+impl Error {
+    /// The daemon has not answered in time.
+    #[must_use]
+    pub fn late(instance: &Instance) -> Self {
+        Self::Talk { instance: instance.clone(), source: io::ErrorKind::TimedOut.into() }
+    }
 }
 
 /// Allows or denies a name or a prefix to a slot; for good without a time. Returns how many pins that took away.
@@ -107,6 +120,32 @@ pub async fn remove_slot(instance: &Instance, slot: &str) -> Result<(), Error> {
     order(instance, Method::DELETE, &path, String::new()).await.map(|_| ())
 }
 
+/// All that there is of a slot, as one document.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: there is no such slot.
+pub async fn export(instance: &Instance, slot: &str) -> Result<Value, Error> {
+    order(instance, Method::GET, &of_slot(slot, "state"), String::new()).await
+}
+
+/// Has a slot take over what another one was, with other links and addresses in `place` where they are named. Returns the slot.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: then nothing has changed.
+pub async fn import(
+    instance: &Instance,
+    slot: &str,
+    document: String,
+    place: &[(&str, &str)],
+) -> Result<Value, Error> {
+    let query: Vec<_> =
+        place.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect();
+    let path = format!("{}?{}", of_slot(slot, "state"), query.join("&"));
+    order(instance, Method::PUT, &path, document).await
+}
+
 fn of_slot(slot: &str, what: &str) -> String {
     format!("/v1/slots/{}/{what}", encode(slot))
 }
@@ -139,35 +178,78 @@ pub async fn diff(instance: &Instance) -> Result<Value, Error> {
     order(instance, Method::GET, "/v1/diff", String::new()).await
 }
 
+/// What the kernel holds and counts, and how the daemon is.
+///
+/// # Errors
+///
+/// No daemon runs, or it cannot read its maps.
+pub async fn status(instance: &Instance) -> Result<Value, Error> {
+    order(instance, Method::GET, "/v1/status", String::new()).await
+}
+
+/// Hands over the lines of drops that `query` asks for as they come, until there are no more or nobody takes them.
+///
+/// # Errors
+///
+/// No daemon runs, it refuses, or it ends.
+pub async fn drops(
+    instance: &Instance,
+    query: &str,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), Error> {
+    let stream = connect(instance).await?;
+    let failed = |source| Error::Talk { instance: instance.clone(), source };
+    let path = format!("/v1/drops?{query}");
+    let response = within(TIMEOUT, send(stream, Method::GET, &path, String::new())).await;
+    let response = response.map_err(failed)?;
+    let status = response.status();
+    if !status.is_success() {
+        let answer = within(TIMEOUT, read(response)).await.map_err(failed)?;
+        return Err(refused(status, &answer));
+    }
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| failed(io::Error::other(error)))?;
+        if let Ok(lines) = frame.into_data()
+            && take(&lines).is_err()
+        {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
 async fn order(
     instance: &Instance,
     method: Method,
     path: &str,
     body: String,
 ) -> Result<Value, Error> {
-    let stream = match UnixStream::connect(instance.control_socket()).await {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Err(Error::NoDaemon(instance.clone()));
-        }
-        Err(source) => return Err(Error::Talk { instance: instance.clone(), source }),
-    };
-    let talked = tokio::time::timeout(TIMEOUT, talk(stream, method, path, body)).await;
-    let late = || io::Error::from(io::ErrorKind::TimedOut);
-    let (status, answer) = talked
-        .unwrap_or_else(|_| Err(late()))
+    let stream = connect(instance).await?;
+    let (status, answer) = within(TIMEOUT, talk(stream, method, path, body))
+        .await
         .map_err(|source| Error::Talk { instance: instance.clone(), source })?;
-    if status.is_success() {
-        return Ok(answer);
+    if status.is_success() { Ok(answer) } else { Err(refused(status, &answer)) }
+}
+
+async fn connect(instance: &Instance) -> Result<UnixStream, Error> {
+    let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+    match UnixStream::connect(instance.control_socket()).await {
+        Ok(stream) => Ok(stream),
+        Err(error) if nobody.contains(&error.kind()) => Err(Error::NoDaemon(instance.clone())),
+        Err(source) => Err(Error::Talk { instance: instance.clone(), source }),
     }
+}
+
+async fn within<T>(time: Duration, talk: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(time, talk).await.unwrap_or_else(late)
+}
+
+fn refused(status: StatusCode, answer: &Value) -> Error {
     let message = answer["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     let is_bad_order = matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
-    Err(Error::Refused { message, is_bad_order })
+    Error::Refused { message, is_bad_order }
 }
 
 async fn talk(
@@ -176,6 +258,16 @@ async fn talk(
     path: &str,
     body: String,
 ) -> io::Result<(StatusCode, Value)> {
+    let response = send(stream, method, path, body).await?;
+    Ok((response.status(), read(response).await?))
+}
+
+async fn send(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+    body: String,
+) -> io::Result<Response<Incoming>> {
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -187,32 +279,11 @@ async fn talk(
         http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // It ends with its one request, or with the runtime.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
-    let status = response.status();
+    sender.send_request(request).await.map_err(io::Error::other)
+}
+
+async fn read(response: Response<Incoming>) -> io::Result<Value> {
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
     let body = body.map_err(io::Error::other)?.to_bytes();
-    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
-}
-
-/// As one segment of a path (RFC 3986 section 2.1).
-fn encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte.into());
-        } else {
-            out += &format!("%{byte:02X}");
-        }
-        out
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_letter_of_a_path_is_encoded() {
-        assert_eq!(encode("slot-1.a_b~"), "slot-1.a_b~");
-        assert_eq!(encode("../x y?ü"), "..%2Fx%20y%3F%C3%BC");
-    }
+    Ok(serde_json::from_slice(&body).unwrap_or_default())
 }

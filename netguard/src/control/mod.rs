@@ -6,10 +6,13 @@
 //! | `POST /v1/reload` with `{"confirm_seconds": 60}` | reads the configuration again and puts it in force; back again without confirmation in time |
 //! | `POST /v1/confirm` | what the latest reload has put in force stays |
 //! | `GET /v1/diff` | what a reload would change |
+//! | `GET /v1/status` | what the kernel holds and counts, and how the daemon is |
+//! | `GET /v1/drops?last=N&follow=true` | the latest drops, and those that come; by `slot`, `reason` and `runtime` |
 //! | `GET /v1/pins?slot=NAME` | every pin, or those of one slot |
 //! | `GET /v1/slots` | every slot, and what was ordered about it |
 //! | `POST /v1/slots` with the keys of a `[[slot]]` entry | makes a slot beside those of the file |
 //! | `DELETE /v1/slots/NAME` | removes one that was made so |
+//! | `GET` and `PUT /v1/slots/NAME/state` | all that there is of a slot, as one document, and has another slot take it over |
 //! | `PUT` and `DELETE /v1/slots/NAME/lock` | takes the slot's network away, established flows included, and gives it back |
 //! | `POST /v1/slots/NAME/allow` and `/deny` with `{"what": "example.com", "seconds": 600}` | the latest word about a name or prefix, whatever the file says; for good without seconds |
 //! | `POST /v1/slots/NAME/forget` with `{"what": "example.com"}` | takes such a word back |
@@ -17,8 +20,16 @@
 //! `docs/openapi.yaml` has all of it for programs. What is wrong is answered with `{"error": "..."}`.
 
 mod client;
+mod escape;
 mod routes;
 mod server;
+mod state;
+mod stream;
 
-pub use client::{Error, add_slot, confirm, diff, forget, lock, reload, remove_slot, say, slots};
+pub use client::{
+    Error, add_slot, confirm, diff, drops, export, forget, import, lock, reload, remove_slot, say,
+    slots, status,
+};
+pub use escape::encode;
+pub use routes::{Daemon, Names};
 pub use server::{Server, Socket, serve};

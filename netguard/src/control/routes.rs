@@ -15,24 +15,29 @@ use netguard_common::SlotId;
 use netguard_dns::{Moment, Pins};
 use serde_json::{Value, json};
 
+use super::{escape::decode, state, stream};
 use crate::{
-    daemon::{Fault, Order, Orders, Refusal},
+    daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
+    drops::Feed,
+    journal::Journal,
     pinned::{NoSlot, Pinned},
 };
 
 /// Six times as long, if every byte is escaped, it still fits a packet to the monitor.
 const BODY_MAX: usize = 16 << 10;
-/// A year: who means longer means for good.
-const SECONDS_MAX: u64 = 366 * 24 * 3600;
 
 pub(super) fn router(daemon: Daemon) -> Router {
+    let large = DefaultBodyLimit::max(state::BODY_MAX);
     Router::new()
         .route("/v1/reload", post(reload))
         .route("/v1/confirm", post(confirm))
         .route("/v1/diff", get(diff))
+        .route("/v1/status", get(status))
+        .route("/v1/drops", get(stream::drops))
         .route("/v1/pins", get(list))
         .route("/v1/slots", get(slots).post(add))
         .route("/v1/slots/{slot}", delete(remove))
+        .route("/v1/slots/{slot}/state", get(state::export).put(state::import).layer(large))
         .route("/v1/slots/{slot}/lock", put(lock).delete(unlock))
         .route("/v1/slots/{slot}/allow", post(allow))
         .route("/v1/slots/{slot}/deny", post(deny))
@@ -47,24 +52,35 @@ pub(super) fn router(daemon: Daemon) -> Router {
 
 /// What orders are about.
 #[derive(Clone)]
-pub(super) struct Daemon {
+pub struct Daemon {
     pins: Arc<Pins>,
-    slots: Arc<ArcSwap<BTreeMap<SlotId, String>>>,
-    orders: Orders,
+    names: Arc<ArcSwap<Names>>,
+    pub(super) orders: Orders,
+    pub(super) feed: Feed,
+    journal: Journal,
+}
+
+/// What orders may speak of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The slots by number.
+    pub slots: BTreeMap<SlotId, String>,
+    /// The runtimes.
+    pub runtimes: Vec<String>,
 }
 
 /// What is wrong with an order.
-struct Wrong {
+pub(super) struct Wrong {
     status: StatusCode,
     words: String,
 }
 
 impl Wrong {
-    fn new(status: StatusCode, words: impl ToString) -> Self {
+    pub(super) fn new(status: StatusCode, words: impl ToString) -> Self {
         Self { status, words: words.to_string() }
     }
 
-    fn bad(words: impl ToString) -> Self {
+    pub(super) fn bad(words: impl ToString) -> Self {
         Self::new(StatusCode::BAD_REQUEST, words)
     }
 }
@@ -94,20 +110,32 @@ impl From<Refusal> for Wrong {
 }
 
 impl Daemon {
-    pub(super) fn new(pins: Arc<Pins>, slots: BTreeMap<SlotId, String>, orders: Orders) -> Self {
-        Self { pins, slots: Arc::new(ArcSwap::from_pointee(slots)), orders }
+    /// That worker's.
+    #[must_use]
+    pub fn new(
+        pins: Arc<Pins>,
+        names: Names,
+        orders: Orders,
+        feed: Feed,
+        journal: Journal,
+    ) -> Self {
+        Self { pins, names: Arc::new(ArcSwap::from_pointee(names)), orders, feed, journal }
     }
 
-    pub(super) fn replace_slots(&self, slots: BTreeMap<SlotId, String>) {
-        self.slots.store(Arc::new(slots));
+    pub(super) fn names(&self) -> Arc<Names> {
+        self.names.load_full()
     }
 
-    async fn give(&self, order: Order) -> Result<Json<Value>, Wrong> {
+    pub(super) fn replace_names(&self, names: Names) {
+        self.names.store(Arc::new(names));
+    }
+
+    pub(super) async fn give(&self, order: Order) -> Result<Json<Value>, Wrong> {
         Ok(Json(self.orders.give(order).await?))
     }
 
     /// Runs what asks the kernel beside the runtime's own threads.
-    async fn apart<T: Send + 'static>(
+    pub(super) async fn apart<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Pins) -> T + Send + 'static,
     ) -> Result<T, Wrong> {
@@ -154,18 +182,34 @@ async fn list(
 ) -> Result<Json<Value>, Wrong> {
     let query = query.unwrap_or_default();
     let mut slot = None;
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("slot", name)) => slot = Some(name),
-            _ => return Err(Wrong::bad(format!("{pair:?} is no condition; write slot=NAME"))),
+    for (key, value) in pairs(&query) {
+        match key {
+            "slot" => slot = Some(value),
+            _ => return Err(Wrong::bad(format!("{key:?} is no condition; write slot=NAME"))),
         }
     }
     let pins = daemon.apart(|pins| pins.list(Moment::now())).await?;
-    let mut pinned = Pinned::new(BTreeMap::clone(&daemon.slots.load()), pins);
+    let mut pinned = Pinned::new(daemon.names().slots.clone(), pins);
     if let Some(slot) = slot {
-        pinned = pinned.of_slot(slot)?;
+        pinned = pinned.of_slot(&slot)?;
     }
     Ok(Json(pinned.json()))
+}
+
+/// The keys of a query and their values.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (&str, String)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key, decode(value))
+    })
+}
+
+async fn status(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
+    let Json(mut status) = daemon.give(Order::Status).await?;
+    let lost = status["daemon"]["log_lines_lost"].as_u64().unwrap_or_default();
+    status["daemon"]["log_lines_lost"] = (lost + daemon.journal.lost()).into();
+    Ok(Json(status))
 }
 
 async fn slots(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
@@ -231,7 +275,7 @@ async fn forget(
     }
 }
 
-fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Wrong> {
+pub(super) fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Wrong> {
     body.map_err(|error| Wrong::new(error.status(), error.body_text()))
 }
 

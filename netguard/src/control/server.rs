@@ -1,7 +1,7 @@
 //! The socket: who may use it, and how much of the daemon a caller can take.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fs::{self, Permissions},
     io,
     os::unix::{
@@ -9,6 +9,7 @@ use std::{
         net,
     },
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +18,7 @@ use std::{
 };
 
 use axum::Router;
+use futures_util::TryFutureExt as _;
 use hyper::{
     server::conn::http1,
     service::{Service as _, service_fn},
@@ -25,8 +27,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use netguard_common::SlotId;
-use netguard_dns::Pins;
 use nix::unistd::Group;
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -34,14 +34,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::routes::{self, Daemon};
-use crate::daemon::Orders;
+use super::{
+    routes::{self, Daemon, Names},
+    stream::Lasting,
+};
 
 /// How many callers are heard at once; the others wait in the kernel's queue, or send silent ones away.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a caller may take to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one request may take from its first byte to its last.
+/// How long one request may take from its first byte to its last, unless its answer is [`Lasting`].
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait when the system has no descriptor left for a caller.
 const BREATH: Duration = Duration::from_millis(100);
@@ -102,9 +104,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// From now on there are these slots.
-    pub fn replace_slots(&self, slots: BTreeMap<SlotId, String>) {
-        self.daemon.replace_slots(slots);
+    /// From now on orders may speak of these.
+    pub fn replace_names(&self, names: Names) {
+        self.daemon.replace_names(names);
     }
 }
 
@@ -119,14 +121,8 @@ impl Drop for Server {
 /// # Errors
 ///
 /// The system does not tell of callers.
-pub fn serve(
-    listener: net::UnixListener,
-    pins: Arc<Pins>,
-    slots: BTreeMap<SlotId, String>,
-    orders: Orders,
-) -> io::Result<Server> {
+pub fn serve(listener: net::UnixListener, daemon: Daemon) -> io::Result<Server> {
     let listener = UnixListener::from_std(listener)?;
-    let daemon = Daemon::new(pins, slots, orders);
     let task = tokio::spawn(accept(listener, routes::router(daemon.clone())));
     Ok(Server { daemon, task })
 }
@@ -169,15 +165,22 @@ async fn accept(listener: UnixListener, router: Router) {
 /// One request and its answer.
 async fn converse(stream: UnixStream, router: Router, has_spoken: &AtomicBool) {
     let router = TowerToHyperService::new(router);
+    let lasts = AtomicBool::new(false);
     let service = service_fn(|request| {
         has_spoken.store(true, Ordering::Relaxed);
-        router.call(request)
+        router.call(request).inspect_ok(|response| {
+            lasts.store(response.extensions().get::<Lasting>().is_some(), Ordering::Relaxed);
+        })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
     // A caller that breaks off, or takes too long, is told nothing.
-    let _ = tokio::time::timeout(REQUEST_TIMEOUT, connection).await;
+    let in_time = tokio::time::timeout(REQUEST_TIMEOUT, &mut connection).await;
+    if in_time.is_err() && lasts.load(Ordering::Relaxed) {
+        let _ = connection.await;
+    }
 }

@@ -5,11 +5,13 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
+    net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
 };
 
 use netguard_common::SlotId;
+use netguard_dns::Ports;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_seqpacket::{
@@ -17,7 +19,7 @@ use tokio_seqpacket::{
     ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage},
 };
 
-use super::overlay::Overlay;
+use super::overlay::{Counted, Overlay};
 
 /// What is longer travels in memory of its own, which the worker may read but not make: what it says is never so long, see
 /// `BODY_MAX` in `control::routes`. A socket takes a third more.
@@ -96,6 +98,8 @@ pub enum Order {
     Confirm,
     /// What a reload would change.
     Diff,
+    /// What the kernel holds and counts, and how the daemon is.
+    Status,
     /// The slots, and what was ordered about them.
     Slots,
     /// Make a slot beside those of the file, from the keys of a `[[slot]]` entry. Without a number it gets one that is free.
@@ -107,6 +111,18 @@ pub enum Order {
     RemoveSlot {
         /// Its name.
         slot: String,
+    },
+    /// All that there is of a slot, but for its pins.
+    State {
+        /// Its name.
+        slot: String,
+    },
+    /// Have a slot be what another one was. Makes it, if it is not there.
+    PutState {
+        /// Its name.
+        slot: String,
+        /// What the other one was.
+        state: SlotState,
     },
     /// Take a slot's network away, established flows included, or give it back.
     Lock {
@@ -133,6 +149,60 @@ pub enum Order {
         /// What.
         target: String,
     },
+}
+
+/// A slot as another host or another name takes it over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotState {
+    /// What it was called.
+    pub name: String,
+    /// The keys of its `[[slot]]` entry.
+    pub entry: serde_json::Map<String, serde_json::Value>,
+    /// It has no network.
+    pub locked: bool,
+    /// What was said of names and prefixes.
+    pub said: Vec<Said>,
+    /// What became of its packets.
+    pub counters: Vec<Counted>,
+}
+
+/// A year: who means longer means for good.
+pub const SECONDS_MAX: u64 = 366 * 24 * 3600;
+
+/// What was said of a name or a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Said {
+    /// As it was written.
+    pub what: String,
+    /// Allowed, or denied.
+    pub allowed: bool,
+    /// For how long; for good without.
+    pub seconds_left: Option<u64>,
+}
+
+/// A pin that another slot had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarriedPin {
+    /// The name that gave it.
+    pub name: String,
+    /// The address.
+    pub address: IpAddr,
+    /// The ports, or `any`.
+    pub ports: String,
+    /// For how long it lives.
+    pub left_seconds: u64,
+}
+
+impl CarriedPin {
+    /// The ports, if it says some.
+    #[must_use]
+    pub fn read_ports(&self) -> Option<Ports> {
+        let any = Ports::ANY;
+        if self.ports == any.to_string() { Some(any) } else { self.ports.parse().ok() }
+    }
 }
 
 /// What became of an order: an object, or why not.

@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ const BREATH: Duration = Duration::from_millis(500);
 /// A running worker.
 pub(super) struct Worker {
     process: Child,
-    channel: Channel,
+    channel: Arc<Channel>,
     born: Instant,
     /// What it said while it was waited for something else.
     said: VecDeque<ToMonitor>,
@@ -66,6 +67,7 @@ impl Worker {
             .stdin(Stdio::from(other))
             .kill_on_drop(true)
             .spawn()?;
+        let channel = Arc::new(channel);
         let mut worker = Self { process, channel, born: Instant::now(), said: VecDeque::new() };
         let begin = ToWorker::Begin { json, policy, overlay, host };
         worker.tell(&begin, descriptors).await?;
@@ -80,6 +82,11 @@ impl Worker {
         descriptors: &[OwnedFd],
     ) -> io::Result<()> {
         self.channel.send(message, descriptors).await
+    }
+
+    /// The way to tell it something from beside the monitor's loop.
+    pub(super) fn channel(&self) -> Arc<Channel> {
+        Arc::clone(&self.channel)
     }
 
     /// Tells the worker something and waits until it is in force. Returns what came of it.

@@ -12,6 +12,9 @@
 //! that a failed start changes nothing. Stopping changes nothing either: programs and maps stay
 //! pinned and enforce until `netguard unload`.
 
+mod account;
+mod asked;
+mod carried;
 mod channel;
 mod child;
 mod guard;
@@ -29,10 +32,12 @@ use std::io;
 use caps::Capability;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub use channel::{Answer, Fault, Order, Refusal};
+pub use asked::{Orders, Wanted};
+pub use channel::{Answer, CarriedPin, Fault, Order, Refusal, SECONDS_MAX, Said, SlotState};
 pub use guard::{Guarded, guard};
-pub use state::StateError;
-pub use worker::{Asked, Orders, run as work};
+pub use overlay::Counted;
+pub use state::{StateError, carried};
+pub use worker::run as work;
 
 use crate::{
     config::{Config, Problems},

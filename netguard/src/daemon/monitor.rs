@@ -20,7 +20,8 @@ use self::switch::Intent;
 pub(super) use self::switch::refuse;
 use super::{
     Error, Options,
-    channel::{HostView, PolicyText, ToMonitor, ToWorker},
+    account::Account,
+    channel::{Channel, HostView, PolicyText, ToMonitor, ToWorker},
     child::{Happened, Worker},
     host,
     listening::Listening,
@@ -78,8 +79,9 @@ pub(super) struct Monitor {
     /// All of it together: what is in force.
     pub(super) policy: Policy,
     state: StateFile,
-    instance: Instance,
+    pub(super) instance: Instance,
     options: Options,
+    pub(super) account: Account,
     pub(super) fallback: Option<Fallback>,
     pub(super) datapath: Datapath,
     watcher: Watcher,
@@ -95,9 +97,9 @@ pub(super) struct Monitor {
     pub(super) journal: Journal,
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
-    failures: BTreeSet<String>,
+    pub(super) failures: BTreeSet<String>,
     /// What somebody else has done and cannot be put right, as of the last look.
-    alarms: BTreeSet<String>,
+    pub(super) alarms: BTreeSet<String>,
     retry: Interval,
     every_second: Interval,
     _lock: Lock,
@@ -158,6 +160,7 @@ impl Monitor {
             state,
             instance: instance.clone(),
             options,
+            account: Account::begin(),
             fallback: None,
             datapath,
             watcher,
@@ -293,6 +296,11 @@ impl Monitor {
         }
     }
 
+    /// The way to the worker for what takes longer than the loop should wait; none if there is no worker.
+    pub(super) fn way_to_worker(&self) -> Option<Arc<Channel>> {
+        self.worker.as_ref().map(Worker::channel)
+    }
+
     /// Listens where the host has bridges now, and has the worker serve it. Returns what could not be listened on.
     async fn listen(&mut self, facts: &Arc<Facts>) -> Vec<String> {
         if !self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, facts)) {
@@ -308,8 +316,9 @@ impl Monitor {
         steps.failed
     }
 
+    /// Also with the texts that only slots made at run time name.
     fn policy_text(&self) -> io::Result<PolicyText> {
-        let packed = String::from_utf8(self.config.pack()?).map_err(io::Error::other)?;
+        let packed = String::from_utf8(self.whole.pack()?).map_err(io::Error::other)?;
         Ok(PolicyText { path: self.config.path().to_owned(), packed })
     }
 
@@ -337,6 +346,8 @@ impl Monitor {
         if let Err(error) = self.start_worker(&facts).await {
             self.journal.note(format!("no worker comes up: {error}; trying again"));
             tokio::time::sleep(HOUSEKEEPING).await;
+        } else {
+            self.account.worker_restarts += 1;
         }
         Ok(())
     }

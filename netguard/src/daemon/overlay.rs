@@ -24,6 +24,23 @@ pub(super) struct Overlay {
     pub(super) locked: BTreeSet<String>,
     /// By slot, and by what it is said of as it was written.
     pub(super) words: BTreeMap<String, BTreeMap<String, Word>>,
+    /// By slot, what was counted elsewhere before it came here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) carried: BTreeMap<String, Vec<Counted>>,
+}
+
+/// What became of so many packets of a slot, by names that every version knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    /// Which way.
+    pub direction: String,
+    /// What became of them: `pass`, `redirect`, or the reason of their drop.
+    pub outcome: String,
+    /// How many.
+    pub packets: u64,
+    /// How many bytes they had.
+    pub bytes: u64,
 }
 
 /// What is said of a name or a prefix.
@@ -81,6 +98,14 @@ impl Word {
 }
 
 impl Overlay {
+    /// Forgets a slot.
+    pub(super) fn forget(&mut self, slot: &str) {
+        self.slots.remove(slot);
+        self.locked.remove(slot);
+        self.words.remove(slot);
+        self.carried.remove(slot);
+    }
+
     /// The entries of its slots, to stand behind those of the file.
     pub(super) fn entries(&self) -> String {
         self.slots.values().map(|entry| format!("{entry}\n")).collect()

@@ -5,14 +5,16 @@ use std::{
     io,
     num::NonZero,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use netguard_common::{SlotId, maps::PINS_MAX};
 use netguard_dns::{
-    Cache, DomainName, Listed, Moment, Pins, Resolver, Rules, SlotRules, WireName,
+    Cache, DomainName, GRACE, Listed, Moment, Pins, Ports, Resolver, Rules, SlotRules, WireName,
     forward::{Forwarder, Settings},
 };
 
+use super::CarriedPin;
 use crate::{
     datapath::PinWriter,
     journal::Journal,
@@ -122,9 +124,92 @@ fn allowed_pins(policy: &Policy) -> impl Fn(SlotId, &str) -> bool + '_ {
     }
 }
 
+/// Pins for a slot what another one had, as far as the policy allows it and for no longer than an answer would be. Returns how
+/// many pins the slot has taken over.
+pub(super) fn carry(pins: &Pins, policy: &Policy, slot: &str, carried: &[CarriedPin]) -> usize {
+    let now = Moment::now();
+    let longest = policy.dns.cache_max_ttl + GRACE;
+    let Some(slot) = policy.slots.iter().find(|it| it.name == slot) else { return 0 };
+    let is_allowed = allowed_pins(policy);
+    let taken = carried.iter().filter(|pin| {
+        let Some(ports) = ports_of(policy, slot.id, pin) else { return false };
+        let ends = now.after(Duration::from_secs(pin.left_seconds).min(longest));
+        is_allowed(slot.id, &pin.name)
+            && pins.hold(slot.id, &pin.name, &[pin.address], &ports, ends, now).is_ok()
+    });
+    taken.count()
+}
+
+/// The ports of a pin, but no others than the policy binds its name to.
+fn ports_of(policy: &Policy, slot: SlotId, pin: &CarriedPin) -> Option<Ports> {
+    let name = WireName::from(&pin.name.parse::<DomainName>().ok()?);
+    let Listed::Allowed(rule) = policy.dns.slots.get(&slot)?.allowlist.decide(&name) else {
+        return None;
+    };
+    let bound = rule.ports().unwrap_or(&Ports::ANY);
+    let ports = pin.read_ports()?;
+    Some(if bound.cover(&ports) { ports } else { bound.clone() })
+}
+
 /// As many as there are processors to run on. Counted once: a process that is confined cannot count them.
 pub(super) fn threads() -> usize {
     static THREADS: LazyLock<usize> =
         LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
     *THREADS
+}
+
+#[cfg(test)]
+mod tests {
+    use netguard_common::pin::{PinEntry, PinKey};
+    use netguard_dns::PinMap;
+
+    use super::*;
+    use crate::config::Config;
+
+    struct NoMap;
+
+    impl PinMap for NoMap {
+        fn put(&self, _: &PinKey, _: &PinEntry) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn remove(&self, _: &PinKey) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_more_is_taken_over_than_the_policy_allows() {
+        let file = "[dns]\nupstreams = [\"1.1.1.1\"]\ncategories = []\ncache_max_ttl = 100\n\
+                    names = [\"a.example\", \"web.example:443\"]\n\
+                    [[slot]]\nname = \"one\"\nid = 1\nsubnet = \"10.1.0.0/24\"\negress = \"pinned\"\n\
+                    [[slot]]\nname = \"two\"\nid = 2\nsubnet = \"10.2.0.0/24\"\n";
+        let policy = Config::parse(file, std::path::Path::new("test")).unwrap().policy;
+        let pins = Pins::new(Box::new(NoMap), [1, 2], 100);
+        let pin = |name: &str, ports: &str, left_seconds| CarriedPin {
+            name: name.to_owned(),
+            address: [203, 0, 113, 9].into(),
+            ports: ports.to_owned(),
+            left_seconds,
+        };
+        let carried = [
+            pin("a.example", "any", 50),
+            pin("www.a.example", "22", u64::MAX),
+            pin("web.example", "any", 50),
+            pin("other.example", "any", 50),
+            pin("web.example", "none", 50),
+        ];
+        pins.deny(1, &"www.a.example".parse().unwrap(), None, Moment::now()).unwrap();
+        assert_eq!(carry(&pins, &policy, "one", &carried), 2);
+        assert_eq!(carry(&pins, &policy, "two", &carried), 0, "it is not pinned");
+        assert_eq!(carry(&pins, &policy, "three", &carried), 0);
+        pins.allow(1, &"www.a.example".parse().unwrap());
+        assert_eq!(carry(&pins, &policy, "one", &carried), 3);
+        let list = pins.list(Moment::now());
+        let found: Vec<_> = list.iter().map(|it| (&*it.name, it.ports.to_string())).collect();
+        let expected = [("a.example", "any"), ("web.example", "443"), ("www.a.example", "22")];
+        assert_eq!(found, expected.map(|(name, ports)| (name, ports.to_owned())));
+        assert!(list[0].left <= Duration::from_secs(50));
+        assert!(list[2].left <= Duration::from_secs(100) + GRACE, "{:?}", list[2].left);
+    }
 }

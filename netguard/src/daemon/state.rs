@@ -2,12 +2,14 @@
 //! taken for an empty one: what it locked would be open.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
-use super::overlay::Overlay;
+use super::overlay::{Counted, Overlay};
+use crate::instance::Instance;
 
 /// The form of the file; another one is another version's.
 const HEAD: &str = "netguard state 1 ";
@@ -77,6 +79,13 @@ impl StateFile {
     fn failed(&self, source: io::Error) -> StateError {
         StateError::Io { path: self.path.clone(), source }
     }
+}
+
+/// What was counted elsewhere of an instance's slots, by their names. Needs no daemon.
+#[must_use]
+pub fn carried(instance: &Instance) -> BTreeMap<String, Vec<Counted>> {
+    // What is damaged is the next start's to tell.
+    StateFile::of(&instance.state_directory()).read().unwrap_or_default().carried
 }
 
 /// A line with the sum of the rest, and the rest.

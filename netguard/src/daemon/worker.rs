@@ -2,7 +2,7 @@
 //! answer guests. It holds no privilege; all that it has of the kernel are two maps.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::CStr,
     io::{self, stdin},
     os::{
@@ -22,6 +22,7 @@ use nix::{
     },
     unistd::User,
 };
+use serde_json::json;
 use tokio::{
     io::unix::AsyncFd,
     runtime::Handle,
@@ -30,7 +31,8 @@ use tokio::{
 };
 
 use super::{
-    channel::{Answer, Channel, Fault, HostView, Order, PolicyText, Refusal, ToMonitor, ToWorker},
+    asked::{Asked, Orders, Wanted},
+    channel::{Answer, Channel, HostView, PolicyText, ToMonitor, ToWorker},
     overlay::Overlay,
     raise_file_limit, resolver,
 };
@@ -38,8 +40,9 @@ use crate::{
     config::Config,
     control,
     datapath::{DropStream, Shared},
-    drops::{Clock, Drop},
+    drops::{Clock, Drop, Feed},
     journal::{Event as Entry, Format, Journal, Writer},
+    listing,
     policy::Policy,
     sandbox::{self, Confinement},
 };
@@ -50,8 +53,6 @@ const NAME: &CStr = c"netguard-worker";
 const DROPS_AT_ONCE: usize = 256;
 /// How often floods are reported and pins that are over removed.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How many orders may wait for the monitor.
-const ORDERS_MAX: usize = 64;
 
 /// What the loop waits for.
 enum Event {
@@ -65,34 +66,6 @@ enum Event {
     Housekeeping,
     /// The monitor is gone.
     Gone,
-}
-
-/// An order, and where its answer goes.
-pub type Asked = (Order, oneshot::Sender<Answer>);
-
-/// Hands orders to the monitor; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Orders(mpsc::Sender<Asked>);
-
-impl Orders {
-    /// Orders, and where they come out with the places for their answers.
-    #[must_use]
-    pub fn channel() -> (Self, mpsc::Receiver<Asked>) {
-        let (give, orders) = mpsc::channel(ORDERS_MAX);
-        (Self(give), orders)
-    }
-
-    /// Has the monitor carry an order out.
-    ///
-    /// # Errors
-    ///
-    /// It refuses.
-    pub async fn give(&self, order: Order) -> Answer {
-        let gone = || Refusal::new(Fault::Host, "the daemon is ending");
-        let (answer, answered) = oneshot::channel();
-        self.0.send((order, answer)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
-    }
 }
 
 /// Is the worker: what `netguard run` starts beside itself. The monitor is at the other end of standard input.
@@ -168,6 +141,7 @@ struct Worker {
     more_drops: bool,
     resolver: Arc<Resolver>,
     pins: Arc<Pins>,
+    feed: Feed,
     control: control::Server,
     orders: mpsc::Receiver<Asked>,
     /// Orders that the monitor has not answered yet.
@@ -208,8 +182,15 @@ impl Worker {
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
-        let slots = slot_names(&policy);
-        let control = control::serve(UnixListener::from(control), Arc::clone(&pins), slots, give)?;
+        let feed = Feed::default();
+        let daemon = control::Daemon::new(
+            Arc::clone(&pins),
+            names(&policy),
+            give,
+            feed.clone(),
+            journal.clone(),
+        );
+        let control = control::serve(UnixListener::from(control), daemon)?;
         let mut every_second = tokio::time::interval(HOUSEKEEPING);
         every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -222,6 +203,7 @@ impl Worker {
             more_drops: false,
             resolver,
             pins,
+            feed,
             control,
             orders,
             waiting: BTreeMap::new(),
@@ -240,7 +222,12 @@ impl Worker {
             match self.next_event().await? {
                 Event::Gone => return Ok(()),
                 Event::Told(told, descriptors) => self.obey(told, descriptors).await?,
-                Event::Asked((order, answer)) => {
+                Event::Asked((Wanted::Pins(slot, pins), answer)) => {
+                    let taken = resolver::carry(&self.pins, &self.policy, &slot, &pins);
+                    // Whoever asked may have hung up.
+                    let _ = answer.send(Ok(json!({ "taken": taken, "of": pins.len() })));
+                }
+                Event::Asked((Wanted::Order(order), answer)) => {
                     let id = self.next_order;
                     self.next_order += 1;
                     self.waiting.insert(id, answer);
@@ -342,7 +329,10 @@ impl Worker {
         }
         count(deny(&self.pins, &denied));
         if has_other_slots {
-            self.control.replace_slots(slot_names(&self.policy));
+            let names = names(&self.policy);
+            let there: BTreeSet<_> = names.slots.values().map(String::as_str).collect();
+            self.feed.keep(|slot| there.contains(slot));
+            self.control.replace_names(names);
         }
         self.done(failed, unpinned).await
     }
@@ -360,12 +350,14 @@ impl Worker {
                 &record,
                 &clock,
                 |id| {
-                    let slot = self.policy.slots.iter().find(|slot| slot.id == id);
-                    slot.map(|slot| slot.name.clone())
+                    let slot = self.policy.slots.iter().find(|slot| slot.id == id)?;
+                    let runtime = listing::runtime(&self.policy, slot);
+                    Some((slot.name.clone(), runtime.to_owned()))
                 },
                 |index| self.host.interfaces.get(&index).cloned(),
             );
-            if let Some(drop) = drop {
+            if let Some(drop) = drop.map(Arc::new) {
+                self.feed.add(&drop);
                 self.journal.write(Entry::Drop(drop));
             }
         }
@@ -379,8 +371,12 @@ impl Worker {
     }
 }
 
-fn slot_names(policy: &Policy) -> BTreeMap<SlotId, String> {
-    policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect()
+/// What orders may speak of.
+fn names(policy: &Policy) -> control::Names {
+    control::Names {
+        slots: policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect(),
+        runtimes: policy.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
+    }
 }
 
 /// The policy of the file with the slots that were made at run time.

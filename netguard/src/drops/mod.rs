@@ -1,12 +1,18 @@
 //! Drop records made readable: from the ring buffer's bytes to an event with names and addresses.
 
+mod feed;
 mod packet;
+mod recent;
+#[cfg(test)]
+mod samples;
 
 use std::time::{Duration, SystemTime};
 
 use netguard_common::{Direction, DropReason, Hook, record::DropRecord};
 
+pub use feed::{Feed, Follower, NoPlace};
 pub use packet::Summary;
+pub use recent::{Filter, Recent};
 
 /// One dropped packet, as logs tell it.
 #[derive(Clone, Debug)]
@@ -15,6 +21,8 @@ pub struct Drop {
     pub time: SystemTime,
     /// The slot's name; none for an interface that has no slot.
     pub slot: Option<String>,
+    /// The name of the slot's runtime.
+    pub runtime: Option<String>,
     /// The interface's name, or its number if it is gone.
     pub interface: String,
     /// Which way the packet went, seen from the slot.
@@ -53,17 +61,19 @@ impl Clock {
 
 impl Drop {
     /// Reads a record; `None` if it holds a number that this version does not know. `name_slot`
-    /// and `name_interface` know the names behind the numbers.
+    /// (the slot's and its runtime's) and `name_interface` know the names behind the numbers.
     #[must_use]
     pub fn read(
         record: &DropRecord,
         clock: &Clock,
-        name_slot: impl FnOnce(u16) -> Option<String>,
+        name_slot: impl FnOnce(u16) -> Option<(String, String)>,
         name_interface: impl FnOnce(u32) -> Option<String>,
     ) -> Option<Self> {
+        let (slot, runtime) = name_slot(record.slot_id).unzip();
         Some(Self {
             time: clock.wall(record.time_ns),
-            slot: name_slot(record.slot_id),
+            slot,
+            runtime,
             interface: name_interface(record.ifindex)
                 .unwrap_or_else(|| format!("#{}", record.ifindex)),
             direction: Direction::from_raw(record.direction)?,

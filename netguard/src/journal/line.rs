@@ -11,12 +11,37 @@ use super::{Event, Format};
 use crate::drops::Drop;
 
 impl Format {
+    /// The lines of some drops, as the journal has them, and how many were lost behind them.
+    #[must_use]
+    pub fn drops<'a>(self, drops: impl IntoIterator<Item = &'a Drop>, lost: u64) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for drop in drops {
+            // Writing to a Vec cannot fail.
+            let _ = self.drop(drop, &mut lines);
+        }
+        if lost > 0 {
+            let _ = match self {
+                Self::Text => {
+                    writeln!(lines, "{lost} drop records were lost: whoever reads them is too slow")
+                }
+                Self::Json => writeln!(lines, "{}", json!({ "lost": lost })),
+            };
+        }
+        lines
+    }
+
+    fn drop(self, drop: &Drop, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Text => drop_text(drop, out),
+            Self::Json => drop_json(drop, out),
+        }
+    }
+
     /// Writes the event's line or lines, each with its end.
     pub(super) fn write(self, event: &Event, out: &mut impl Write) -> io::Result<()> {
         match (self, event) {
             (_, Event::Lines(lines, _)) => out.write_all(lines),
-            (Self::Text, Event::Drop(drop)) => drop_text(drop, out),
-            (Self::Json, Event::Drop(drop)) => drop_json(drop, out),
+            (_, Event::Drop(drop)) => self.drop(drop, out),
             (Self::Text, Event::Note(time, message)) => {
                 writeln!(out, "{} note  {message}", timestamp(*time))
             }
@@ -53,6 +78,7 @@ fn drop_json(drop: &Drop, out: &mut impl Write) -> io::Result<()> {
         "event": "drop",
         "time": timestamp(drop.time),
         "slot": drop.slot,
+        "runtime": drop.runtime,
         "direction": drop.direction.name(),
         "reason": drop.reason.name(),
         "code": drop.reason.code(),

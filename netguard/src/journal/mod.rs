@@ -44,7 +44,7 @@ pub enum Format {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A packet was dropped.
-    Drop(Drop),
+    Drop(Arc<Drop>),
     /// Whole lines that a thread of the resolver has written itself, and how many.
     Lines(Vec<u8>, u64),
     /// Something happened to netguard itself.
@@ -80,8 +80,17 @@ pub struct Journal {
 struct Backlog {
     /// Lines that were lost since the last that was written.
     lost: AtomicU64,
+    /// Lines that were lost since the journal began.
+    lost_ever: AtomicU64,
     /// Bytes of [`Event::Lines`] in the queue.
     bytes: AtomicUsize,
+}
+
+impl Backlog {
+    fn lose(&self, lines: u64) {
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+        self.lost_ever.fetch_add(lines, Ordering::Relaxed);
+    }
 }
 
 /// The thread behind a [`Journal`].
@@ -112,8 +121,14 @@ impl Journal {
         let fits = waiting + bytes <= QUEUE_BYTES;
         if !fits || self.queue.try_send(event).is_err() {
             self.backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.backlog.lost.fetch_add(lines, Ordering::Relaxed);
+            self.backlog.lose(lines);
         }
+    }
+
+    /// How many lines were lost since the journal began.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.backlog.lost_ever.load(Ordering::Relaxed)
     }
 
     /// Hands in a note of this moment.
@@ -143,13 +158,17 @@ fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog) {
         });
         let (lines, bytes) = event.size();
         backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        for (event, lines) in gap.iter().map(|gap| (gap, missing)).chain([(&event, lines)]) {
+        for (event, is_gap) in gap.iter().map(|gap| (gap, true)).chain([(&event, false)]) {
             match format.write(event, &mut out) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return, // nobody reads
                 Err(_) => {
                     // A full disk may have room again, and then the gap is told.
-                    backlog.lost.fetch_add(lines, Ordering::Relaxed);
+                    if is_gap {
+                        backlog.lost.fetch_add(missing, Ordering::Relaxed);
+                    } else {
+                        backlog.lose(lines);
+                    }
                     std::thread::sleep(AFTER_ERROR);
                 }
             }

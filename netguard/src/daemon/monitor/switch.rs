@@ -5,7 +5,10 @@ use std::sync::Arc;
 use super::{Fallback, Monitor, extent, must_guard_bridges};
 use crate::{
     config::{Config, Problems},
-    daemon::{Error, Fault, Refusal, channel::ToWorker, child::Done, host, overlay::Overlay},
+    daemon::{
+        Error, Fault, Refusal, account::Became, channel::ToWorker, child::Done, host,
+        overlay::Overlay,
+    },
     datapath::{Changes, Datapath, PinDirectory},
     links::{self, Made},
     policy::{Plan, Policy},
@@ -41,10 +44,13 @@ impl Monitor {
     pub(super) async fn fall_back(&mut self) {
         let Some(Fallback { config, .. }) = self.fallback.take() else { return };
         let note = match self.change(config, self.overlay.clone()).await {
-            Ok(_) => format!(
-                "nobody has confirmed the latest reload: back to what was before, guarding {}",
-                extent(&self.policy)
-            ),
+            Ok(_) => {
+                self.account.reloaded(Became::TakenBack);
+                format!(
+                    "nobody has confirmed the latest reload: back to what was before, guarding {}",
+                    extent(&self.policy)
+                )
+            }
             Err(refusal) => format!(
                 "nobody has confirmed the latest reload, but what was before does not fit any more: {}",
                 refusal.message
@@ -92,6 +98,7 @@ impl Monitor {
             || has_other_slots
                 && !host::is_same_firewall(&intent.policy, &self.policy, &self.instance);
         let (changes, made) = self.switch_host(&intent, has_other_slots, has_other_firewall)?;
+        let has_other_texts = !intent.whole.is_same_text(&self.whole);
         Intent {
             config: self.config,
             overlay: self.overlay,
@@ -101,7 +108,7 @@ impl Monitor {
         if !made.created.is_empty() {
             self.journal.note(format!("made {}", made.created.join(" ")));
         }
-        let mut done = self.hand_policy_over(is_new_file).await;
+        let mut done = self.hand_policy_over(has_other_texts).await;
         let facts = Arc::clone(self.watcher.facts());
         let mut failed = std::mem::take(&mut done.failed);
         failed.extend(self.listen(&facts).await);
@@ -176,9 +183,9 @@ impl Monitor {
     }
 
     /// Tells the worker the policy in force. One that has died meanwhile is told by its successor.
-    async fn hand_policy_over(&mut self, is_new_file: bool) -> Done {
+    async fn hand_policy_over(&mut self, has_other_texts: bool) -> Done {
         let overlay = self.overlay.clone();
-        let message = if is_new_file {
+        let message = if has_other_texts {
             match self.policy_text() {
                 Ok(policy) => ToWorker::Policy { policy, overlay },
                 Err(error) => return Done { failed: vec![error.to_string()], unpinned: 0 },
