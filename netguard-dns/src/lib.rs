@@ -20,6 +20,7 @@ pub mod reply;
 mod resolver;
 mod rules;
 mod server;
+mod told;
 mod wire_name;
 
 pub use allowlist::{Allowlist, BadEntry, Entry, Kind, Listed, NameSet, Rule, TooMany};

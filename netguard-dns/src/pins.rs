@@ -400,6 +400,15 @@ impl Pins {
         slot.has_denials.load(Ordering::Acquire) && slot.table().denials.cover(name, now)
     }
 
+    /// The name that an address of the slot is pinned by, and for the longest.
+    #[must_use]
+    pub fn name_of(&self, slot: SlotId, address: IpAddr) -> Option<String> {
+        let slots = self.slots();
+        let table = slots.get(&slot)?.table();
+        let shares = &table.addresses.get(&address.into())?.shares;
+        shares.iter().max_by_key(|share| share.ends).map(|share| share.name.to_string())
+    }
+
     /// Removes what is over, here and in the kernel, where it opens nothing any more anyway. Returns how many pins
     /// went; what the kernel does not remove is tried again the next time.
     pub fn expire(&self, now: Moment) -> usize {

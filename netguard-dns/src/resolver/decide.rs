@@ -122,6 +122,9 @@ impl Resolver {
                 }
             }
         }
+        if !answer.addresses.is_empty() {
+            slot.told.remember(name, &answer.addresses);
+        }
         let age = u32::try_from(kept.age(now).as_secs()).unwrap_or(u32::MAX);
         reply::answer(query, answer, age, reply::limit(query, asking.client.transport), out);
         (Decision::Allowed(rule), answer.rcode)

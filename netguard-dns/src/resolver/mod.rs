@@ -22,6 +22,7 @@ use crate::{
     query::{self, Query, Unfit},
     reply::{self, REFUSED, SERVFAIL},
     rules::{Rules, SlotRules},
+    told::Told,
 };
 
 /// How many queries of one slot may wait for upstreams.
@@ -44,6 +45,7 @@ pub struct SlotState {
     budget: Budget,
     in_flight: AtomicU32,
     over_rate: AtomicU64,
+    told: Told,
 }
 
 /// Who asks, and how.
@@ -130,6 +132,20 @@ impl Resolver {
         while Arc::strong_count(&old) > 1 {
             std::thread::sleep(BREATH);
         }
+        let rules = self.rules();
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, gone) in slots.iter().filter(|(id, _)| !rules.slots.contains_key(*id)) {
+            gone.told.clear();
+        }
+    }
+
+    /// The name by which that slot was last told an address, as long as that is remembered.
+    #[must_use]
+    pub fn name_of(&self, slot: SlotId, address: IpAddr) -> Option<String> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = slots.get(&slot).and_then(|state| state.told.name_of(address));
+        drop(slots);
+        told.or_else(|| self.pins.name_of(slot, address))
     }
 
     /// The answers that are remembered.
@@ -159,6 +175,7 @@ impl Resolver {
             budget: Budget::default(),
             in_flight: AtomicU32::new(0),
             over_rate: AtomicU64::new(0),
+            told: Told::default(),
         };
         Arc::clone(slots.entry(id).or_insert_with(|| Arc::new(fresh())))
     }
