@@ -4,6 +4,7 @@
 //! `config` builds a [`Policy`] and has checked everything in it; [`Plan`] turns it into the bytes
 //! of the maps.
 
+mod because;
 mod dns;
 mod evaluate;
 mod facts;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use because::{Because, Dropped, Key};
 pub use dns::{DnsPolicy, SlotDns, is_public};
 pub use evaluate::{Evaluator, IsLocal, Openings, Pin, Traffic, Verdict};
 pub use facts::{Facts, InterfaceFact};

@@ -88,6 +88,23 @@ impl Rule {
     }
 }
 
+/// As a file has it, in the shortest form.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = &self.prefix;
+        match prefix.prefix_len() == prefix.max_prefix_len() {
+            true => write!(f, "{}", prefix.addr())?,
+            false => write!(f, "{prefix}")?,
+        }
+        let mut before = ' ';
+        for service in &self.services {
+            write!(f, "{before}{service}")?;
+            before = ',';
+        }
+        Ok(())
+    }
+}
+
 /// A text that is no rule or service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRule {

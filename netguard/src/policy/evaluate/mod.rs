@@ -24,6 +24,7 @@ use netguard_common::{
     maps::Place,
 };
 
+pub(super) use opening::winner;
 pub use opening::{Openings, Traffic};
 pub use pins::Pin;
 

@@ -215,8 +215,8 @@ impl<'a> Openings<'a> {
 
     fn internet(&self, slot: &Slot, dst: IpAddr, traffic: &Traffic) -> Result<(), DropReason> {
         match (winner(slot, dst, traffic), slot.egress.unnamed) {
-            (Some((true, _)), _) | (None, Unnamed::Open) => Ok(()),
-            (Some((false, _)), _) | (None, Unnamed::Closed) => Err(EgressDenied),
+            (Some(Winner { allow: true, .. }), _) | (None, Unnamed::Open) => Ok(()),
+            (Some(_), _) | (None, Unnamed::Closed) => Err(EgressDenied),
             (None, Unnamed::Pinned) if self.pins.open(slot.id, dst, traffic) => Ok(()),
             (None, Unnamed::Pinned) => Err(DropReason::NotPinned),
         }
@@ -231,22 +231,33 @@ impl<'a> Openings<'a> {
         reason: DropReason,
     ) -> Result<(), DropReason> {
         match winner(slot, dst, traffic) {
-            Some((true, prefix_length)) if prefix_length >= site.prefix_length => Ok(()),
+            Some(rule) if rule.allow && rule.prefix_length >= site.prefix_length => Ok(()),
             _ => Err(reason),
         }
     }
 }
 
-/// The rule that decides: true if it allows, and the length of its prefix.
-fn winner(slot: &Slot, dst: IpAddr, traffic: &Traffic) -> Option<(bool, u8)> {
-    let of = |rules: &[Rule]| {
+/// The rule that decides about a destination.
+pub(in crate::policy) struct Winner {
+    /// It is one of the slot's allowances; else a denial.
+    pub(in crate::policy) allow: bool,
+    /// Its place among those; of equal ones the first.
+    pub(in crate::policy) index: usize,
+    prefix_length: u8,
+}
+
+/// The rule that decides: the longest prefix, and of equal ones a denial.
+pub(in crate::policy) fn winner(slot: &Slot, dst: IpAddr, traffic: &Traffic) -> Option<Winner> {
+    let of = |rules: &[Rule], allow| {
         let fits = |rule: &&Rule| rule.prefix.contains(&dst) && traffic.is_named_by(rule);
-        rules.iter().filter(fits).map(|rule| rule.prefix.prefix_len()).max()
+        let longest = rules.iter().filter(fits).map(|rule| rule.prefix.prefix_len()).max()?;
+        let is_it = |rule: &Rule| rule.prefix.prefix_len() == longest && fits(&rule);
+        let index = rules.iter().position(is_it)?;
+        Some(Winner { allow, index, prefix_length: longest })
     };
-    match (of(&slot.egress.allow), of(&slot.egress.deny)) {
-        (Some(allow), Some(deny)) if allow > deny => Some((true, allow)),
-        (_, Some(deny)) => Some((false, deny)),
-        (Some(allow), None) => Some((true, allow)),
-        (None, None) => None,
+    match (of(&slot.egress.allow, true), of(&slot.egress.deny, false)) {
+        (Some(allow), Some(deny)) if allow.prefix_length > deny.prefix_length => Some(allow),
+        (_, Some(deny)) => Some(deny),
+        (allow, None) => allow,
     }
 }
