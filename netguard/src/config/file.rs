@@ -64,7 +64,7 @@ pub(super) struct Gate {
 pub(super) struct Runtime {
     pub(super) name: Spanned<String>,
     /// Whether its own workloads are kept apart too; yes if absent.
-    pub(super) isolate: Option<bool>,
+    pub(super) isolate: Option<Spanned<bool>>,
 }
 
 /// `[dns]`
@@ -114,6 +114,11 @@ fn default_port() -> Spanned<u16> {
     Spanned::new(0..0, 53)
 }
 
+/// What a key means that is not there: at no place.
+fn absent<T: Default>() -> Spanned<T> {
+    Spanned::new(0..0, T::default())
+}
+
 /// `[[slot]]`: one slot, or with `count` a template of many, in whose texts `{n}` is each one's number.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -132,8 +137,8 @@ pub(super) struct Slot {
     pub(super) gateway6: Option<Spanned<String>>,
     pub(super) mac: Option<Spanned<String>>,
     pub(super) runtime: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) mode: Mode,
+    #[serde(default = "absent")]
+    pub(super) mode: Spanned<Mode>,
     pub(super) egress: Option<Spanned<Egress>>,
     #[serde(default)]
     pub(super) allow: Vec<Spanned<String>>,
@@ -141,8 +146,8 @@ pub(super) struct Slot {
     pub(super) deny: Vec<Spanned<String>>,
     /// A list of services, or `"all"`.
     pub(super) host_services: Option<Spanned<toml::Value>>,
-    #[serde(default)]
-    pub(super) metadata: bool,
+    #[serde(default = "absent")]
+    pub(super) metadata: Spanned<bool>,
     #[serde(default)]
     pub(super) manage_links: bool,
     #[serde(default)]
@@ -189,11 +194,11 @@ pub(super) enum Egress {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SlotLimits {
-    pub(super) flows_per_second: Option<u32>,
-    pub(super) packets_per_second: Option<u32>,
-    pub(super) bytes_per_second: Option<u64>,
-    pub(super) icmp_per_second: Option<u32>,
-    pub(super) icmp_max_bytes: Option<u16>,
+    pub(super) flows_per_second: Option<Spanned<u32>>,
+    pub(super) packets_per_second: Option<Spanned<u32>>,
+    pub(super) bytes_per_second: Option<Spanned<u64>>,
+    pub(super) icmp_per_second: Option<Spanned<u32>>,
+    pub(super) icmp_max_bytes: Option<Spanned<u16>>,
     pub(super) queries_per_second: Option<u32>,
     pub(super) names_per_minute: Option<u32>,
     pub(super) answer_bytes_per_minute: Option<u32>,

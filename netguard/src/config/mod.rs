@@ -4,6 +4,7 @@
 mod check;
 mod entry;
 mod file;
+mod lines;
 mod problem;
 mod template;
 mod texts;
@@ -14,17 +15,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use lines::Line;
 pub use problem::{Problem, Problems};
 
-use crate::policy::Policy;
+use crate::policy::{Because, Policy};
 
 /// A checked configuration, with the places in the file that later messages refer to.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What the file means.
     pub policy: Policy,
-    /// Where each slot's keys stand, in the order of [`Policy::slots`].
-    spans: Vec<template::SlotSpans>,
+    /// Where what the file says stands.
+    lines: lines::Lines,
     source: problem::Source,
     path: PathBuf,
     texts: texts::Texts,
@@ -79,9 +81,9 @@ impl Config {
             Ok(file) => file,
             Err(error) => return Err(Problems::from_toml(&source, &error)),
         };
-        let (policy, spans) = check::check(&file, &source, &mut texts)?;
+        let (policy, lines) = check::check(&file, &source, &mut texts)?;
         let waits_for_bridges = false;
-        Ok(Self { policy, spans, source, path: path.to_owned(), texts, is_file, waits_for_bridges })
+        Ok(Self { policy, lines, source, path: path.to_owned(), texts, is_file, waits_for_bridges })
     }
 
     /// The configuration as its file is now; one that is of no file is what it was.
@@ -141,15 +143,19 @@ impl Config {
     /// A problem of a slot's bridge, found on the host and not in the file.
     #[must_use]
     pub fn bridge_problem(&self, slot_index: usize, message: String) -> Problem {
-        let at = self.spans.get(slot_index).map_or(0, |spans| spans.bridge);
-        self.source.problem(at, message)
+        self.source.problem(self.lines.bridge(slot_index), message)
     }
 
     /// A problem of a slot's port, found on the host and not in the file.
     #[must_use]
     pub fn port_problem(&self, slot_index: usize, message: String) -> Problem {
-        let at = self.spans.get(slot_index).map_or(0, |spans| spans.port);
-        self.source.problem(at, message)
+        self.source.problem(self.lines.port(slot_index), message)
+    }
+
+    /// Where that stands which decided about a slot's packet. What decided and is not in the file was ordered at run time.
+    #[must_use]
+    pub fn line_of(&self, slot_index: usize, because: &Because) -> Line {
+        self.lines.line_of(&self.source, self.policy.slots.get(slot_index), slot_index, because)
     }
 }
 

@@ -37,6 +37,20 @@ impl Source {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
+    /// The place of a byte offset for people: the file's name and the line.
+    pub(super) fn place(&self, offset: usize) -> String {
+        match &self.end {
+            Some((end, then)) if offset >= *end => then.clone(),
+            _ => format!("{}:{}", self.name(), self.line(offset)),
+        }
+    }
+
+    /// The file's name without its directory.
+    pub(super) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
     /// What the TOML parser says.
     pub(super) fn toml_problem(&self, error: &toml::de::Error) -> Problem {
         let message = error.message().trim_end().replace('\n', "; ");

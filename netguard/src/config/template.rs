@@ -24,20 +24,6 @@ pub(super) struct Entry {
     pub(super) rest: file::Slot,
 }
 
-/// Byte offsets of what the host may contradict later.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SlotSpans {
-    pub(super) bridge: usize,
-    pub(super) port: usize,
-}
-
-impl Entry {
-    pub(super) fn spans(&self) -> SlotSpans {
-        let bridge = self.bridge.span().start;
-        SlotSpans { bridge, port: self.port.as_ref().map_or(bridge, |port| port.span().start) }
-    }
-}
-
 /// What an entry lacks to become slots: where, and what to write.
 pub(super) struct Lack {
     pub(super) at: usize,

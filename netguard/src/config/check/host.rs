@@ -34,7 +34,8 @@ impl Checker<'_> {
                 };
                 self.refuse(&runtime.name, message);
             }
-            checked.push(Runtime { name: name.clone(), isolate: runtime.isolate.unwrap_or(true) });
+            let isolate = runtime.isolate.as_ref().is_none_or(|isolate| *isolate.get_ref());
+            checked.push(Runtime { name: name.clone(), isolate });
         }
         let is_described = checked.iter().any(|runtime| runtime.name == DEFAULT_RUNTIME);
         if !is_described && entries.iter().any(|entry| entry.rest.runtime.is_none()) {

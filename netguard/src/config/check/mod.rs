@@ -15,8 +15,9 @@ pub(super) use names::shipped_allowlist;
 
 use super::{
     file,
+    lines::Lines,
     problem::{Problem, Problems, Source},
-    template::{self, SlotSpans},
+    template,
     texts::Texts,
 };
 use crate::policy::Policy;
@@ -27,7 +28,7 @@ pub(super) fn check(
     file: &file::File,
     source: &Source,
     texts: &mut Texts,
-) -> Result<(Policy, Vec<SlotSpans>), Problems> {
+) -> Result<(Policy, Lines), Problems> {
     let mut checker = Checker { source, texts, problems: Vec::new() };
     if file.slots.is_empty() {
         // A file that was cut short must not take the guards of every slot away.
@@ -48,8 +49,8 @@ pub(super) fn check(
     let flows_max = checker.flows_max(&file.limits);
     let dns = checker.dns(&file.dns, &slots, &entries);
     Problems::unless_empty(checker.problems)?;
-    let spans = entries.iter().map(template::Entry::spans).collect();
-    Ok((Policy { slots, runtimes, gate, host, flows_max, dns }, spans))
+    let lines = Lines::of(file, &entries);
+    Ok((Policy { slots, runtimes, gate, host, flows_max, dns }, lines))
 }
 
 fn overlap(one: &IpNet, other: &IpNet) -> bool {

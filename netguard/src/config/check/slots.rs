@@ -53,10 +53,10 @@ impl Checker<'_> {
             subnets: subnet4.into_iter().chain(subnet6).collect(),
             mac: entry.mac.as_ref().and_then(|mac| self.mac(name, mac)),
             runtime: self.runtime(rest.runtime.as_ref(), name, runtimes),
-            lockdown: rest.mode == file::Mode::Lockdown,
+            lockdown: *rest.mode.get_ref() == file::Mode::Lockdown,
             egress: self.egress(name, rest),
             host_services: self.host_services(name, rest.host_services.as_ref()),
-            metadata: rest.metadata,
+            metadata: *rest.metadata.get_ref(),
             manage_links: rest.manage_links,
             limits: limits(&rest.limits),
         })
@@ -328,13 +328,16 @@ impl Checker<'_> {
 }
 
 fn limits(limits: &file::SlotLimits) -> Limits {
+    fn of<T: Copy>(limit: &Option<Spanned<T>>) -> Option<T> {
+        limit.as_ref().map(|limit| *limit.get_ref())
+    }
     let default = Limits::default();
     let some = |limit: u32| (limit > 0).then_some(limit);
     Limits {
-        flows_per_second: limits.flows_per_second.and_then(some),
-        packets_per_second: limits.packets_per_second.and_then(some),
-        bytes_per_second: limits.bytes_per_second.filter(|limit| *limit > 0),
-        icmp_per_second: limits.icmp_per_second.map_or(default.icmp_per_second, some),
-        icmp_max_bytes: limits.icmp_max_bytes.unwrap_or(default.icmp_max_bytes),
+        flows_per_second: of(&limits.flows_per_second).and_then(some),
+        packets_per_second: of(&limits.packets_per_second).and_then(some),
+        bytes_per_second: of(&limits.bytes_per_second).filter(|limit| *limit > 0),
+        icmp_per_second: of(&limits.icmp_per_second).map_or(default.icmp_per_second, some),
+        icmp_max_bytes: of(&limits.icmp_max_bytes).unwrap_or(default.icmp_max_bytes),
     }
 }
