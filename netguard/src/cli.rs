@@ -19,6 +19,7 @@ use netguard::{
     config::{Config, Problems},
     control, daemon,
     datapath::{self, PinDirectory, Tc},
+    drops::BadTo,
     instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
@@ -502,7 +503,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     const BAD_USAGE: u8 = 2;
     const NOT_PERMITTED: u8 = 4;
     for cause in error.chain() {
-        if cause.is::<Problems>() || cause.is::<BadName>() || cause.is::<NoSlot>() {
+        if cause.is::<Problems>()
+            || cause.is::<BadName>()
+            || cause.is::<NoSlot>()
+            || cause.is::<BadTo>()
+        {
             return BAD_USAGE;
         }
         if cause.is::<state::OtherSlot>() {

@@ -1,6 +1,6 @@
-//! Drops as a stream of lines: the latest, and those that come, as long as somebody reads them.
+//! Drops as a stream: the latest, and those that come, as long as somebody reads them.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::SystemTime};
 
 use axum::{
     body::{Body, Bytes},
@@ -12,7 +12,10 @@ use futures_util::stream;
 use netguard_common::DropReason;
 
 use super::routes::{Daemon, Names, Wrong, pairs};
-use crate::{drops::Filter, journal::Format, pinned::NoSlot};
+use crate::{
+    drops::{Filter, To, View},
+    pinned::NoSlot,
+};
 
 /// In a response's extensions: it may take as long as its reader wants.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +28,8 @@ struct Wanted {
     /// All that are remembered without.
     last: usize,
     follow: bool,
-    format: Format,
+    view: View,
+    colored: bool,
 }
 
 pub(super) async fn drops(
@@ -33,34 +37,37 @@ pub(super) async fn drops(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Wrong> {
     let query = query.unwrap_or_default();
-    let Wanted { filter, last, follow, format } = read(&query, &daemon.names())?;
-    let kind = match format {
-        Format::Text => "text/plain; charset=utf-8",
-        Format::Json => "application/x-ndjson",
-    };
+    let Wanted { filter, last, follow, view, colored } = read(&query, &daemon.names())?;
+    let kind = [(CONTENT_TYPE, view.media_type())];
+    let mut printer = view.begin(colored);
     if !follow {
         let last = daemon.feed.last(&filter, last);
-        let lines = format.drops(last.iter().map(AsRef::as_ref), 0);
-        return Ok(([(CONTENT_TYPE, kind)], lines).into_response());
+        return Ok((kind, printer.print(last.iter().map(AsRef::as_ref), 0)).into_response());
     }
     let places = |error| Wrong::new(StatusCode::SERVICE_UNAVAILABLE, error);
     let (last, follower) = daemon.feed.follow(filter, last).map_err(places)?;
-    let lines = stream::unfold((Some(last), follower), move |(last, follower)| async move {
+    let start = (Some(last), follower, printer);
+    let pieces = stream::unfold(start, move |(last, follower, mut printer)| async move {
         let (drops, lost) = match last {
             Some(last) => (last, 0),
             None => follower.next().await,
         };
-        let lines = format.drops(drops.iter().map(AsRef::as_ref), lost);
-        Some((Ok::<_, Infallible>(Bytes::from(lines)), (None, follower)))
+        let piece = printer.print(drops.iter().map(AsRef::as_ref), lost);
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), (None, follower, printer)))
     });
-    let mut response = ([(CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response();
+    let mut response = (kind, Body::from_stream(pieces)).into_response();
     response.extensions_mut().insert(Lasting);
     Ok(response)
 }
 
 fn read(query: &str, names: &Names) -> Result<Wanted, Wrong> {
-    let mut wanted =
-        Wanted { filter: Filter::default(), last: usize::MAX, follow: false, format: Format::Json };
+    let mut wanted = Wanted {
+        filter: Filter::default(),
+        last: usize::MAX,
+        follow: false,
+        view: View::Json,
+        colored: false,
+    };
     for (key, value) in pairs(query) {
         match (key, value.as_str()) {
             ("slot", slot) => {
@@ -73,19 +80,34 @@ fn read(query: &str, names: &Names) -> Result<Wanted, Wrong> {
                 let bad = |_| Wrong::bad(format!("last={count} is no number of drops"));
                 wanted.last = count.parse().map_err(bad)?;
             }
+            ("since", time) => wanted.filter.since = Some(find_since(time)?),
+            ("to", to) => wanted.filter.to = Some(to.parse::<To>().map_err(Wrong::bad)?),
             ("follow", "true") => wanted.follow = true,
             ("follow", "false") => wanted.follow = false,
-            ("format", "json") => wanted.format = Format::Json,
-            ("format", "text") => wanted.format = Format::Text,
+            ("format", name) if let Some(view) = find_view(name) => wanted.view = view,
+            ("colored", "true") => wanted.colored = true,
+            ("colored", "false") => wanted.colored = false,
             _ => {
                 return Err(Wrong::bad(format!(
-                    "{key}={value} is no condition; there are slot=NAME, reason=NAME, runtime=NAME, last=NUMBER, \
-                     follow=true or false, format=json or text"
+                    "{key}={value} is no condition; there are slot=NAME, reason=NAME, runtime=NAME, to=ADDRESS, PREFIX or \
+                     NAME, last=NUMBER, since=10m, follow=true or false, format=json, text, compact or pcapng, \
+                     colored=true or false"
                 )));
             }
         }
     }
     Ok(wanted)
+}
+
+fn find_view(name: &str) -> Option<View> {
+    View::ALL.into_iter().find(|view| view.name() == name)
+}
+
+/// So long ago.
+fn find_since(time: &str) -> Result<SystemTime, Wrong> {
+    let ago = humantime::parse_duration(time).ok();
+    let since = ago.and_then(|ago| SystemTime::now().checked_sub(ago));
+    since.ok_or_else(|| Wrong::bad(format!("since={time} is no time like 10m or 2h")))
 }
 
 fn find_runtime(name: &str, names: &Names) -> Result<String, Wrong> {

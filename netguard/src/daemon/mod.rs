@@ -23,6 +23,7 @@ mod listening;
 mod monitor;
 mod orders;
 mod overlay;
+mod records;
 mod resolver;
 mod state;
 mod worker;

@@ -34,15 +34,16 @@ use super::{
     asked::{Asked, Orders, Wanted},
     channel::{Answer, Channel, HostView, PolicyText, ToMonitor, ToWorker},
     overlay::Overlay,
-    raise_file_limit, resolver,
+    raise_file_limit,
+    records::Reader,
+    resolver,
 };
 use crate::{
     config::Config,
     control,
     datapath::{DropStream, Shared},
-    drops::{Clock, Drop, Feed},
+    drops::{Clock, Feed},
     journal::{Event as Entry, Format, Journal, Writer},
-    listing,
     policy::Policy,
     sandbox::{self, Confinement},
 };
@@ -133,7 +134,7 @@ struct Worker {
     config: Config,
     overlay: Overlay,
     /// With the slots that were made at run time, but without what else was ordered.
-    base: Policy,
+    whole: Config,
     /// With all of it.
     policy: Policy,
     drops: AsyncFd<DropStream>,
@@ -170,8 +171,8 @@ impl Worker {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
         let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
-        let base = with_slots(&config, &overlay)?;
-        let policy = overlay.apply(&base);
+        let whole = with_slots(&config, &overlay)?;
+        let policy = overlay.apply(&whole.policy);
         let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
@@ -197,7 +198,7 @@ impl Worker {
             channel,
             config,
             overlay,
-            base,
+            whole,
             policy,
             drops,
             more_drops: false,
@@ -305,9 +306,9 @@ impl Worker {
     async fn change(&mut self, overlay: Overlay, is_new_file: bool) -> io::Result<()> {
         let has_other_slots = is_new_file || self.overlay.slots != overlay.slots;
         if has_other_slots {
-            self.base = with_slots(&self.config, &overlay)?;
+            self.whole = with_slots(&self.config, &overlay)?;
         }
-        let policy = overlay.apply(&self.base);
+        let policy = overlay.apply(&self.whole.policy);
         let old = std::mem::replace(&mut self.overlay, overlay);
         let was_denied = old.denied(&self.policy);
         self.policy = policy;
@@ -339,24 +340,21 @@ impl Worker {
 
     /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
     fn log_drops(&mut self) {
-        let clock = Clock::read();
+        let reader = Reader {
+            clock: Clock::read(),
+            policy: &self.policy,
+            whole: &self.whole,
+            host: &self.host,
+            resolver: &self.resolver,
+            pins: &self.pins,
+        };
         self.more_drops = true;
         for _ in 0..DROPS_AT_ONCE {
             let Some(record) = self.drops.get_mut().next_ready() else {
                 self.more_drops = false;
                 return;
             };
-            let drop = Drop::read(
-                &record,
-                &clock,
-                |id| {
-                    let slot = self.policy.slots.iter().find(|slot| slot.id == id)?;
-                    let runtime = listing::runtime(&self.policy, slot);
-                    Some((slot.name.clone(), runtime.to_owned()))
-                },
-                |index| self.host.interfaces.get(&index).cloned(),
-            );
-            if let Some(drop) = drop.map(Arc::new) {
+            if let Some(drop) = reader.read(&record).map(Arc::new) {
                 self.feed.add(&drop);
                 self.journal.write(Entry::Drop(drop));
             }
@@ -379,9 +377,9 @@ fn names(policy: &Policy) -> control::Names {
     }
 }
 
-/// The policy of the file with the slots that were made at run time.
-fn with_slots(config: &Config, overlay: &Overlay) -> io::Result<Policy> {
-    Ok(config.with_slots(&overlay.entries()).map_err(io::Error::other)?.policy)
+/// The configuration of the file with the slots that were made at run time.
+fn with_slots(config: &Config, overlay: &Overlay) -> io::Result<Config> {
+    config.with_slots(&overlay.entries()).map_err(io::Error::other)
 }
 
 /// Takes names away. Returns how many pins of them are gone.

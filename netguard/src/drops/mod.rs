@@ -1,18 +1,29 @@
 //! Drop records made readable: from the ring buffer's bytes to an event with names and addresses.
 
+mod capture;
 mod feed;
+mod filter;
+pub(crate) mod line;
 mod packet;
 mod recent;
 #[cfg(test)]
 mod samples;
+mod view;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use netguard_common::{Direction, DropReason, Hook, record::DropRecord};
 
 pub use feed::{Feed, Follower, NoPlace};
+pub use filter::{BadTo, Filter, To};
 pub use packet::Summary;
-pub use recent::{Filter, Recent};
+pub use recent::Recent;
+pub use view::{Printer, View};
+
+use crate::{config::Line, policy::Dropped};
 
 /// One dropped packet, as logs tell it.
 #[derive(Clone, Debug)]
@@ -35,6 +46,14 @@ pub struct Drop {
     pub packet: Summary,
     /// The frame's length in bytes.
     pub length: u32,
+    /// Its first bytes, as far as the kernel has kept them.
+    pub captured: Box<[u8]>,
+    /// The DNS name by which the slot was last told the address at the other end.
+    pub name: Option<String>,
+    /// Where that stands which decided: `netguard.toml:17`, `netguard.toml (default of egress)`.
+    pub line: String,
+    /// What decided, in words.
+    pub because: String,
 }
 
 /// The difference between the kernel's monotonic clock and the wall clock.
@@ -61,7 +80,8 @@ impl Clock {
 
 impl Drop {
     /// Reads a record; `None` if it holds a number that this version does not know. `name_slot`
-    /// (the slot's and its runtime's) and `name_interface` know the names behind the numbers.
+    /// (the slot's and its runtime's) and `name_interface` know the names behind the numbers. What decided is for
+    /// others to say: here it is netguard itself.
     #[must_use]
     pub fn read(
         record: &DropRecord,
@@ -70,6 +90,7 @@ impl Drop {
         name_interface: impl FnOnce(u32) -> Option<String>,
     ) -> Option<Self> {
         let (slot, runtime) = name_slot(record.slot_id).unzip();
+        let reason = record.reason()?;
         Some(Self {
             time: clock.wall(record.time_ns),
             slot,
@@ -78,9 +99,34 @@ impl Drop {
                 .unwrap_or_else(|| format!("#{}", record.ifindex)),
             direction: Direction::from_raw(record.direction)?,
             hook: Hook::from_raw(record.hook)?,
-            reason: record.reason()?,
+            reason,
             packet: Summary::of(record.captured()),
             length: record.frame_length,
+            captured: record.captured().into(),
+            name: None,
+            line: Line::BuiltIn.to_string(),
+            because: reason.sentence().trim_end_matches('.').to_owned(),
         })
+    }
+
+    /// The address at the other end, seen from the slot.
+    #[must_use]
+    pub fn peer(&self) -> Option<IpAddr> {
+        match self.direction {
+            Direction::Egress => self.packet.dst,
+            Direction::Ingress => self.packet.src,
+        }
+    }
+
+    /// What the policy is asked about.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        Dropped {
+            reason: self.reason,
+            direction: self.direction,
+            src: self.packet.src,
+            dst: self.packet.dst,
+            traffic: self.packet.traffic(),
+        }
     }
 }

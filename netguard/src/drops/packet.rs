@@ -9,6 +9,11 @@ use etherparse::{
     ArpPacketSlice, EtherType, IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice,
 };
 
+use crate::policy::{Protocol, Traffic};
+
+/// How a ping is told.
+const ECHO_REQUEST: &str = "echo-request";
+
 /// The part of a packet that a log line tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -63,6 +68,19 @@ impl Summary {
         summary
     }
 
+    /// What it is to rules.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let protocol = match self.protocol.as_str() {
+            "tcp" => Some(Protocol::Tcp),
+            "udp" => Some(Protocol::Udp),
+            "icmp" | "icmp6" => Some(Protocol::Icmp),
+            _ => None, // no rule names it
+        };
+        let is_echo_request = self.detail.as_deref() == Some(ECHO_REQUEST);
+        Traffic { protocol, port: self.dst_port.unwrap_or(0), is_echo_request }
+    }
+
     fn read_arp(&mut self, arp: &ArpPacketSlice<'_>) {
         self.protocol = "arp".into();
         let address = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
@@ -109,7 +127,7 @@ impl Summary {
 
 fn icmp_detail(kind: u8, code: u8, echo_request: u8, echo_reply: u8) -> String {
     if kind == echo_request {
-        "echo-request".into()
+        ECHO_REQUEST.into()
     } else if kind == echo_reply {
         "echo-reply".into()
     } else {

@@ -6,36 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use netguard_common::DropReason;
-
-use super::Drop;
+use super::{Drop, Filter};
 
 /// How many drops of one slot are remembered.
 const PER_SLOT: usize = 256;
 /// How many of all slots together; where many slots have drops, each has less room.
 const IN_ALL: usize = 32 << 10;
-
-/// Which drops somebody wants; all of them without conditions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Only this slot's.
-    pub slot: Option<String>,
-    /// Only those of this reason.
-    pub reason: Option<DropReason>,
-    /// Only those of slots of this runtime.
-    pub runtime: Option<String>,
-}
-
-impl Filter {
-    /// True if somebody wants it.
-    #[must_use]
-    pub fn admits(&self, drop: &Drop) -> bool {
-        let is_it = |wanted: &Option<String>, found| wanted.is_none() || wanted == found;
-        is_it(&self.slot, &drop.slot)
-            && is_it(&self.runtime, &drop.runtime)
-            && self.reason.is_none_or(|reason| reason == drop.reason)
-    }
-}
 
 /// The drops of the last while.
 #[derive(Debug)]
@@ -100,6 +76,8 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use netguard_common::DropReason;
+
     use super::{super::samples::drop_of, *};
 
     fn lengths(drops: &[Arc<Drop>]) -> Vec<u32> {
@@ -135,25 +113,5 @@ mod tests {
         assert_eq!(lengths(&all), [2, 3, 18, 19, 18, 19, 18, 19]);
         recent.keep(|slot| slot == "one");
         assert_eq!(lengths(&recent.last(&Filter::default(), 100)), [2, 3]);
-    }
-
-    #[test]
-    fn a_filter_admits_what_fits_all_its_conditions() {
-        let drop = drop_of(Some("one"), DropReason::Host, 1);
-        let filter = |slot: &str, reason, runtime: &str| Filter {
-            slot: (!slot.is_empty()).then(|| slot.to_owned()),
-            reason,
-            runtime: (!runtime.is_empty()).then(|| runtime.to_owned()),
-        };
-        assert!(filter("", None, "").admits(&drop));
-        assert!(filter("one", Some(DropReason::Host), "of-one").admits(&drop));
-        for other in [
-            filter("two", Some(DropReason::Host), "of-one"),
-            filter("one", Some(DropReason::Metadata), "of-one"),
-            filter("one", Some(DropReason::Host), "of-two"),
-        ] {
-            assert!(!other.admits(&drop), "{other:?}");
-        }
-        assert!(!filter("one", None, "").admits(&drop_of(None, DropReason::Host, 1)));
     }
 }
