@@ -94,7 +94,9 @@ fn a_drop_is_told_to_who_follows_and_to_who_asks_later() {
         ("reason=none", 400, "there are cross-runtime, truncated"),
         ("last=-1", 400, "last=-1 is no number of drops"),
         ("follow=yes", 400, "follow=true or false"),
-        ("since=1h", 400, "since=1h is no condition"),
+        ("since=soon", 400, "since=soon is no time like 10m"),
+        ("to=203.0.113", 400, "\"203.0.113\" is no address"),
+        ("until=1h", 400, "until=1h is no condition"),
     ] {
         let (status, body) = request(&lab, "GET", &format!("/v1/drops?{query}"), "");
         assert_eq!(status, expected, "{query}: {body}");
