@@ -121,6 +121,7 @@ fn every_drop_names_the_line_that_decided() {
     let lab = Lab::with(CONFIG, "veth");
     for (slot, dst, port, reason, line, because) in [
         ("slot1", "10.2.0.2", 80, "cross-slot", at("isolate = true"), "isolate = false would let"),
+        ("slot1", "10.2.0.1", 80, "cross-slot", "built in".to_owned(), "one slot to another"),
         ("slot1", "10.3.0.2", 80, "cross-runtime", default_of("gate"), "no [gate]"),
         (
             "slot1",
@@ -339,6 +340,15 @@ fn a_capture_file_has_the_packets_and_why() {
     for part in [format!("cross-slot 540017 {line}"), "dns-over-tls 540015 built in".to_owned()] {
         assert!(comments.iter().any(|comment| comment.ends_with(&part)), "{part}: {comments:?}");
     }
+    let other = directory.path().join("other.pcapng");
+    let other = other.to_str().expect("a path");
+    assert_eq!(run(&lab, &["drops", "--pcap", other, "--slot", "slot9"]).code, 2);
+    assert!(!std::path::Path::new(other).exists(), "who is refused finds no file");
+    let nowhere = run(&lab, &["drops", "--pcap", "/nowhere/a.pcapng"]);
+    assert!(
+        nowhere.code == 1 && nowhere.stderr.contains("cannot write /nowhere/a.pcapng"),
+        "{nowhere:?}"
+    );
     let both = run(&lab, &["drops", "--pcap", "-", "-o", "json"]);
     assert_eq!(both.code, 2, "{both:?}");
 }

@@ -95,30 +95,50 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<ExitCode> {
             query += &format!("&{key}={}", control::encode(&value));
         }
     }
-    let mut out: Box<dyn Write> = match args.pcap.as_deref() {
-        Some(file) if file != Path::new("-") => {
-            Box::new(File::create(file).with_context(|| format!("cannot make {}", file.display()))?)
-        }
-        Some(_) if io::stdout().is_terminal() => {
-            anyhow::bail!(
-                "a capture file is nothing for a terminal; write --pcap FILE, or pipe it into tshark -r -"
-            )
-        }
-        _ => Box::new(io::stdout().lock()),
-    };
+    let to_stdout = args.pcap.as_deref().is_none_or(|file| file == Path::new("-"));
+    if view == View::Pcapng && to_stdout && io::stdout().is_terminal() {
+        anyhow::bail!(
+            "a capture file is nothing for a terminal; write --pcap FILE, or pipe it into tshark -r -"
+        );
+    }
     // As everybody wants it: not in a pipe, not under NO_COLOR.
     if AutoStream::choice(&io::stdout()) != ColorChoice::Never {
         query += "&colored=true";
     }
+    let mut out: Option<Box<dyn Write>> = None;
     let mut failed = None;
     let print = |piece: &[u8]| {
-        let written = out.write_all(piece).and_then(|()| out.flush());
-        written.inspect_err(|error| failed = Some(error.kind()))
+        let written = match &mut out {
+            Some(out) => write(out, piece),
+            // Made only when there is something to write: who is refused finds no empty file.
+            None => open(args.pcap.as_deref().filter(|_| !to_stdout))
+                .and_then(|opened| write(out.insert(opened), piece)),
+        };
+        written.map_err(|error| {
+            let kind = error.kind();
+            failed = Some(error);
+            io::Error::from(kind)
+        })
     };
     wait_for(control::drops(&instance, &query, print))?;
     match failed {
         // A reader that has gone has read enough.
-        None | Some(io::ErrorKind::BrokenPipe) => Ok(ExitCode::SUCCESS),
-        Some(kind) => Err(io::Error::from(kind)).context("cannot write what was dropped"),
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let file = args.pcap.as_deref().unwrap_or(Path::new("standard output"));
+            Err(error).with_context(|| format!("cannot write {}", file.display()))
+        }
+        _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// A file, or standard output.
+fn open(file: Option<&Path>) -> io::Result<Box<dyn Write>> {
+    Ok(match file {
+        Some(file) => Box::new(File::create(file)?),
+        None => Box::new(io::stdout().lock()),
+    })
+}
+
+fn write(out: &mut impl Write, piece: &[u8]) -> io::Result<()> {
+    out.write_all(piece).and_then(|()| out.flush())
 }

@@ -1,12 +1,13 @@
 //! What decided that a packet was dropped: a rule, a key, or netguard itself. Pure: where it stands is the configuration's
 //! business, and the decision itself [`super::Openings`]'.
 
+mod words;
+
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use netguard_common::{Direction, DropReason};
 
-use super::{HostServices, Policy, Slot, Traffic, Unnamed, evaluate::winner};
+use super::{Policy, Slot, Traffic, evaluate::winner};
 
 /// What was dropped, as far as what decided depends on it.
 #[derive(Clone, Debug)]
@@ -113,6 +114,7 @@ impl Because {
     pub fn of(policy: &Policy, slot: &Slot, packet: &Dropped) -> Self {
         use DropReason as R;
         let is_egress = packet.direction == Direction::Egress;
+        let peer = if is_egress { packet.dst } else { packet.src };
         match packet.reason {
             R::Lockdown => Self::Key(Key::Mode),
             R::SpoofedMac if slot.mac.is_some() => Self::Key(Key::Mac),
@@ -130,7 +132,11 @@ impl Because {
             R::Host => Self::Key(Key::HostServices),
             R::Metadata => Self::Key(Key::Metadata),
             R::CrossRuntime => Self::Gate,
-            R::CrossSlot | R::Isolated if isolates(policy, slot) => Self::Isolate,
+            R::CrossSlot | R::Isolated
+                if isolates(policy, slot) && !is_gateway(policy, slot, peer) =>
+            {
+                Self::Isolate
+            }
             R::Management => Self::Management(managing(policy, packet.dst)),
             R::Unsolicited => Self::Management(managing(policy, packet.src)),
             R::FlowsFull => Self::Flows,
@@ -172,139 +178,17 @@ impl Because {
         let rule = winner(slot, packet.dst?, &packet.traffic)?;
         (!rule.allow).then_some(Self::Rule { allow: false, index: rule.index })
     }
-
-    /// In words, as the file would have it; and what would let such a packet pass, where a key can say that.
-    #[must_use]
-    pub fn text(&self, policy: &Policy, slot: &Slot, packet: &Dropped) -> String {
-        let said = self.said(policy, slot, packet);
-        match self.way_out(slot, packet) {
-            Some(way_out) => format!("{said}; {way_out} would let it pass"),
-            None => said,
-        }
-    }
-
-    /// In the words of the order that it was.
-    #[must_use]
-    pub fn order_text(&self, slot: &Slot) -> String {
-        match self {
-            Self::Rule { allow, index } => {
-                let rules = if *allow { &slot.egress.allow } else { &slot.egress.deny };
-                let Some(rule) = rules.get(*index) else { return String::new() };
-                // What was denied also where the file allows a part of it was said of the whole.
-                let said = rules
-                    .iter()
-                    .skip(*index)
-                    .filter(|it| it.prefix.contains(&rule.prefix) && it.services == rule.services);
-                let said = said.min_by_key(|it| it.prefix.prefix_len()).unwrap_or(rule);
-                format!("{} {said}", if *allow { "allow" } else { "deny" })
-            }
-            Self::DeniedName(name) => format!("deny of {name}, or of a name above it"),
-            _ => "lock".to_owned(), // nothing else is ordered
-        }
-    }
-
-    fn said(&self, policy: &Policy, slot: &Slot, packet: &Dropped) -> String {
-        match self {
-            Self::Rule { allow, index } => {
-                let (key, rules) = match allow {
-                    true => ("allow", &slot.egress.allow),
-                    false => ("deny", &slot.egress.deny),
-                };
-                let rule = rules.get(*index).map(ToString::to_string).unwrap_or_default();
-                format!("{key} = [{rule:?}]")
-            }
-            Self::Key(key) => key.said(slot),
-            Self::Isolate => "isolate = true".to_owned(),
-            Self::Gate if policy.gate.is_some() => "not what [gate] lets pass".to_owned(),
-            Self::Gate => "no [gate]".to_owned(),
-            Self::Management(Some(index)) => {
-                let prefix = policy.host.management.get(*index);
-                format!("management = [\"{}\"]", prefix.map_or(String::new(), IpNet::to_string))
-            }
-            Self::Management(None) => "not in management".to_owned(),
-            Self::Flows => format!("limits.flows = {}", policy.flows_max),
-            Self::DeniedName(name) => format!("deny of {name}"),
-            Self::BuiltIn => packet.reason.sentence().trim_end_matches('.').to_owned(),
-        }
-    }
-
-    fn way_out(&self, slot: &Slot, packet: &Dropped) -> Option<String> {
-        let service = || {
-            let protocol = packet.traffic.protocol?;
-            Some(match packet.traffic.port {
-                0 => protocol.name().to_owned(),
-                port => format!("{}/{port}", protocol.name()),
-            })
-        };
-        match self {
-            Self::Key(Key::Egress | Key::Allow) => {
-                let (dst, service) = (packet.dst?, service()?);
-                // Nothing at all is allowed, and that is what the key says.
-                let is_none =
-                    slot.egress.unnamed == Unnamed::Closed && slot.egress.allow.is_empty();
-                let listed = if is_none { "egress = \"listed\", " } else { "" };
-                Some(format!("{listed}allow = [\"{dst} {service}\"]"))
-            }
-            Self::Key(Key::HostServices) => {
-                let dst = packet.dst?;
-                let is_own = slot.gateway(dst.is_ipv4()) == Some(dst);
-                match service().filter(|_| is_own) {
-                    Some(service) => Some(format!("host_services = [{service:?}]")),
-                    None => Some("host_services = \"all\"".to_owned()),
-                }
-            }
-            Self::Key(Key::Metadata) => Some("metadata = true".to_owned()),
-            Self::Isolate => Some("isolate = false".to_owned()),
-            _ => None, // no key for this very packet, or it is plain
-        }
-    }
-}
-
-impl Key {
-    /// The key with what counts.
-    fn said(self, slot: &Slot) -> String {
-        let subnet = |v4| match slot.subnet(v4) {
-            Some(subnet) => format!("{} = \"{}\"", self.name(), subnet.prefix),
-            None => format!("no {}", self.name()),
-        };
-        let limit = |limit: Option<u64>| format!("{} = {}", self.name(), limit.unwrap_or(0));
-        let limits = &slot.limits;
-        match self {
-            Self::Mode => "mode = \"lockdown\"".to_owned(),
-            Self::Egress => match slot.egress.unnamed {
-                Unnamed::Open => "egress = \"open\"",
-                Unnamed::Pinned => "egress = \"pinned\"",
-                Unnamed::Closed if slot.egress.allow.is_empty() => "egress = \"none\"",
-                Unnamed::Closed => "egress = \"listed\"",
-            }
-            .to_owned(),
-            Self::Allow => "no rule of allow is for such an address".to_owned(),
-            Self::Mac => {
-                let bytes = slot.mac.unwrap_or_default().map(|byte| format!("{byte:02x}"));
-                format!("mac = \"{}\"", bytes.join(":"))
-            }
-            Self::Subnet => subnet(true),
-            Self::Subnet6 => subnet(false),
-            Self::HostServices => match &slot.host_services {
-                HostServices::All => "host_services = \"all\"".to_owned(),
-                HostServices::Listed(services) => {
-                    let texts: Vec<_> = services.iter().map(ToString::to_string).collect();
-                    format!("host_services = {texts:?}")
-                }
-            },
-            Self::Metadata => format!("metadata = {}", slot.metadata),
-            Self::FlowsPerSecond => limit(limits.flows_per_second.map(Into::into)),
-            Self::PacketsPerSecond => limit(limits.packets_per_second.map(Into::into)),
-            Self::BytesPerSecond => limit(limits.bytes_per_second),
-            Self::IcmpPerSecond => limit(limits.icmp_per_second.map(Into::into)),
-            Self::IcmpMaxBytes => limit(Some(limits.icmp_max_bytes.into())),
-        }
-    }
 }
 
 /// True if the slot's runtime keeps its own apart.
 fn isolates(policy: &Policy, slot: &Slot) -> bool {
     policy.runtimes.get(slot.runtime).is_none_or(|runtime| runtime.isolate)
+}
+
+/// True for another slot's gateway, which is no slot's to reach, whoever may meet whom.
+fn is_gateway(policy: &Policy, slot: &Slot, address: Option<IpAddr>) -> bool {
+    let mut others = policy.slots.iter().filter(|other| other.id != slot.id);
+    others.any(|other| other.subnets.iter().any(|subnet| Some(subnet.gateway) == address))
 }
 
 /// Which of the management networks has the address.
@@ -316,7 +200,7 @@ fn managing(policy: &Policy, address: Option<IpAddr>) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Protocol, evaluate::tests::policy};
+    use crate::policy::{Protocol, Unnamed, evaluate::tests::policy};
 
     fn dropped(reason: DropReason, dst: &str) -> Dropped {
         Dropped {
@@ -413,6 +297,8 @@ mod tests {
         let policy = policy();
         let packet = dropped(DropReason::Isolated, "10.3.0.3");
         assert_eq!(Because::of(&policy, &policy.slots[2], &packet), Because::Isolate);
+        let gateway = dropped(DropReason::CrossSlot, "10.2.0.1");
+        assert_eq!(Because::of(&policy, &policy.slots[2], &gateway), Because::BuiltIn);
         let into = Dropped {
             direction: Direction::Ingress,
             ..dropped(DropReason::Unsolicited, "10.1.0.2")
