@@ -117,7 +117,7 @@ impl PinnedAddresses {
     /// The instance has no pins, or this process may not read them.
     pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
         let map = open(pins, layout::PINS)?;
-        let slots = of_active(pins, |side| slots(pins, side))?;
+        let slots = slots_in_force(pins)?;
         Ok(Self { slots, entries: pin_map::entries(&map)? })
     }
 }
@@ -188,6 +188,11 @@ fn ports(pins: &PinDirectory, side: Side) -> Result<BTreeMap<u32, PortEntry>, Er
     let entries = entries::<PortKey, PortEntry>(pins, layout::PORTS)?.into_iter();
     let of_side = entries.filter(|(key, _)| key.side == side);
     Ok(of_side.map(|(key, entry)| (key.ifindex, entry)).collect())
+}
+
+/// The slots of the policy in force.
+pub(super) fn slots_in_force(pins: &PinDirectory) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
+    of_active(pins, |side| slots(pins, side))
 }
 
 fn slots(pins: &PinDirectory, side: Side) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
