@@ -46,7 +46,7 @@ pub use pin_map::PinWriter;
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::{PinnedProgram, Probed};
 pub use verify::verify;
-pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters};
+pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters, held};
 pub use watch::Finding;
 
 use crate::policy::Plan;

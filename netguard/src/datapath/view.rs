@@ -95,7 +95,7 @@ impl View {
             ports,
             counters,
             programs: programs(pins),
-            links: links(pins)?,
+            links: held(pins)?,
             records_lost: records_lost(pins)?,
         })
     }
@@ -263,7 +263,12 @@ fn records_lost(pins: &PinDirectory) -> Result<u64, Error> {
     Ok(per_cpu.iter().map(|Wire(lost)| lost).sum())
 }
 
-fn links(pins: &PinDirectory) -> Result<Vec<LinkRow>, Error> {
+/// What holds an instance's programs on interfaces; nothing where it has no pins.
+///
+/// # Errors
+///
+/// This process may not read them.
+pub fn held(pins: &PinDirectory) -> Result<Vec<LinkRow>, Error> {
     let row = |interface, hook: Hook, ifindex| LinkRow {
         interface,
         program: hook.program().to_owned(),
