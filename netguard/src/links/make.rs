@@ -14,8 +14,9 @@ use rtnetlink::{
 
 use super::{
     Error,
-    link::{self, Kind, Link, is_absence},
+    link::{self, Kind, Link},
     port::set_isolated,
+    removal,
     steps::{Found, Step, decide},
     tap,
 };
@@ -118,16 +119,8 @@ pub async fn remove_stale(owner: &str, wanted: &[Wanted]) -> Result<Vec<String>,
     let mut stale = Link::all(&handle).await?;
     stale.retain(|link| link.alias.as_ref() == Some(&alias) && !is_wanted(&link.name));
     stale.sort_by_key(|link| link.kind == Kind::Bridge);
-    let mut removed = Vec::new();
-    for link in stale {
-        match handle.link().del(link.index).execute().await {
-            Err(error) if !is_absence(&error) => {
-                return Err(Error::change("remove", &link.name)(error));
-            }
-            _ => removed.push(link.name), // who else removed it meant the same
-        }
-    }
-    Ok(removed)
+    removal::remove(&handle, &stale).await?;
+    Ok(stale.into_iter().map(|link| link.name).collect())
 }
 
 async fn take(handle: &Handle, step: &Step<'_>, alias: &str) -> Result<(), Error> {

@@ -5,6 +5,7 @@ mod error;
 mod link;
 mod make;
 mod port;
+mod removal;
 mod steps;
 mod tap;
 
