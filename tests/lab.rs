@@ -194,8 +194,8 @@ fn encrypted_dns_is_dropped_and_logged() {
         let tls6 =
             lab.exec("slot2", "kdig +tls +timeout=1 +retry=0 @2606:4700:4700::1111 github.com");
         assert_ne!(tls6.code, 0, "{tls6:?}");
-        let openssl = lab.exec("slot3", "timeout 1 openssl s_client -connect 8.8.8.8:853");
-        assert_ne!(openssl.code, 0, "{openssl:?}");
+        // It tries until what it tries is in the log.
+        let _openssl = lab.start("slot3", "exec openssl s_client -connect 8.8.8.8:853");
         let _ = lab.python("slot4", UDP, &["8.8.8.8", "853"]).success();
         for (slot, dst, protocol, reason) in [
             ("slot2", "1.1.1.1", "tcp", "dns-over-tls"),
