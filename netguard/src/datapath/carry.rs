@@ -17,7 +17,7 @@ use std::{
         mpsc::{RecvTimeoutError, channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, MapError, MapInfo};
@@ -40,8 +40,10 @@ const CLAIMED: u64 = FlowState::Claimed as u64;
 
 /// How often an entry is read that says something else each time. Then the next look finds it.
 const LOOKS: u32 = 8;
-/// From one look at both tables to the next, while programs are replaced.
+/// From one look at both tables to the next, while programs are replaced: at least so long, and so many times what a look
+/// takes.
 const PAUSE: Duration = Duration::from_millis(2);
+const LOOK_PAUSES: u32 = 3;
 /// How late the programs' clock may be. It moves by the kernel's ticks, and a machine that has much to do misses some.
 const LATE_NS: u64 = 1_000_000_000;
 
@@ -142,9 +144,11 @@ impl Carrier {
         let carrier = &self;
         thread::scope(|scope| {
             scope.spawn(move || {
-                let mut since_ns = carrier.begun_ns;
-                while ended.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+                let (mut since_ns, mut pause) = (carrier.begun_ns, PAUSE);
+                while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    let look = Instant::now();
                     since_ns = carrier.even(since_ns);
+                    pause = PAUSE.max(look.elapsed() * LOOK_PAUSES);
                 }
                 since_ns = carrier.even(since_ns);
                 // Of the old programs one may still have been running. Where the kernel does not tell when none is any
