@@ -12,7 +12,6 @@ use std::{
 use DropReason as R;
 use netguard_common::{DropReason, Hook};
 use netguard_tests::{
-    binary::{Ended, netguard},
     can_use_kernel, daemon,
     kernel::{FROM_HOST, Kernel, Outcome},
     lab::Lab,
@@ -108,9 +107,17 @@ impl Open {
     }
 }
 
+/// Has the daemon read another configuration. By a signal: an order would not wait for a machine that has much to do.
 fn reload(lab: &Lab, config: &str) {
+    let reloaded = || {
+        let events = lab.events();
+        events.iter().filter(|event| daemon::is_note(event, "reloaded: guarding")).count()
+    };
+    let before = reloaded();
     lab.reconfigure(config);
-    let _ = Ended::of(&mut netguard(&["reload", "--instance", &lab.instance()])).success();
+    let pid = lab.daemon_pid().expect("a daemon");
+    let _ = lab.exec("hv", &format!("kill -HUP {pid}")).success();
+    until("it is reloaded", || reloaded() > before);
 }
 
 /// How many entries the pinned table has, and into how many shares it is divided.
