@@ -172,7 +172,11 @@ impl Kernel {
     /// Gives the programs another policy, as a reload would: flows and counters stay.
     pub fn apply(&mut self, toml: &str) {
         self.config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
-        let _ = self.datapath.apply(self.plan()).expect("the maps take the plan");
+        let plan = self.plan();
+        if !self.datapath.holds(&plan) {
+            return self.restart();
+        }
+        let _ = self.datapath.apply(plan).expect("the maps take the plan");
     }
 
     /// What the policy becomes in the maps.

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Ebpf, maps::MapInfo};
+use aya::{Ebpf, maps::MapData};
 use netguard_common::{Hook, maps::LAYOUT_VERSION};
 use nix::{
     mount::{MsFlags, mount},
@@ -183,21 +183,17 @@ impl PinDirectory {
         Ok(())
     }
 
-    /// Removes the pin of a state map that has another number of entries than is wanted.
-    pub(super) fn keep_only_sized(&self, name: &str, entries: u32) -> Result<(), Error> {
+    /// Pins a map in place of an earlier one's.
+    pub(super) fn pin_map(&self, name: &str, map: &MapData) -> Result<(), Error> {
         let path = self.map(name);
-        match MapInfo::from_pin(&path) {
-            Ok(info) if info.max_entries() != entries => remove_pin(&path),
-            _ => Ok(()), // as wanted, or not there
-        }
+        remove_pin(&path)?;
+        map.pin(&path).map_err(|error| Error::pin("pin", &path, error))
     }
 
     /// Pins the policy maps and programs of this load in place of an earlier one's.
     pub(super) fn pin_policy(&self, ebpf: &mut Ebpf, maps: &PolicyMaps) -> Result<(), Error> {
         for (name, map) in maps.each() {
-            let path = self.map(name);
-            remove_pin(&path)?;
-            map.pin(&path).map_err(|error| Error::pin("pin", &path, error))?;
+            self.pin_map(name, map)?;
         }
         for hook in Hook::ALL {
             let path = self.program(hook);

@@ -168,15 +168,16 @@ impl Monitor {
         applied.inspect_err(|_| drop(self.apply(Plan::compile(&self.policy, &facts))))
     }
 
-    /// Brings programs and maps to a plan. Maps that are too small for it are made anew, as at a start.
+    /// Brings programs and maps to a plan. Tables that are of another size than it needs are made anew, as at a start; flows
+    /// live on.
     fn apply(&mut self, plan: Plan) -> Result<Changes, Error> {
         if !self.datapath.holds(&plan) {
-            let mut larger = Datapath::load(PinDirectory::of(&self.instance), &plan)?;
+            let mut other = Datapath::load(PinDirectory::of(&self.instance), &plan)?;
             if let Some(tc) = self.options.tc {
-                larger.hold_by(tc);
+                other.hold_by(tc);
             }
-            let changes = larger.apply(plan)?;
-            self.datapath = larger;
+            let changes = other.apply(plan)?;
+            self.datapath = other;
             return Ok(changes);
         }
         Ok(self.datapath.apply(plan)?)
