@@ -272,10 +272,7 @@ fn random_packets_meet_every_reason() {
     use DropReason as R;
     const POLICIES: u64 = 300;
     const PACKETS: usize = 1000;
-    let facts = Facts {
-        addresses: vec![(2, "198.51.100.1".parse().expect("an address"))],
-        ..Facts::default()
-    };
+    let facts = Facts::new(Vec::new(), [(2, "198.51.100.1".parse().expect("an address"))].into());
     let mut met: BTreeMap<String, usize> = BTreeMap::new();
     for seed in 0..POLICIES {
         let mut random = SmallRng::seed_from_u64(seed);
