@@ -18,4 +18,5 @@ pub mod listing;
 pub mod pinned;
 pub mod policy;
 pub mod sandbox;
+mod socket_file;
 pub mod status;

@@ -51,7 +51,7 @@ pub async fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error
         return Ok(Guarded::Pinned { open });
     }
     let made = host::make_links(&config.policy, instance).await?;
-    let closed = close(config.waiting_for_bridges(), &watcher, pins, &made).await;
+    let closed = close(config.waiting_for_bridges(), instance, &watcher, &made).await;
     if closed.is_err() {
         // The first error is the one to tell.
         let _ = links::take_back(&made).await;
@@ -61,19 +61,19 @@ pub async fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error
 
 async fn close(
     config: Config,
+    instance: &Instance,
     watcher: &Watcher,
-    pins: PinDirectory,
     made: &links::Made,
 ) -> Result<Guarded, Error> {
     let facts = watcher.facts().await?;
     host::check(&config, &facts)?;
-    datapath::ensure_bpffs()?;
+    datapath::ensure_bpffs(instance)?;
     let mut policy = config.policy;
     for slot in &mut policy.slots {
         slot.lockdown = true;
     }
     let plan = Plan::compile(&policy, &facts);
-    let mut datapath = Datapath::load(pins, &plan)?;
+    let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
     let changes = datapath.apply(plan)?;
     if changes.guarded.is_empty() {
         datapath.roll_back(); // nothing is there to close, so nothing is left
