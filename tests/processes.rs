@@ -1,14 +1,10 @@
 //! The daemon's two processes: which holds what privileges, and what becomes of each when the other one dies.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
 use netguard::sandbox::{Privileges, table};
 use netguard_tests::{
-    binary::{self, Ended, netguard},
+    binary::{Ended, netguard},
     can_use_kernel,
     daemon::{self, is_note},
     lab::{Background, Lab},
@@ -107,27 +103,10 @@ fn a_worker_does_not_outlive_its_monitor() {
     }
 }
 
-/// Whom a worker must be, by number: the user that the package makes, else nobody.
-fn worker_user() -> (String, String) {
-    let number = |option: &str, user: &str| {
-        let ended = Ended::of(Command::new("id").args([option, user]));
-        (ended.code == 0).then(|| ended.stdout.trim().to_owned())
-    };
-    let of = |user: &str| Some((number("-u", user)?, number("-g", user)?));
-    of("netguard").or_else(|| of("nobody")).expect("a user")
-}
-
-/// A process that is nothing but that user, as a service manager starts a worker.
+/// A worker of the lab's daemon, as a service manager starts one.
 fn come_as(lab: &Lab, (user, group): (&str, &str)) -> Background {
-    let path = binary::path();
-    let path = path.to_str().expect("a path");
-    let [user, group] = [format!("--reuid={user}"), format!("--regid={group}")];
-    let identity = ["setpriv", &user, &group, "--clear-groups", "--bounding-set=-all"];
-    let rest = ["--inh-caps=-all", "--no-new-privs", path, "worker", "--instance", &lab.instance()];
-    let mut command = lab.command("hv", &[&identity[..], &rest].concat());
     let log = Path::new("/run/netguard").join(lab.instance()).join("daemon.log");
-    let log = fs::File::options().append(true).open(log).expect("the daemon's log");
-    Background::from(command.stdin(Stdio::null()).stdout(log).spawn().expect("it starts"))
+    daemon::start_worker(lab, &lab.instance(), (user, group), &log)
 }
 
 /// As under systemd: the worker is nobody's child that the monitor knows, and comes by itself.
@@ -136,7 +115,7 @@ fn a_worker_that_comes_to_the_door_serves_and_another_one_takes_its_place() {
     if !can_use_kernel() {
         return;
     }
-    let (user, group) = worker_user();
+    let (user, group) = daemon::worker_user();
     let lab = Lab::up("veth");
     daemon::kill(&lab, "TERM");
     // Before the door is open: it waits.
@@ -165,7 +144,7 @@ fn nobody_else_is_taken_for_a_worker() {
     if !can_use_kernel() {
         return;
     }
-    let (user, group) = worker_user();
+    let (user, group) = daemon::worker_user();
     let lab = Lab::up("veth");
     daemon::kill(&lab, "TERM");
     // Its group may come to the door, and is sent away there.
