@@ -282,7 +282,10 @@ pub fn parts(package: &str) -> Vec<Part> {
                     &["the worker does not answer", "has hung up"],
                 ),
                 shown("systemctl kill -s KILL netguard", &[]),
-                awaited("systemctl is-active netguard netguard-worker", &["active\nactive"]),
+                awaited(
+                    "systemctl show -P NRestarts netguard; systemctl is-active netguard netguard-worker",
+                    &["1\nactive\nactive"],
+                ),
                 awaited(
                     "ip netns exec guest1 dig +short +tries=1 github.com @8.8.8.8",
                     &["203.0.113.10"],
