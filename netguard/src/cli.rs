@@ -229,7 +229,7 @@ struct RunArgs {
     #[arg(long, requires = "config")]
     wait: bool,
     /// Start no process that answers guests, but await the one of `netguard worker --instance NAME`, as netguard-worker.service
-    /// starts it
+    /// starts it: by the user netguard, or nobody where there is none
     #[arg(long)]
     await_worker: bool,
     /// What the lab's ports are made of (without --config)

@@ -67,19 +67,18 @@ impl Workers {
 
     /// The first worker, who must not keep a start waiting for ever.
     pub(super) async fn first(&mut self) -> io::Result<Newcomer> {
-        if let Ok(first) = timeout(PATIENCE, self.next()).await {
-            return first;
-        }
         let door = match self {
-            Self::Own => Path::new("/proc/self/exe"),
-            Self::Outside(door) => door.file.path(),
+            Self::Own => return start(),
+            Self::Outside(door) => door.file.path().to_owned(),
         };
-        let message = format!(
-            "no worker has come to {} in {} s; start one: systemctl start netguard-worker",
-            door.display(),
-            PATIENCE.as_secs()
-        );
-        Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        timeout(PATIENCE, self.next()).await.unwrap_or_else(|_| {
+            let message = format!(
+                "no worker has come to {} in {} s; start one: systemctl start netguard-worker",
+                door.display(),
+                PATIENCE.as_secs()
+            );
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        })
     }
 }
 
