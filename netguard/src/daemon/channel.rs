@@ -78,7 +78,7 @@ pub(super) enum ToWorker {
 pub(super) enum ToMonitor {
     /// What was told last is in force, but for these; so many pins that it does not allow are gone.
     Done { failed: Vec<String>, unpinned: usize },
-    /// The sockets that were wanted.
+    /// The sockets that were wanted. [`ToMonitor::Done`] follows when the worker has none of them any more.
     Made,
     /// The worker cannot come up, or do what it was told.
     Refused { reason: String },

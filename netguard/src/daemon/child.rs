@@ -84,7 +84,11 @@ impl Worker {
     pub(super) async fn sockets(&mut self, v6: bool, threads: usize) -> io::Result<Vec<OwnedFd>> {
         self.tell(&ToWorker::Make { v6, threads }, &[]).await?;
         match self.answer().await? {
-            (ToMonitor::Made, sockets) => Ok(sockets),
+            (ToMonitor::Made, sockets) => {
+                // A socket stays bound as long as anybody has it: only then they are the monitor's alone.
+                self.done().await?;
+                Ok(sockets)
+            }
             _ => Err(io::Error::other("the worker answers something else")),
         }
     }

@@ -305,7 +305,11 @@ impl Worker {
                 Ok(())
             }
             ToWorker::Make { v6, threads } => match Sockets::fresh(v6, threads) {
-                Ok(sockets) => self.channel.send(&ToMonitor::Made, &sockets).await,
+                Ok(sockets) => {
+                    self.channel.send(&ToMonitor::Made, &sockets).await?;
+                    drop(sockets);
+                    self.done(Vec::new(), 0).await
+                }
                 Err(error) => {
                     let reason = format!("no socket can be made: {error}");
                     self.say(&ToMonitor::Refused { reason }).await
