@@ -18,6 +18,7 @@ use netguard::{
     datapath::{
         Datapath, DropStream, PinDirectory, PinWriter, Probed, Shared, counters, ensure_bpffs,
     },
+    instance::Instance,
     policy::{Facts, InterfaceFact, Plan},
 };
 pub use netguard_common::vouched_by;
@@ -107,7 +108,7 @@ impl Kernel {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         enter_new_namespace();
-        ensure_bpffs().expect("bpffs");
+        ensure_bpffs(&Instance::host()).expect("bpffs");
         let config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
         let (bridge, uplink) = host();
         let interface = |index, name: &str, mac, controller| InterfaceFact {

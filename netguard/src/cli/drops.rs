@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Args;
 use netguard::{control, instance::Instance, journal::Format};
 
-use super::{loaded::the_instance, orders::wait_for};
+use super::orders::{the_instance, wait_for};
 
 #[derive(Args)]
 pub(super) struct DropsArgs {

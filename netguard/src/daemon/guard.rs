@@ -52,7 +52,7 @@ pub fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error> {
         return Ok(Guarded::Pinned { open });
     }
     let made = host::make_links(&config.policy, instance, &found)?;
-    let closed = close(config.waiting_for_bridges(), pins, &made);
+    let closed = close(config.waiting_for_bridges(), instance, &made);
     if closed.is_err() {
         // The first error is the one to tell.
         let _ = links::take_back(&made);
@@ -60,16 +60,16 @@ pub fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error> {
     closed
 }
 
-fn close(config: Config, pins: PinDirectory, made: &links::Made) -> Result<Guarded, Error> {
+fn close(config: Config, instance: &Instance, made: &links::Made) -> Result<Guarded, Error> {
     let facts = Host::read()?.facts();
     host::check(&config, &facts)?;
-    datapath::ensure_bpffs()?;
+    datapath::ensure_bpffs(instance)?;
     let mut policy = config.policy;
     for slot in &mut policy.slots {
         slot.lockdown = true;
     }
     let plan = Plan::compile(&policy, &facts);
-    let mut datapath = Datapath::load(pins, &plan)?;
+    let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
     let changes = datapath.apply(plan)?;
     if changes.guarded.is_empty() {
         datapath.roll_back(); // nothing is there to close, so nothing is left
