@@ -2,7 +2,7 @@
 //! needs some. Both sides speak a small closed set of types; what is not one of them ends the conversation.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     net::{IpAddr, Shutdown},
@@ -68,6 +68,8 @@ pub(super) enum ToWorker {
     Policy { policy: PolicyText, overlay: Overlay },
     /// What was ordered at run time is something else.
     Overlay(Overlay),
+    /// These slots have no network now, which the worker has no part in: it does not answer.
+    Locked(BTreeSet<String>),
     /// What became of an order.
     Answer { id: u64, answer: Answer },
     /// Say that you are there.

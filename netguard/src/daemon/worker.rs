@@ -314,6 +314,11 @@ impl Worker {
                 self.change(overlay, true).await
             }
             ToWorker::Overlay(overlay) => self.change(overlay, false).await,
+            ToWorker::Locked(locked) => {
+                self.overlay.locked = locked;
+                self.policy = self.overlay.apply(&self.base);
+                Ok(())
+            }
             ToWorker::Answer { id, answer } => {
                 if let Some(waiting) = self.waiting.remove(&id) {
                     let _ = waiting.send(answer); // whoever asked may have hung up
