@@ -136,7 +136,8 @@ impl Monitor {
     ) -> Result<(Changes, Made), Error> {
         self.watcher.catch_up()?;
         // nft takes as long as all the rest, and has nothing to do with it.
-        let begin = || host::begin_firewall(&intent.policy, &self.instance);
+        let old = (!intent.is_new_file(self)).then_some(&self.policy);
+        let begin = || host::begin_firewall(&intent.policy, old, &self.instance);
         let firewall = if has_other_firewall { begin()? } else { None };
         let switched = self.switch_links(intent, has_other_slots);
         let firewall = firewall.map_or(Ok(()), |running| running.finish().map(drop));
