@@ -5,7 +5,7 @@
 //! or set of anybody else is read or written; a packet that is accepted here still meets theirs.
 //!
 //! Replacing keeps every connection (they are the connection tracking's) and starts the counters
-//! from zero. Whoever flushes the host's whole ruleset removes this table too: see [`exists`].
+//! from zero; where only subnets of slots come or go, [`begin`] changes no more than that. Whoever flushes the host's whole ruleset removes this table too: see [`exists`].
 
 mod table;
 
