@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use netguard::firewall::{
-    Allow, Error, Masquerade, Protect, Table, apply, counters, exists, remove,
+    Allow, Error, Masquerade, Protect, Table, apply, begin, counters, exists, remove,
 };
 use netguard_tests::{
     binary::Ended,
@@ -188,6 +188,39 @@ fn slots_leave_with_the_hosts_address_and_only_on_uplinks() {
     assert!(!exists(NAME).expect("a list"));
     assert!(!remove(NAME).expect("nothing to remove"));
     assert_eq!(shell("nft list ruleset").success(), "", "something is left");
+}
+
+#[test]
+fn a_subnet_that_comes_or_goes_changes_nothing_else() {
+    if !can_use_kernel() {
+        return;
+    }
+    let hosts = world();
+    let _servers = [outside(&hosts)];
+    let table = |sources: &[&str]| {
+        let mut table = Table { protect: protect(&[], false).protect, ..masquerade() };
+        let sources = sources.iter().map(|it| it.parse().expect("a prefix")).collect();
+        table.masquerade.as_mut().expect("it").sources = sources;
+        table
+    };
+    let change = |new: &Table, old: &Table| {
+        begin(new, Some(old)).expect("nft starts").finish().map(drop).expect("in place");
+    };
+    let seen = || seen(|script| hosts.shell("slot", script), "192.0.2.1");
+    let (without, with) = (table(&["10.9.0.0/24"]), table(&["10.9.0.0/24", "10.1.0.0/24"]));
+    apply(&without).expect("in place");
+    assert_eq!(seen(), "10.1.0.2");
+    let _ = hosts.shell("outside", "ping -c 1 -W 0.2 192.0.2.2"); // counted, and dropped
+    let counted = packets("host-closed");
+    assert!(counted > 0);
+    change(&with, &without);
+    assert_eq!((seen().as_str(), packets("host-closed")), ("192.0.2.2", counted));
+    change(&without, &with);
+    assert_eq!((seen().as_str(), packets("host-closed")), ("10.1.0.2", counted));
+    // Where somebody has flushed the table it is put in place whole.
+    let _ = shell("nft flush ruleset").success();
+    change(&with, &without);
+    assert_eq!((seen().as_str(), packets("host-closed")), ("192.0.2.2", 0));
 }
 
 #[test]

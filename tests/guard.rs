@@ -22,7 +22,11 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        Self { lab: Lab::unguarded("veth"), directory: tempfile::tempdir().expect("a directory") }
+        Self::of(Lab::unguarded("veth"))
+    }
+
+    fn of(lab: Lab) -> Self {
+        Self { lab, directory: tempfile::tempdir().expect("a directory") }
     }
 
     fn instance(&self) -> String {
@@ -49,21 +53,12 @@ impl Host {
         let (program, file, log) =
             (binary::path(), self.file("netguard.toml"), self.file("daemon.log"));
         let out = File::create(&log).expect("the log");
+        let (program, file) = (program.to_string_lossy(), file.to_string_lossy());
         let instance = self.instance();
+        let words = [&program, "run", "--wait", "--config", &file, "--instance", &instance];
         let child = self
             .lab
-            .command(
-                "hv",
-                &[
-                    &program.to_string_lossy(),
-                    "run",
-                    "--wait",
-                    "--config",
-                    &file.to_string_lossy(),
-                    "--instance",
-                    &instance,
-                ],
-            )
+            .command("hv", &[words.as_slice(), &self.lab.tc_options()].concat())
             .stdin(Stdio::null())
             .stderr(out.try_clone().expect("the log"))
             .stdout(out)
@@ -164,6 +159,25 @@ fn beside_a_daemon_it_changes_nothing() {
     assert!(guard.success().contains("netguard runs as instance"), "{guard:?}");
     assert_eq!(host.links(), links);
     assert!(host.reaches("slot1", "203.0.113.10", "5"), "still open");
+}
+
+#[test]
+fn what_filters_guard_is_not_open() {
+    if !can_use_kernel() {
+        return;
+    }
+    let host = Host::of(Lab::without_tcx("veth"));
+    host.configure(&config());
+    let mut daemon = host.run();
+    let pid = daemon.child().id();
+    let _ = host.shell(&format!("kill -TERM {pid}"));
+    assert!(daemon.child().wait().expect("the daemon ends").success(), "{}", host.log());
+    let words = format!("instance {} is pinned and enforces: nothing to do\n", host.instance());
+    assert_eq!(host.guard().success(), words);
+    // One that was made anew has none.
+    let _ = host.shell("ip link del br-slot2 && ip link add br-slot2 type bridge");
+    let told = format!("{words}not guarded until a daemon starts: br-slot2\n");
+    assert_eq!(host.guard().success(), told);
 }
 
 #[test]

@@ -194,8 +194,8 @@ fn encrypted_dns_is_dropped_and_logged() {
         let tls6 =
             lab.exec("slot2", "kdig +tls +timeout=1 +retry=0 @2606:4700:4700::1111 github.com");
         assert_ne!(tls6.code, 0, "{tls6:?}");
-        let openssl = lab.exec("slot3", "timeout 1 openssl s_client -connect 8.8.8.8:853");
-        assert_ne!(openssl.code, 0, "{openssl:?}");
+        // It tries until what it tries is in the log.
+        let _openssl = lab.start("slot3", "exec openssl s_client -connect 8.8.8.8:853");
         let _ = lab.python("slot4", UDP, &["8.8.8.8", "853"]).success();
         for (slot, dst, protocol, reason) in [
             ("slot2", "1.1.1.1", "tcp", "dns-over-tls"),
@@ -323,7 +323,7 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
     assert_eq!(checked, 5 * 5, "three programs on each port, two on each bridge");
     let _ = lab.exec("slot1", "ping -c 1 -W 0.05 10.2.0.2");
     let dump = |map: &str| {
-        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v4/{map}", lab.instance());
+        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v5/{map}", lab.instance());
         lab.exec("hv", &format!("bpftool map dump pinned {pin}")).success().to_owned()
     };
     for (map, fields) in [

@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Stdio};
 
+use netguard::sandbox::Privileges;
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
@@ -288,7 +289,7 @@ fn a_bridge_that_changes_its_mac_keeps_its_dns() {
     }
     let lab = Lab::up("veth");
     let _ = lab.exec("hv", "ip link set br-slot1 address 02:00:00:00:99:01").success();
-    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v4/SLOTS", lab.instance());
+    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v5/SLOTS", lab.instance());
     // 0x99 = 153: the map follows the news of the link.
     until("the map has the new MAC", || {
         lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1")
@@ -388,28 +389,43 @@ fn a_start_that_is_refused_changes_nothing() {
     refused(good, 1, "cannot listen for DNS on 10.5.0.1:53");
 }
 
+/// A user that is nobody, as the unit's.
+const MONITOR: &str = "12346";
+
 #[test]
-fn the_capabilities_that_the_unit_grants_are_enough() {
+fn the_capabilities_that_the_unit_grants_are_enough_without_root() {
     if !can_use_kernel() {
         return;
     }
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/netguard.service");
     let unit = std::fs::read_to_string(unit).expect("the unit");
-    let granted = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let granted = unit.lines().filter_map(|line| line.strip_prefix("AmbientCapabilities="));
     let granted: Vec<_> = granted
         .flat_map(|line| line.split(' '))
         .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()))
         .collect();
     assert!(!granted.is_empty() && !granted.contains(&"+sys_admin".to_owned()));
+    let granted = granted.join(",");
 
     let lab = Lab::unguarded("veth");
+    let (user, group) = daemon::worker_user();
+    // What systemd and the unit before it make.
+    for place in ["/run/netguard", "/sys/fs/bpf/netguard"] {
+        let place = Path::new(place).join(lab.name());
+        std::fs::create_dir_all(&place).expect("a directory");
+        let owner = format!("{MONITOR}:{group}");
+        let mut chown = std::process::Command::new("chown");
+        let _ = Ended::of(chown.arg(owner).arg(place)).success();
+    }
     let directory = tempfile::tempdir().expect("a directory");
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), readable).expect("its mode");
     let (file, log) = (directory.path().join("netguard.toml"), directory.path().join("log"));
     std::fs::write(&file, netguard::lab::CONFIG).expect("a file");
     let script = format!(
-        "exec setpriv --inh-caps=-all --bounding-set=-all,{} --no-new-privs {} run --instance {} \
-         --config {} >{} 2>&1",
-        granted.join(","),
+        "exec setpriv --reuid={MONITOR} --regid={group} --clear-groups --inh-caps=-all,{granted} \
+         --ambient-caps=-all,{granted} --bounding-set=-all,{granted} --no-new-privs {} run \
+         --await-worker --instance {} --config {} >{} 2>&1",
         netguard_tests::binary::path().display(),
         lab.name(),
         file.display(),
@@ -417,6 +433,8 @@ fn the_capabilities_that_the_unit_grants_are_enough() {
     );
     let mut daemon = lab.start("hv", &script);
     let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    until("its log is there", || log.exists());
+    let mut worker = daemon::start_worker(&lab, lab.name(), (&user, &group), &log);
     until("the daemon guards", || {
         assert!(daemon.child().try_wait().expect("the daemon").is_none(), "{}", read());
         read().contains("guarding 5 slots")
@@ -424,9 +442,13 @@ fn the_capabilities_that_the_unit_grants_are_enough() {
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
     let query = lab.exec("slot1", "dig +short +time=5 +tries=1 github.com @8.8.8.8");
     assert_eq!(query.success(), "203.0.113.10\n", "{}", read());
+    let monitor = Privileges::of(daemon.child().id()).expect("the monitor");
+    let ambient: Vec<_> = monitor.ambient.iter().map(ToString::to_string).collect();
+    assert_eq!(ambient, ["CAP_NET_ADMIN"], "what nft needs, and no more");
     let pid = daemon.child().id().to_string();
     let _ = Ended::of(std::process::Command::new("kill").args(["-TERM", &pid])).success();
     assert_eq!(daemon.child().wait().expect("the daemon ends").code(), Some(0), "{}", read());
+    assert!(worker.child().wait().expect("the worker ends").success(), "{}", read());
     let unload = Ended::of(&mut netguard(&["unload", "--instance", lab.name()]));
     assert_eq!(unload.code, 0, "{unload:?}");
 }

@@ -234,6 +234,35 @@ fn only_what_is_ours_is_removed() {
 }
 
 #[test]
+fn many_links_go_by_groups_and_nobody_elses_with_them() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let many: Vec<_> = (0..25)
+        .map(|number| Wanted {
+            bridge: format!("br-{number}"),
+            ports: vec![format!("vm-{number}")],
+            addresses: Vec::new(),
+            ..wanted()
+        })
+        .collect();
+    let _ = make_on_host(&many).expect("made");
+    // Somebody moves a link of ours to a group of his own.
+    ip("link add foreign type bridge\nlink set foreign group 77\nlink set br-3 group 77");
+    assert_eq!(
+        remove_stale(OWNER, &many[..1], &Host::read().expect("the host")).expect("most").len(),
+        48
+    );
+    let left = names();
+    assert_eq!(left.len(), 4, "lo, foreign, br-0, vm-0: {left:?}");
+    for (name, group) in [("foreign", "77"), ("br-0", "default"), ("vm-0", "default")] {
+        assert_eq!(link(name)["group"], group, "{name}");
+    }
+    assert_eq!(remove_owned(OWNER).expect("the rest"), ["vm-0", "br-0"]);
+}
+
+#[test]
 fn the_flag_isolated_is_set_read_back_and_reported() {
     if !can_use_kernel() {
         return;

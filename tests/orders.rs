@@ -5,14 +5,17 @@ use std::{
     fs,
     io::Write as _,
     net::{IpAddr, TcpStream},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
     path::PathBuf,
     process::Command,
 };
 
 use hickory_proto::{op::ResponseCode, rr::RecordType::A};
 use netguard_tests::{
-    binary::{Ended, netguard},
+    binary::{self, Ended, netguard},
     can_use_kernel,
     client::{Asker, connect_once},
     control::{request, socket},
@@ -446,4 +449,23 @@ fn the_daemon_says_how_it_is() {
         text.success().contains("no daemon: enforcing") && !text.stdout.contains("since"),
         "{text:?}"
     );
+}
+
+#[test]
+fn who_may_write_to_the_socket_needs_no_other_right() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with(&config("\"github.com\"", ""), "veth");
+    let group = fs::metadata(socket(&lab)).expect("the socket").gid();
+    let lock_as = |group: u32| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", &format!("--regid={group}"), "--clear-groups"]);
+        let order = ["lock", "slot1", "--instance", &lab.instance()];
+        Ended::of(command.arg("--inh-caps=-all").arg(binary::path()).args(order))
+    };
+    assert_eq!(lock_as(group).success(), "slot1 is locked\n");
+    let stranger = lock_as(12345);
+    assert_eq!(stranger.code, 4, "{stranger:?}");
+    assert!(stranger.stderr.contains("Permission denied"), "{stranger:?}");
 }

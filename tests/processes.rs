@@ -1,13 +1,13 @@
 //! The daemon's two processes: which holds what privileges, and what becomes of each when the other one dies.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use netguard::sandbox::{Privileges, table};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
     daemon::{self, is_note},
-    lab::Lab,
+    lab::{Background, Lab},
     until,
 };
 
@@ -101,4 +101,61 @@ fn a_worker_does_not_outlive_its_monitor() {
         let _daemon = daemon::start(&lab);
         assert!(resolves(&lab));
     }
+}
+
+/// A worker of the lab's daemon, as a service manager starts one.
+fn come_as(lab: &Lab, (user, group): (&str, &str)) -> Background {
+    let log = Path::new("/run/netguard").join(lab.instance()).join("daemon.log");
+    daemon::start_worker(lab, &lab.instance(), (user, group), &log)
+}
+
+/// As under systemd: the worker is nobody's child that the monitor knows, and comes by itself.
+#[test]
+fn a_worker_that_comes_to_the_door_serves_and_another_one_takes_its_place() {
+    if !can_use_kernel() {
+        return;
+    }
+    let (user, group) = daemon::worker_user();
+    let lab = Lab::up("veth");
+    daemon::kill(&lab, "TERM");
+    // Before the door is open: it waits.
+    let mut first = come_as(&lab, (&user, &group));
+    let _daemon = daemon::start_with(&lab, &["--await-worker"]);
+    assert!(resolves(&lab));
+    let pid = first.child().id();
+    let worker = Privileges::of(pid).expect("the worker");
+    assert_eq!((worker.uid.to_string(), worker.gid.to_string()), (user.clone(), group.clone()));
+    let sets = [&worker.effective, &worker.permitted, &worker.bounding, &worker.ambient];
+    assert!(sets.iter().all(|set| set.is_empty()), "{worker:?}");
+    assert!(worker.no_new_privileges && worker.filters >= 3, "{worker:?}");
+
+    kill(pid);
+    let is_told = |event: &serde_json::Value| is_note(event, "the worker has hung up");
+    until("it is told", || lab.events().iter().any(is_told));
+    let mut second = come_as(&lab, (&user, &group));
+    assert!(resolves(&lab), "the next one has its sockets");
+
+    daemon::kill(&lab, "KILL");
+    until("the worker has ended", || second.child().try_wait().expect("the worker").is_some());
+}
+
+#[test]
+fn nobody_else_is_taken_for_a_worker() {
+    if !can_use_kernel() {
+        return;
+    }
+    let (user, group) = daemon::worker_user();
+    let lab = Lab::up("veth");
+    daemon::kill(&lab, "TERM");
+    // Its group may come to the door, and is sent away there.
+    let mut stranger = come_as(&lab, ("12345", &group));
+    std::thread::scope(|scope| {
+        let daemon = scope.spawn(|| daemon::start_with(&lab, &["--await-worker"]));
+        until("the stranger is sent away", || {
+            stranger.child().try_wait().expect("the stranger").is_some()
+        });
+        let _worker = come_as(&lab, (&user, &group));
+        let _daemon = daemon.join().expect("it guards");
+        assert!(resolves(&lab));
+    });
 }

@@ -47,6 +47,12 @@ port = "lo"
 subnet = "10.1.0.0/24"
 egress = "listed"
 allow = ["203.0.112.0/24 tcp/22", "203.0.113.0/24 tcp/443"]
+[[slot]]
+name = "other"
+id = 3
+bridge = "br-slot3"
+port = "vm-slot3"
+subnet = "10.3.0.0/24"
 "#;
 
 /// `lo` is slot 2's, and reaches what is not denied.
@@ -82,7 +88,7 @@ fn verdicts(kernel: &mut Kernel) -> [Outcome; 2] {
 const OF_FIRST: [Outcome; 2] = [Outcome::Drop(R::EgressDenied), Outcome::Drop(R::Management)];
 const OF_SECOND: [Outcome; 2] = [Outcome::Drop(R::Management), Outcome::Drop(R::EgressDenied)];
 
-/// Loads the programs so that either policy fits, with the first one in force.
+/// Loads the programs so that either policy fits, for both have as many slots by number, with the first one in force.
 fn kernel() -> Kernel {
     let mut kernel = Kernel::with(SECOND);
     kernel.apply(FIRST);
@@ -191,7 +197,7 @@ fn an_apply_that_fails_changes_nothing_and_leaves_nothing_behind() {
     // So is one whose flows have no room.
     let more = Plan { flow_entries: second.flow_entries * 2, ..second.clone() };
     let refused = kernel.datapath().apply(more).expect_err("too many flows");
-    assert!(matches!(refused, Error::Outgrown), "{refused}");
+    assert!(matches!(refused, Error::Resized), "{refused}");
     assert_eq!(verdicts(&mut kernel), OF_FIRST);
     // The next one finds nothing of it.
     let _ = kernel.datapath().apply(second).expect("the maps take it");
@@ -268,7 +274,7 @@ fn status_shows_the_policy_that_counts() {
     let mut kernel = kernel();
     let plans = plans(&mut kernel);
     let pins = kernel.pins().clone();
-    for (number, name) in [(0, "two three"), (1, "one"), (0, "two three"), (1, "one")] {
+    for (number, name) in [(0, "two three"), (1, "one other"), (0, "two three"), (1, "one other")] {
         let _ = kernel.datapath().apply(plans[number].clone()).expect("the maps take it");
         for is_settled in [false, true] {
             if is_settled {

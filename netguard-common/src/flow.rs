@@ -1,6 +1,10 @@
-//! Tracked connections and fragments: their layouts, and the states that a connection goes through.
+//! Tracked connections and fragments: their layouts, where they stand in their map, and the states that a connection
+//! goes through.
 
-use crate::{Address, Direction, SlotId, maps::Layout};
+use crate::{
+    Address, Direction, SlotId,
+    maps::{Layout, SlotEntry},
+};
 
 /// How many entries a bucket of the map `FLOWS` has. A flow may stand in either of two buckets.
 pub const WAYS: u32 = 4;
@@ -37,6 +41,51 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 40);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for FlowKey {}
+
+impl FlowKey {
+    /// The key as words.
+    #[must_use]
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 5] {
+        // SAFETY: the key is 40 bytes of integers without padding, aligned to 8.
+        unsafe { *(&raw const *self).cast() }
+    }
+
+    /// Where the flow may stand in a share: a bucket by each half. Multiply and fold, word by word. A slot that makes
+    /// its own flows collide only fills its own buckets.
+    #[must_use]
+    #[inline(always)]
+    pub const fn hash(&self) -> u64 {
+        let [a, b, c, d, e] = self.words();
+        fold(fold(fold(fold(fold(0, a), b), c), d), e)
+    }
+}
+
+#[inline(always)]
+const fn fold(hash: u64, word: u64) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mixed = (hash ^ word).wrapping_mul(ODD);
+    mixed ^ (mixed >> 29)
+}
+
+/// How many places a flow may have: two buckets of [`WAYS`] each.
+pub const PLACES: u32 = 2 * WAYS;
+
+/// The index in `FLOWS` of one of the places of a slot's flow with that hash: the first four are the bucket of the hash's
+/// low half, the others that of its high half.
+#[must_use]
+#[inline(always)]
+pub const fn place(slot: &SlotEntry, hash: u64, number: u32) -> u32 {
+    let half = if number < WAYS { hash as u32 } else { (hash >> 32) as u32 };
+    slot.flows_first + (half & slot.flows_mask) * WAYS + (number & (WAYS - 1))
+}
+
+/// True if nothing is left of a flow in that state: it timed out, or there never was one.
+#[must_use]
+#[inline(always)]
+pub const fn is_over(state: u64, seen_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(seen_ns) >= FlowState::timeout_ns(state)
+}
 
 /// One tracked connection: the value of the map `FLOWS`, one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

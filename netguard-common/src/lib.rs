@@ -1,8 +1,8 @@
-//! What the kernel programs and user space share: the names and layouts of the maps, the record of
-//! a drop, the registry of drop reasons, and who vouches for a frame.
+//! What the kernel programs and user space share: the names and layouts of the maps, where a flow stands in its own,
+//! the record of a drop, the registry of drop reasons, and who vouches for a frame.
 //!
-//! Everything here is a fixed `repr(C)` layout or a number with a name. No logic but encoding, no
-//! dependency, no allocation: `netguard-ebpf` and `netguard` must read the same bytes the same way.
+//! Everything here is a fixed `repr(C)` layout or a number with a name. No logic but encoding and places, no
+//! dependency, no allocation: `netguard-ebpf` and `netguard` must read and find the same bytes the same way.
 
 #![no_std]
 

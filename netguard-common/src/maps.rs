@@ -10,7 +10,7 @@
 use crate::{Address, SlotId};
 
 /// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// `0 -> u32`: the side whose policy counts.
 pub const ACTIVE: &str = "ACTIVE";

@@ -7,7 +7,7 @@
 
 use netguard_common::{
     Address, Direction, DropReason, SlotId,
-    flow::{FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, WAYS},
+    flow::{FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, PLACES, WAYS, is_over, place},
     maps::SlotEntry,
 };
 
@@ -148,7 +148,7 @@ pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
 #[inline(never)]
 pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
     let from_outside = way == Direction::Ingress as u32;
-    let hash = hash(&scratch.flow_key);
+    let hash = scratch.flow_key.hash();
     scratch.set_best(Candidate { index: u32::MAX, rank: u64::MAX, state: EMPTY });
     let start = start(scratch, slot, hash);
     let mut probe = 0;
@@ -181,7 +181,7 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
             scratch.set_best(Candidate { index, rank, state });
         }
         probe += 1;
-        if probe == 2 * WAYS {
+        if probe == PLACES {
             break;
         }
     }
@@ -224,8 +224,8 @@ fn start(scratch: &Scratch, slot: &SlotEntry, hash: u64) -> u32 {
 /// Finds the entry of [`Scratch::flow_key`] and leaves its index in the scratch memory.
 #[inline(always)]
 fn search(scratch: &mut Scratch, slot: &SlotEntry) -> bool {
-    let hash = hash(&scratch.flow_key);
-    for probe in 0..2 * WAYS {
+    let hash = scratch.flow_key.hash();
+    for probe in 0..PLACES {
         let index = place(slot, hash, probe);
         let Some(flow) = at(index) else { return false };
         // SAFETY: as in `find`.
@@ -239,36 +239,10 @@ fn search(scratch: &mut Scratch, slot: &SlotEntry) -> bool {
     false
 }
 
-/// True if nothing is left of the flow: it timed out, or there never was one.
-#[inline(always)]
-fn is_over(state: u64, seen_ns: u64, now_ns: u64) -> bool {
-    now_ns.saturating_sub(seen_ns) >= FlowState::timeout_ns(state)
-}
-
-/// Where the probe of that number looks: four in the bucket of the hash's low half, four in that of its
-/// high half.
-#[inline(always)]
-fn place(slot: &SlotEntry, hash: u64, probe: u32) -> u32 {
-    let half = if probe < WAYS { hash as u32 } else { (hash >> 32) as u32 };
-    slot.flows_first + (half & slot.flows_mask) * WAYS + (probe & (WAYS - 1))
-}
-
-/// Multiply and fold, word by word. A slot that makes its own flows collide only fills its own buckets.
-#[inline(always)]
-fn hash(key: &FlowKey) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut hash = 0;
-    for word in words::of_key(key) {
-        hash = (hash ^ word).wrapping_mul(ODD);
-        hash ^= hash >> 29;
-    }
-    hash
-}
-
 /// Word by word: the compiler would call a function that compares bytes.
 #[inline(always)]
 fn is_same(one: &FlowKey, other: &FlowKey) -> bool {
-    let ([a, b, c, d, e], [f, g, h, i, j]) = (words::of_key(one), words::of_key(other));
+    let ([a, b, c, d, e], [f, g, h, i, j]) = (one.words(), other.words());
     (e ^ j) | (b ^ g) | (d ^ i) | (a ^ f) | (c ^ h) == 0
 }
 

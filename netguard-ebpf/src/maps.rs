@@ -5,7 +5,7 @@
 //! ahead are the arrays, about 40 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
@@ -23,6 +23,9 @@ use netguard_common::{
 
 /// Allocate entries when they come, not at load: most hosts use a small part.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+/// The daemon reads and writes entries as the programs do, word by word, when it carries them to another table.
+const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
 const FLOWS_DEFAULT: u32 = 100_000;
@@ -57,7 +60,7 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, { SLOTS_MAX * 64 }, ON_D
     PerCpuHashMap::new();
 
 #[btf_map]
-pub static FLOWS: Array<Flow, { flow_entries(FLOWS_DEFAULT) as usize }> = Array::new();
+pub static FLOWS: Array<Flow, { flow_entries(FLOWS_DEFAULT) as usize }, SHARED> = Array::new();
 
 #[btf_map]
 pub static FRAGMENTS: Array<Fragment, { (SLOTS_MAX + 1) * 2 * FRAGMENTS_PER_SLOT as usize }> =

@@ -14,13 +14,6 @@ pub fn put_address(to: &mut Address, [high, low]: [u64; 2]) {
     }
 }
 
-/// The words of a flow's key.
-#[inline(always)]
-pub fn of_key(key: &FlowKey) -> [u64; 5] {
-    // SAFETY: the key is 40 bytes of integers without padding, aligned to 8.
-    unsafe { *(&raw const *key).cast() }
-}
-
 /// Writes a flow's key.
 ///
 /// # Safety
@@ -29,7 +22,7 @@ pub fn of_key(key: &FlowKey) -> [u64; 5] {
 #[inline(always)]
 pub unsafe fn put_key(to: *mut FlowKey, key: &FlowKey) {
     let words = to.cast::<u64>();
-    for (index, word) in of_key(key).into_iter().enumerate() {
+    for (index, word) in key.words().into_iter().enumerate() {
         // SAFETY: a key is five words, aligned as such; the rest is the caller's.
         unsafe { words.add(index).write_volatile(word) };
     }

@@ -182,9 +182,13 @@ enum Command {
         /// Which
         shell: clap_complete::Shell,
     },
-    /// Be the process that answers guests: what `run` starts beside itself
+    /// Be the process that answers guests: what `run` starts beside itself, or awaits with --await-worker
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// The instance that awaits it; without one, the daemon is at standard input
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
     /// A hypervisor, five guests and an internet in network namespaces, to try netguard in
     Lab(LabArgs),
 }
@@ -237,6 +241,10 @@ struct RunArgs {
     /// Start also while bridges are missing: each is guarded when it appears
     #[arg(long, requires = "config")]
     wait: bool,
+    /// Start no process that answers guests, but await the one of `netguard worker --instance NAME`, as netguard-worker.service
+    /// starts it: by the user netguard, or nobody where there is none
+    #[arg(long)]
+    await_worker: bool,
     /// What the lab's ports are made of (without --config)
     #[arg(long, value_enum, default_value_t, conflicts_with = "config")]
     ports: PortKind,
@@ -315,8 +323,8 @@ impl Cli {
             Command::Reload { confirm, instance } => orders::reload(confirm, instance),
             Command::Confirm { instance } => orders::confirm(instance),
             Command::Diff { json, instance } => orders::diff(json, instance),
-            Command::Worker => {
-                daemon::work()?;
+            Command::Worker { instance } => {
+                daemon::work(instance.as_ref())?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Man { folder } => manual::pages(&folder),
@@ -390,11 +398,16 @@ fn things_to_try() -> String {
 }
 
 fn guard(config: Config, instance: &Instance, args: &RunArgs) -> anyhow::Result<()> {
-    daemon::give_up_privileges()?;
+    daemon::give_up_privileges(instance)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // The foreground lab goes with whoever has started it.
     let ends_with_terminal = args.config.is_none() && args.lab.is_none();
-    let options = daemon::Options { format: args.log, tc: args.tc, ends_with_terminal };
+    let options = daemon::Options {
+        format: args.log,
+        tc: args.tc,
+        ends_with_terminal,
+        outside_worker: args.await_worker,
+    };
     runtime.block_on(daemon::run(config, instance, options))?;
     Ok(())
 }
@@ -478,7 +491,7 @@ fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
         }
         LabCommand::Status => {
             print(&lab.describe()?)?;
-            if !PinDirectory::of(lab.instance()).path().exists() {
+            if !PinDirectory::of(lab.instance()).has_pins() {
                 print("nothing guards it")?;
                 return Ok(ExitCode::SUCCESS);
             }

@@ -17,6 +17,8 @@ use nix::{
 
 const LAB_PREFIX: &str = "lab-";
 const NAME_MAX: usize = 32;
+/// The run directories of all instances.
+const RUN: &str = "/run/netguard";
 
 /// A write lock of a whole file, which goes with the open file that took it (F_OFD_SETLK, fcntl(2)).
 const WHOLE_FILE: libc::flock = libc::flock {
@@ -114,10 +116,27 @@ impl Instance {
         &self.0
     }
 
+    /// False if there is no daemon to give orders to. That one runs is told by nothing but its answer.
+    #[must_use]
+    pub fn may_have_a_daemon(&self) -> bool {
+        match std::fs::metadata(self.control_socket()) {
+            Ok(_) => true,
+            Err(error) => error.kind() != io::ErrorKind::NotFound, // it is there for others than this user
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn that_may_have_daemons() -> Vec<Self> {
+        let entries = std::fs::read_dir(RUN).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        names.filter(Self::may_have_a_daemon).collect()
+    }
+
     /// Where the instance keeps what it needs while it runs: its lock, and a lab's logs.
     #[must_use]
     pub fn run_directory(&self) -> PathBuf {
-        Path::new("/run/netguard").join(&self.0)
+        Path::new(RUN).join(&self.0)
     }
 
     /// Where the instance keeps what must outlive a boot. A lab lives no longer than its run directory.
@@ -136,10 +155,16 @@ impl Instance {
         self.run_directory().join("control.sock")
     }
 
+    /// Where a worker comes that somebody else has started.
+    #[must_use]
+    pub fn worker_door(&self) -> PathBuf {
+        self.run_directory().join("worker.sock")
+    }
+
     /// Removes what a daemon that was killed has left in the run directory, and the directory if nothing else is in it. What is
     /// gone already, or somebody else's, is fine.
     pub fn clean_up(&self) {
-        for left in [self.control_socket(), self.lock_file()] {
+        for left in [self.control_socket(), self.worker_door(), self.lock_file()] {
             let _ = std::fs::remove_file(left);
         }
         let _ = std::fs::remove_dir(self.run_directory());

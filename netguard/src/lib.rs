@@ -19,4 +19,5 @@ mod netlink;
 pub mod pinned;
 pub mod policy;
 pub mod sandbox;
+mod socket_file;
 pub mod status;

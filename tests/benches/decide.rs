@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::Path, process::Command};
 use netguard::{
     config::Config,
     datapath::{Datapath, PinDirectory, ensure_bpffs},
+    instance::Instance,
     policy::{Facts, InterfaceFact, Plan},
 };
 use netguard_common::{Hook, NO_SLOT, vouched_by};
@@ -116,7 +117,7 @@ struct Fixture {
 impl Fixture {
     fn new(slots: u16) -> Self {
         enter_new_namespace();
-        ensure_bpffs().expect("bpffs");
+        ensure_bpffs(&Instance::host()).expect("bpffs");
         ip_batch("link set lo up");
         let config = Config::parse(&policy(slots), Path::new("bench.toml")).expect("a good one");
         let interface = |index, name: String, controller| InterfaceFact {

@@ -17,6 +17,7 @@ use std::{
 use netguard::{
     config::Config,
     datapath::{Datapath, PinDirectory, PinnedProgram, counters, ensure_bpffs},
+    instance::Instance,
     policy::{Facts, InterfaceFact, Plan},
 };
 use netguard_common::{DropReason, Hook, NO_SLOT};
@@ -90,7 +91,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         enter_new_namespace();
-        ensure_bpffs().expect("bpffs");
+        ensure_bpffs(&Instance::host()).expect("bpffs");
         ip_batch("link set lo up");
         let interface = |index, name: &str, controller| InterfaceFact {
             index,

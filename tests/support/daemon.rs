@@ -1,11 +1,15 @@
 //! A lab's daemon ended and started again, as systemd does it.
 
-use std::{fs::File, path::Path, process::Stdio};
+use std::{
+    fs::File,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 
 use crate::{
-    binary::netguard,
+    binary::{self, Ended, netguard},
     lab::{Background, Lab},
     until,
 };
@@ -62,6 +66,43 @@ pub fn start_with(lab: &Lab, options: &[&str]) -> Background {
         ready() > before
     });
     daemon
+}
+
+/// Whom a worker must be, user and group by number: the user that the package makes, else nobody.
+///
+/// # Panics
+///
+/// There is neither.
+#[must_use]
+pub fn worker_user() -> (String, String) {
+    let number = |option: &str, user: &str| {
+        let ended = Ended::of(Command::new("id").args([option, user]));
+        (ended.code == 0).then(|| ended.stdout.trim().to_owned())
+    };
+    let of = |user: &str| Some((number("-u", user)?, number("-g", user)?));
+    of("netguard").or_else(|| of("nobody")).expect("a user")
+}
+
+/// Starts a process that is nothing but that user as the worker of an instance, on the lab's hypervisor: as a service manager does.
+///
+/// # Panics
+///
+/// It does not start.
+#[must_use]
+pub fn start_worker(
+    lab: &Lab,
+    instance: &str,
+    (user, group): (&str, &str),
+    log: &Path,
+) -> Background {
+    let path = binary::path();
+    let path = path.to_str().expect("a path");
+    let [user, group] = [format!("--reuid={user}"), format!("--regid={group}")];
+    let identity = ["setpriv", &user, &group, "--clear-groups", "--bounding-set=-all"];
+    let rest = ["--inh-caps=-all", "--no-new-privs", path, "worker", "--instance", instance];
+    let mut command = lab.command("hv", &[&identity[..], &rest].concat());
+    let log = File::options().append(true).open(log).expect("the daemon's log");
+    Background::from(command.stdin(Stdio::null()).stdout(log).spawn().expect("it starts"))
 }
 
 /// True if the event is a note that contains the words.

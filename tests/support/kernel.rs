@@ -18,6 +18,7 @@ use netguard::{
     datapath::{
         Datapath, DropStream, PinDirectory, PinWriter, Probed, Shared, counters, ensure_bpffs,
     },
+    instance::Instance,
     policy::{Facts, InterfaceFact, Plan},
 };
 pub use netguard_common::vouched_by;
@@ -107,7 +108,7 @@ impl Kernel {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         enter_new_namespace();
-        ensure_bpffs().expect("bpffs");
+        ensure_bpffs(&Instance::host()).expect("bpffs");
         let config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
         let (bridge, uplink) = host();
         let interface = |index, name: &str, mac, controller| InterfaceFact {
@@ -172,7 +173,11 @@ impl Kernel {
     /// Gives the programs another policy, as a reload would: flows and counters stay.
     pub fn apply(&mut self, toml: &str) {
         self.config = Config::parse(toml, Path::new("test.toml")).expect("a good configuration");
-        let _ = self.datapath.apply(self.plan()).expect("the maps take the plan");
+        let plan = self.plan();
+        if !self.datapath.holds(&plan) {
+            return self.restart();
+        }
+        let _ = self.datapath.apply(plan).expect("the maps take the plan");
     }
 
     /// What the policy becomes in the maps.

@@ -18,8 +18,10 @@ use crate::{
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Files as they are: from `dist`, to the machine, with their mode.
-const FILES: [(&str, &str, u32); 13] = [
+const FILES: [(&str, &str, u32); 15] = [
     ("dist/netguard.service", "usr/lib/systemd/system/netguard.service", 0o644),
+    ("dist/netguard-pins.service", "usr/lib/systemd/system/netguard-pins.service", 0o644),
+    ("dist/netguard-worker.service", "usr/lib/systemd/system/netguard-worker.service", 0o644),
     ("dist/netguard-guard.service", "usr/lib/systemd/system/netguard-guard.service", 0o644),
     ("dist/netguard.sysusers", "usr/lib/sysusers.d/netguard.conf", 0o644),
     ("dist/netguard.toml", "etc/netguard/netguard.toml", 0o644),

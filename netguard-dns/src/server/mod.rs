@@ -70,7 +70,9 @@ impl Server {
     /// A socket cannot be bound: the address and port are named in the error.
     pub fn listen(&self, endpoint: &Endpoint) -> io::Result<SlotServer> {
         let listening = Arc::strong_count(&self.listening) - 1;
-        let sockets = Sockets::bind(endpoint, threads_of_slot(listening, self.workers.len()))?;
+        let threads = threads_of_slot(listening, self.workers.len());
+        let fresh = endpoint.addresses.iter().map(|it| Sockets::fresh(it.is_ipv6(), threads));
+        let sockets = Sockets::bind(endpoint, fresh.collect::<io::Result<_>>()?)?;
         self.serve(endpoint.slot, sockets)
     }
 

@@ -25,8 +25,8 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// The bound sockets of an endpoint. To bind them takes privileges that to use them does not: they may be handed to another
-/// process.
+/// The bound sockets of an endpoint. To bind them takes privileges that to make and to use them does not: another process may do
+/// either.
 #[derive(Debug)]
 pub struct Sockets(pub(super) Vec<AddressSockets>);
 
@@ -41,15 +41,25 @@ pub(super) struct AddressSockets {
 }
 
 impl Sockets {
-    /// Binds every socket of the endpoint, for so many threads.
+    /// The sockets for one address and so many threads, bound to nothing yet: to make them takes no privilege.
     ///
     /// # Errors
     ///
-    /// A socket cannot be bound: the address and port are named in the error.
-    pub fn bind(endpoint: &Endpoint, threads: usize) -> io::Result<Self> {
-        let bind = |address: &IpAddr| {
+    /// There is no descriptor left.
+    pub fn fresh(v6: bool, threads: usize) -> io::Result<Vec<OwnedFd>> {
+        let kinds = std::iter::repeat_n(Kind::UDP, threads + UDP_BESIDE_THREADS);
+        kinds.chain([Kind::TCP]).map(|kind| kind.socket(v6).map(OwnedFd::from)).collect()
+    }
+
+    /// Binds every socket of the endpoint, of those that [`Self::fresh`] has made for each of its addresses.
+    ///
+    /// # Errors
+    ///
+    /// A socket cannot be bound, or is another one: the address and port are named in the error.
+    pub fn bind(endpoint: &Endpoint, fresh: Vec<Vec<OwnedFd>>) -> io::Result<Self> {
+        let bind = |(address, fresh): (&IpAddr, Vec<OwnedFd>)| {
             let at = SocketAddr::new(*address, endpoint.port);
-            AddressSockets::bind(at, &endpoint.bridge, threads).map_err(|error| {
+            AddressSockets::bind(at, &endpoint.bridge, fresh).map_err(|error| {
                 let message = format!(
                     "cannot listen for DNS on {at} ({}): {error}; is another resolver running \
                      there? (ss -lunp)",
@@ -58,7 +68,10 @@ impl Sockets {
                 io::Error::new(error.kind(), message)
             })
         };
-        endpoint.addresses.iter().map(bind).collect::<io::Result<_>>().map(Self)
+        if fresh.len() != endpoint.addresses.len() {
+            return Err(io::Error::other("these are not an endpoint's sockets"));
+        }
+        endpoint.addresses.iter().zip(fresh).map(bind).collect::<io::Result<_>>().map(Self)
     }
 
     /// Copies of all sockets, in the order that [`Self::of_descriptors`] expects.
@@ -96,30 +109,67 @@ impl Sockets {
 }
 
 impl AddressSockets {
-    fn bind(at: SocketAddr, bridge: &str, threads: usize) -> io::Result<Self> {
+    fn bind(at: SocketAddr, bridge: &str, fresh: Vec<OwnedFd>) -> io::Result<Self> {
+        let other = || io::Error::other("these are not an address's sockets");
+        let threads = fresh.len().checked_sub(UDP_BESIDE_THREADS + 1).ok_or_else(other)?;
+        let mut fresh = fresh.into_iter().map(Socket::from);
+        let mut bound = |kind, shared| {
+            let socket = fresh.next().ok_or_else(other)?;
+            bind(&socket, at, kind, bridge, shared)?;
+            Ok::<_, io::Error>(socket)
+        };
         // Sockets that share a port do not notice whom else they share it with: this one does.
-        drop(bind(at, Type::DGRAM, bridge, false)?);
-        let first = bind(at, Type::DGRAM, bridge, true)?;
-        deal(&first, threads)?;
-        let mut queries = vec![first];
-        for _ in 1..threads {
-            queries.push(bind(at, Type::DGRAM, bridge, true)?);
+        drop(bound(Kind::UDP, false)?);
+        let mut queries = Vec::new();
+        for _ in 0..threads {
+            queries.push(bound(Kind::UDP, true)?);
+            if let [first] = &queries[..] {
+                deal(first, threads)?;
+            }
         }
-        let replies = bind(at, Type::DGRAM, bridge, true)?;
-        let tcp = bind(at, Type::STREAM, bridge, false)?;
+        let replies = bound(Kind::UDP, true)?;
+        let tcp = bound(Kind::TCP, false)?;
         tcp.listen(128)?;
         Ok(Self { tcp, replies, queries })
     }
 }
 
+/// The UDP sockets of an address beside those of the threads: one for replies, and one that finds out who else is there.
+const UDP_BESIDE_THREADS: usize = 2;
+
+/// What a socket is.
+#[derive(Clone, Copy)]
+struct Kind {
+    kind: Type,
+    protocol: Protocol,
+}
+
+impl Kind {
+    const UDP: Self = Self { kind: Type::DGRAM, protocol: Protocol::UDP };
+    const TCP: Self = Self { kind: Type::STREAM, protocol: Protocol::TCP };
+
+    fn socket(self, v6: bool) -> io::Result<Socket> {
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        Socket::new(domain, self.kind, Some(self.protocol))
+    }
+
+    /// True if a socket that somebody else has made is one like this.
+    fn is_of(self, socket: &Socket, at: SocketAddr) -> io::Result<bool> {
+        Ok(socket.domain()? == Domain::for_address(at)
+            && socket.r#type()? == self.kind
+            && socket.protocol()? == Some(self.protocol))
+    }
+}
+
 /// `shared`: with other sockets of the same port.
-fn bind(at: SocketAddr, kind: Type, bridge: &str, shared: bool) -> io::Result<Socket> {
+fn bind(socket: &Socket, at: SocketAddr, kind: Kind, bridge: &str, shared: bool) -> io::Result<()> {
     /// As much as a busy slot sends while its thread is busy with another.
     const RECEIVE_BUFFER: usize = 1 << 20;
-    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
-    let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
+    if !kind.is_of(socket, at)? {
+        return Err(io::Error::other("a socket is not what it should be"));
+    }
     socket.set_nonblocking(true)?;
-    if kind == Type::STREAM {
+    if kind.kind == Type::STREAM {
         socket.set_reuse_address(true)?; // a restart must not wait for TIME_WAIT
     } else {
         socket.set_reuse_port(shared)?;
@@ -134,8 +184,7 @@ fn bind(at: SocketAddr, kind: Type, bridge: &str, shared: bool) -> io::Result<So
             socket.set_only_v6(true)?;
         }
     }
-    socket.bind(&at.into())?;
-    Ok(socket)
+    socket.bind(&at.into())
 }
 
 /// Deals datagrams out by lot among the first `threads` sockets that are bound, and to none that is bound later. The

@@ -16,7 +16,7 @@ use netguard::{
     instance::Instance,
 };
 
-use super::{loaded::the_instance, orders::wait_for};
+use super::orders::{the_instance, wait_for};
 
 #[derive(Args)]
 pub(super) struct DropsArgs {

@@ -64,7 +64,7 @@ fn of_daemon(instance: &Instance) -> String {
 /// `netguard unload`
 pub(super) fn unload(instance: &Instance) -> anyhow::Result<ExitCode> {
     let pins = PinDirectory::of(instance);
-    anyhow::ensure!(pins.path().exists(), "no instance {instance} is loaded");
+    anyhow::ensure!(pins.has_pins(), "no instance {instance} is loaded");
     if let Some(pid) = instance.running_pid() {
         anyhow::bail!("netguard runs as instance {instance} (pid {pid}); stop it first");
     }
@@ -91,7 +91,9 @@ pub(super) fn pins(
     json: bool,
     instance: Option<Instance>,
 ) -> anyhow::Result<ExitCode> {
-    let mut pinned = Pinned::read(&the_instance(instance)?)?;
+    let has_pins = |instance: &Instance| PinDirectory::of(instance).has_pins();
+    let instance = the_instance(instance, has_pins, PinDirectory::instances)?;
+    let mut pinned = Pinned::read(&instance)?;
     if let Some(slot) = slot {
         pinned = pinned.of_slot(slot)?;
     }
@@ -99,14 +101,17 @@ pub(super) fn pins(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The instance that is meant: the one that is named, or the only one.
-pub(super) fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
+/// The instance that is meant: the one that is named, or the only one; of those that are loaded.
+pub(super) fn the_instance(
+    named: Option<Instance>,
+    is_loaded: impl FnOnce(&Instance) -> bool,
+    all: impl FnOnce() -> Vec<Instance>,
+) -> anyhow::Result<Instance> {
     if let Some(instance) = named {
-        let is_loaded = PinDirectory::of(&instance).path().exists();
-        anyhow::ensure!(is_loaded, "no instance {instance} is loaded");
+        anyhow::ensure!(is_loaded(&instance), "no instance {instance} is loaded");
         return Ok(instance);
     }
-    let mut instances = PinDirectory::instances();
+    let mut instances = all();
     match (instances.pop(), instances.as_slice()) {
         (None, _) => {
             anyhow::bail!("nothing is loaded; start with `netguard run` or `netguard lab up`")

@@ -1,12 +1,22 @@
 //! Subcommands that are orders to a running daemon: each a request to its control socket.
 
-use std::{io::Read as _, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, io::Read as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use netguard::{control, instance::Instance};
+use netguard::{control, datapath::PinDirectory, instance::Instance};
 use serde_json::Value;
 
-use super::{SayArgs, SlotCommand, loaded::the_instance, print};
+use super::{SayArgs, SlotCommand, loaded, print};
+
+/// The instance whose daemon is meant. Pins are root's; whoever else may give orders sees a daemon's run directory.
+pub(super) fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
+    let is_loaded = |it: &Instance| it.may_have_a_daemon() || PinDirectory::of(it).has_pins();
+    let all = || {
+        let with_pins = PinDirectory::instances().into_iter();
+        with_pins.chain(Instance::that_may_have_daemons()).collect::<BTreeSet<_>>()
+    };
+    loaded::the_instance(named, is_loaded, || all().into_iter().collect())
+}
 
 /// `netguard allow` and `netguard deny`
 pub(super) fn say(said: &SayArgs, allow: bool) -> anyhow::Result<ExitCode> {

@@ -7,7 +7,10 @@ use clap::{Args, Subcommand};
 use netguard::{control, instance::Instance};
 use serde_json::Value;
 
-use super::{loaded::the_instance, orders::wait_for, print};
+use super::{
+    orders::{the_instance, wait_for},
+    print,
+};
 
 #[derive(Subcommand)]
 pub(super) enum StateCommand {

@@ -2,13 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, Permissions},
     io,
-    os::unix::{
-        fs::{PermissionsExt as _, chown},
-        net,
-    },
-    path::{Path, PathBuf},
+    os::unix::net,
+    path::Path,
     pin::pin,
     sync::{
         Arc,
@@ -38,6 +34,7 @@ use super::{
     routes::{self, Daemon, Names},
     stream::Lasting,
 };
+use crate::socket_file::SocketFile;
 
 /// How many callers are heard at once; the others wait in the kernel's queue, or send silent ones away.
 const CONNECTIONS_MAX: usize = 64;
@@ -47,15 +44,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait when the system has no descriptor left for a caller.
 const BREATH: Duration = Duration::from_millis(100);
-/// Owner and group.
-const MODE: u32 = 0o660;
 /// Whose members may give orders, if there is such a group.
 const GROUP: &str = "netguard";
 
-/// The socket's file, as long as this lives.
+/// The socket, with its file as long as this lives.
 #[derive(Debug)]
 pub struct Socket {
-    path: PathBuf,
+    _file: SocketFile,
     listener: net::UnixListener,
 }
 
@@ -67,33 +62,17 @@ impl Socket {
     ///
     /// The socket cannot be made.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        // Under another name until only those can connect who may.
-        let fresh = path.with_extension("new");
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = net::UnixListener::bind(&fresh)?;
+        let group = Group::from_name(GROUP).ok().flatten();
+        let (file, listener) =
+            SocketFile::make(path, group.map(|it| it.gid), |path| net::UnixListener::bind(path))?;
         listener.set_nonblocking(true)?;
-        fs::set_permissions(&fresh, Permissions::from_mode(MODE))?;
-        if let Ok(Some(group)) = Group::from_name(GROUP) {
-            chown(&fresh, None, Some(group.gid.as_raw()))?;
-        }
-        fs::rename(&fresh, path)?;
-        Ok(Self { path: path.to_path_buf(), listener })
+        Ok(Self { _file: file, listener })
     }
 
     /// Where callers are waited for.
     #[must_use]
     pub fn listener(&self) -> &net::UnixListener {
         &self.listener
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // A socket that stays refuses callers, and the next daemon replaces it.
-        let _ = fs::remove_file(&self.path);
     }
 }
 

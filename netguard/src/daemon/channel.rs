@@ -2,10 +2,10 @@
 //! needs some. Both sides speak a small closed set of types; what is not one of them ends the conversation.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
-    net::IpAddr,
+    net::{IpAddr, Shutdown},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
 };
@@ -26,8 +26,8 @@ use super::overlay::{Counted, Overlay};
 const PACKET_MAX: usize = 160 << 10;
 /// A packet that says so: the message is in its first descriptor.
 const APART: &[u8] = b"@";
-/// Room for descriptors of one packet.
-const CONTROL_MAX: usize = 256;
+/// Room for the descriptors of one packet: 253 at most (`SCM_MAX_FD`, net/scm.h), and their header.
+const CONTROL_MAX: usize = 253 * 4 + 24;
 
 /// What the worker must know of the host and cannot see from its sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ pub(super) enum ToWorker {
     },
     /// Interfaces came or went.
     Host(HostView),
+    /// Make the sockets for one address of a slot and so many threads. Who binds them may not make any.
+    Make { v6: bool, threads: usize },
     /// Serve a slot. With the sockets of so many addresses.
     Listen { id: u64, slot: SlotId, addresses: usize },
     /// Serve no longer what was given under that number.
@@ -66,6 +68,8 @@ pub(super) enum ToWorker {
     Policy { policy: PolicyText, overlay: Overlay },
     /// What was ordered at run time is something else.
     Overlay(Overlay),
+    /// These slots have no network now, which the worker has no part in: it does not answer.
+    Locked(BTreeSet<String>),
     /// What became of an order.
     Answer { id: u64, answer: Answer },
     /// Say that you are there.
@@ -77,7 +81,9 @@ pub(super) enum ToWorker {
 pub(super) enum ToMonitor {
     /// What was told last is in force, but for these; so many pins that it does not allow are gone.
     Done { failed: Vec<String>, unpinned: usize },
-    /// The worker cannot come up.
+    /// The sockets that were wanted. [`ToMonitor::Done`] follows when the worker has none of them any more.
+    Made,
+    /// The worker cannot come up, or do what it was told.
     Refused { reason: String },
     /// Somebody at the control socket wants something that is the monitor's business.
     Ask { id: u64, order: Order },
@@ -253,6 +259,16 @@ impl Channel {
     /// The end that this process was given. Needs a tokio runtime.
     pub(super) fn of(socket: OwnedFd) -> io::Result<Self> {
         UnixSeqpacket::try_from(socket).map(Self)
+    }
+
+    /// The end that has been accepted.
+    pub(super) fn with(socket: UnixSeqpacket) -> Self {
+        Self(socket)
+    }
+
+    /// Ends the conversation; the other side notices.
+    pub(super) fn hang_up(&self) {
+        let _ = self.0.shutdown(Shutdown::Both); // the other side has
     }
 
     /// Sends a message with descriptors.

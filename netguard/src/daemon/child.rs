@@ -1,22 +1,18 @@
-//! The worker as the monitor sees it: started from this very binary, and started again when it has died.
+//! The worker as the monitor sees it: the other end of a channel, which answers what it is told, and ends.
 
 use std::{
-    collections::VecDeque,
-    io,
-    os::fd::OwnedFd,
-    process::{ExitStatus, Stdio},
-    sync::Arc,
-    time::Duration,
+    collections::VecDeque, io, os::fd::OwnedFd, process::ExitStatus, sync::Arc, time::Duration,
 };
 
 use tokio::{
-    process::{Child, Command},
+    process::Child,
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    channel::{Channel, HostView, PolicyText, ToMonitor, ToWorker},
+    channel::{Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
     overlay::Overlay,
+    workers::Newcomer,
 };
 
 /// How long a worker may take to say that it is there: a million names are read in a second.
@@ -28,7 +24,8 @@ const BREATH: Duration = Duration::from_millis(500);
 
 /// A running worker.
 pub(super) struct Worker {
-    process: Child,
+    /// None if it is somebody else's child.
+    process: Option<Child>,
     channel: Arc<Channel>,
     born: Instant,
     /// What it said while it was waited for something else.
@@ -48,25 +45,21 @@ pub(super) struct Done {
 pub(super) enum Happened {
     /// It says something.
     Said(ToMonitor),
-    /// It has ended; the next one may be started.
+    /// It has ended; the next one may come.
     Ended(String),
 }
 
 impl Worker {
-    /// Starts a worker, tells it the first things and waits until they are in force.
-    pub(super) async fn start(
+    /// Tells a worker that has just come the first things and waits until they are in force.
+    pub(super) async fn begin(
+        newcomer: Newcomer,
         json: bool,
         policy: PolicyText,
         overlay: Overlay,
         host: HostView,
         descriptors: &[OwnedFd],
     ) -> io::Result<Self> {
-        let (channel, other) = Channel::pair()?;
-        let process = Command::new("/proc/self/exe")
-            .arg("worker")
-            .stdin(Stdio::from(other))
-            .kill_on_drop(true)
-            .spawn()?;
+        let Newcomer { channel, process } = newcomer;
         let channel = Arc::new(channel);
         let mut worker = Self { process, channel, born: Instant::now(), said: VecDeque::new() };
         let begin = ToWorker::Begin { json, policy, overlay, host };
@@ -95,21 +88,49 @@ impl Worker {
         self.done().await
     }
 
+    /// Has it make the sockets for one address and so many threads.
+    pub(super) async fn sockets(&mut self, v6: bool, threads: usize) -> io::Result<Vec<OwnedFd>> {
+        self.tell(&ToWorker::Make { v6, threads }, &[]).await?;
+        match self.answer().await? {
+            (ToMonitor::Made, sockets) => {
+                // A socket stays bound as long as anybody has it: only then they are the monitor's alone.
+                self.done().await?;
+                Ok(sockets)
+            }
+            _ => Err(io::Error::other("the worker answers something else")),
+        }
+    }
+
     /// Waits for the word that what was told is in force. Returns what came of it.
     async fn done(&mut self) -> io::Result<Done> {
+        match self.answer().await? {
+            (ToMonitor::Done { failed, unpinned }, _) => Ok(Done { failed, unpinned }),
+            _ => Err(io::Error::other("the worker answers something else")),
+        }
+    }
+
+    /// Waits for the answer to what was told. What the worker refuses is an error, and so is its end, of the kind
+    /// [`io::ErrorKind::BrokenPipe`].
+    async fn answer(&mut self) -> io::Result<Received<ToMonitor>> {
         loop {
             let received = timeout(PATIENCE, self.channel.receive()).await?;
             match received? {
-                Some((ToMonitor::Done { failed, unpinned }, _)) => {
-                    return Ok(Done { failed, unpinned });
-                }
                 Some((ToMonitor::Refused { reason }, _)) => return Err(io::Error::other(reason)),
+                Some(answer @ (ToMonitor::Done { .. } | ToMonitor::Made, _)) => return Ok(answer),
                 Some((other, _)) => self.said.push_back(other),
                 None => {
-                    let status = self.process.wait().await?;
-                    return Err(io::Error::other(format!("the worker {}", describe(status))));
+                    let message = format!("the worker {}", self.end().await);
+                    return Err(io::Error::new(io::ErrorKind::BrokenPipe, message));
                 }
             }
+        }
+    }
+
+    /// How it has ended.
+    async fn end(&mut self) -> String {
+        match &mut self.process {
+            Some(process) => process.wait().await.map_or_else(|it| it.to_string(), describe),
+            None => "has hung up".to_owned(),
         }
     }
 
@@ -122,23 +143,28 @@ impl Worker {
             Ok(Some((said, _))) => return Happened::Said(said),
             Ok(None) => {}
             // It may go on, but nobody could trust it.
-            Err(_) => drop(self.process.start_kill()),
+            Err(_) => self.kill(),
         }
-        let ended = self.process.wait().await.map(describe).unwrap_or_else(|it| it.to_string());
+        let ended = self.end().await;
         sleep_until(self.born + BREATH).await;
         Happened::Ended(ended)
     }
 
-    /// Ends it, whatever it does.
+    /// Ends it, whatever it does; one that is somebody else's child is left to him.
     pub(super) fn kill(&mut self) {
-        let _ = self.process.start_kill(); // it has ended by itself
+        match &mut self.process {
+            Some(process) => drop(process.start_kill()), // it has ended by itself
+            None => self.channel.hang_up(),
+        }
     }
 
     /// Lets it write its last lines.
     pub(super) async fn finish(self) {
-        let Self { mut process, channel, .. } = self;
+        let Self { process, channel, .. } = self;
         drop(channel); // it ends when nobody speaks to it any more
-        if timeout(LAST_WORDS, process.wait()).await.is_err() {
+        if let Some(mut process) = process
+            && timeout(LAST_WORDS, process.wait()).await.is_err()
+        {
             let _ = process.start_kill(); // it has ended by itself
         }
     }

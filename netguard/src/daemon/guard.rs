@@ -4,7 +4,7 @@
 use super::{Error, host};
 use crate::{
     config::Config,
-    datapath::{self, Datapath, Failed, PinDirectory},
+    datapath::{self, Datapath, Failed, LinkRow, PinDirectory},
     instance::{Instance, LockError},
     links::{self, Host},
     policy::{Facts, Plan, Policy},
@@ -46,12 +46,13 @@ pub fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error> {
     };
     let found = Host::read()?;
     let pins = PinDirectory::of(instance);
-    if !pins.pinned_links().is_empty() {
-        let open = open_bridges(&config.policy, &found.facts(), &pins);
+    let held = datapath::held(&pins)?;
+    if !held.is_empty() {
+        let open = open_bridges(&config.policy, &found.facts(), &held);
         return Ok(Guarded::Pinned { open });
     }
     let made = host::make_links(&config.policy, instance, &found)?;
-    let closed = close(config.waiting_for_bridges(), pins, &made);
+    let closed = close(config.waiting_for_bridges(), instance, &made);
     if closed.is_err() {
         // The first error is the one to tell.
         let _ = links::take_back(&made);
@@ -59,16 +60,16 @@ pub fn guard(config: Config, instance: &Instance) -> Result<Guarded, Error> {
     closed
 }
 
-fn close(config: Config, pins: PinDirectory, made: &links::Made) -> Result<Guarded, Error> {
+fn close(config: Config, instance: &Instance, made: &links::Made) -> Result<Guarded, Error> {
     let facts = Host::read()?.facts();
     host::check(&config, &facts)?;
-    datapath::ensure_bpffs()?;
+    datapath::ensure_bpffs(instance)?;
     let mut policy = config.policy;
     for slot in &mut policy.slots {
         slot.lockdown = true;
     }
     let plan = Plan::compile(&policy, &facts);
-    let mut datapath = Datapath::load(pins, &plan)?;
+    let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
     let changes = datapath.apply(plan)?;
     if changes.guarded.is_empty() {
         datapath.roll_back(); // nothing is there to close, so nothing is left
@@ -82,11 +83,11 @@ fn close(config: Config, pins: PinDirectory, made: &links::Made) -> Result<Guard
     })
 }
 
-/// The bridges that are there without a pinned program.
-fn open_bridges(policy: &Policy, facts: &Facts, pins: &PinDirectory) -> Vec<String> {
-    let pinned = pins.pinned_links();
+/// The bridges that are there and that no program is on.
+fn open_bridges(policy: &Policy, facts: &Facts, held: &[LinkRow]) -> Vec<String> {
     let is_open = |name: &&String| {
-        facts.interface(name).is_some() && !pinned.iter().any(|(pinned, _)| pinned == *name)
+        let holds = |index| held.iter().any(|it| it.ifindex == index && it.interface == **name);
+        facts.interface(name).is_some_and(|bridge| !holds(bridge.index))
     };
     let mut open: Vec<_> =
         policy.slots.iter().map(|slot| &slot.bridge).filter(is_open).cloned().collect();

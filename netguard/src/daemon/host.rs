@@ -55,19 +55,21 @@ fn wanted_links(policy: &Policy) -> Vec<Wanted> {
 
 /// Puts netguard's table into the host's firewall, or takes it away if the policy needs none.
 pub(super) fn apply_firewall(policy: &Policy, instance: &Instance) -> Result<(), firewall::Error> {
-    begin_firewall(policy, instance)?.map_or(Ok(()), |running| running.finish().map(drop))
+    begin_firewall(policy, None, instance)?.map_or(Ok(()), |running| running.finish().map(drop))
 }
 
-/// Begins that; what is returned must be waited for.
+/// Begins that, with as little as possible if it is known which policy the table is of; what is returned must be waited for.
 pub(super) fn begin_firewall(
     policy: &Policy,
+    old: Option<&Policy>,
     instance: &Instance,
 ) -> Result<Option<firewall::Running>, firewall::Error> {
-    let table = table(policy, instance);
-    if table.masquerade.is_some() || table.protect.is_some() {
-        return firewall::begin(&table).map(Some);
+    let new = table(policy, instance);
+    if new.masquerade.is_some() || new.protect.is_some() {
+        let old = old.map(|policy| table(policy, instance));
+        return firewall::begin(&new, old.as_ref()).map(Some);
     }
-    match firewall::remove(&table.name) {
+    match firewall::remove(&new.name) {
         Err(firewall::Error::Missing) | Ok(_) => Ok(None), // without nft there is no table of ours
         Err(error) => Err(error),
     }

@@ -1,5 +1,6 @@
-//! Where guests ask: the sockets on the gateways of every slot's bridge. The monitor binds and keeps them, so what a guest asks
-//! while one worker has died waits for the next.
+//! Where guests ask: the sockets on the gateways of every slot's bridge. The worker makes them, so that the monitor need not be
+//! allowed any of the Internet's; the monitor binds and keeps them, so that what a guest asks while one worker has died waits for the
+//! next.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,7 @@ use std::{
 use netguard_common::SlotId;
 use netguard_dns::{Endpoint, Sockets, threads_of_slot};
 
-use super::{channel::ToWorker, resolver};
+use super::{channel::ToWorker, child::Worker, resolver};
 use crate::policy::{Facts, Policy};
 
 /// How long the sockets of a daemon that has just died may stay bound.
@@ -31,23 +32,20 @@ struct Listens {
     sockets: Sockets,
 }
 
-/// What a worker must be told.
-#[derive(Default)]
-pub(super) struct Steps {
-    /// Messages with their descriptors.
-    pub(super) messages: Vec<(ToWorker, Vec<OwnedFd>)>,
-    /// What could not be listened on.
-    pub(super) failed: Vec<String>,
-}
-
 impl Listening {
     pub(super) fn new() -> Self {
         Self { born: Instant::now(), endpoints: BTreeMap::new(), next_id: 0 }
     }
 
-    /// Listens on the bridges that exist; a bridge that was made anew gets new sockets, because the old ones are bound to a
-    /// device that is gone.
-    pub(super) fn follow(&mut self, policy: &Policy, facts: &Facts) -> Steps {
+    /// Listens on the bridges that exist, and has the worker serve that; a bridge that was made anew gets new sockets, because the
+    /// old ones are bound to a device that is gone. Returns what could not be listened on. A worker that dies meanwhile is no
+    /// failure: the next one is told [`Self::whole`], and this comes again.
+    pub(super) async fn follow(
+        &mut self,
+        policy: &Policy,
+        facts: &Facts,
+        worker: &mut Worker,
+    ) -> Vec<String> {
         let wanted: BTreeMap<_, _> = policy
             .slots
             .iter()
@@ -62,43 +60,45 @@ impl Listening {
                 Some(((bridge, slot.id), endpoint))
             })
             .collect();
-        let mut steps = Steps::default();
-        self.endpoints.retain(|key, listens| {
-            let stays = wanted.get(key) == Some(&listens.endpoint);
-            if !stays {
-                steps.messages.push((ToWorker::Unlisten { id: listens.id }, Vec::new()));
-            }
-            stays
-        });
+        let is_over = |key: &_, listens: &mut Listens| wanted.get(key) != Some(&listens.endpoint);
+        for (_, Listens { id, .. }) in self.endpoints.extract_if(.., is_over) {
+            let _ = worker.tell(&ToWorker::Unlisten { id }, &[]).await; // it is gone, and that with it
+        }
+        let mut failed = Vec::new();
         for (key, endpoint) in wanted {
             if self.endpoints.contains_key(&key) {
                 continue;
             }
-            let id = self.next_id;
-            self.next_id += 1;
-            let listens = self.bind(&endpoint).and_then(|sockets| {
-                let listens = Listens { id, endpoint, sockets };
-                Ok((listens.message()?, listens))
-            });
-            match listens {
-                Ok((message, listens)) => {
-                    steps.messages.push(message);
-                    self.endpoints.insert(key, listens);
-                }
-                Err(error) => steps.failed.push(error.to_string()),
+            match self.listen(endpoint, worker).await {
+                Ok(listens) => drop(self.endpoints.insert(key, listens)),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => failed.push(error.to_string()),
             }
         }
-        steps
+        failed
     }
 
-    fn bind(&self, endpoint: &Endpoint) -> io::Result<Sockets> {
+    async fn listen(&mut self, endpoint: Endpoint, worker: &mut Worker) -> io::Result<Listens> {
+        let sockets = self.bind(&endpoint, worker).await?;
+        let listens = Listens { id: self.next_id, endpoint, sockets };
+        self.next_id += 1;
+        let (message, descriptors) = listens.message()?;
+        worker.tell(&message, &descriptors).await?;
+        Ok(listens)
+    }
+
+    async fn bind(&self, endpoint: &Endpoint, worker: &mut Worker) -> io::Result<Sockets> {
         let threads = threads_of_slot(self.endpoints.len(), resolver::threads());
         loop {
-            match Sockets::bind(endpoint, threads) {
+            let mut fresh = Vec::new();
+            for address in &endpoint.addresses {
+                fresh.push(worker.sockets(address.is_ipv6(), threads).await?);
+            }
+            match Sockets::bind(endpoint, fresh) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse && self.born.elapsed() < REBIND =>
                 {
-                    std::thread::sleep(Duration::from_millis(5));
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 bound => return bound,
             }

@@ -20,6 +20,7 @@ mod child;
 mod guard;
 mod host;
 mod listening;
+mod meeting;
 mod monitor;
 mod orders;
 mod overlay;
@@ -27,11 +28,19 @@ mod records;
 mod resolver;
 mod state;
 mod worker;
+mod workers;
 
-use std::io;
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, lchown},
+    path::Path,
+};
 
 use caps::Capability;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::Uid,
+};
 
 pub use asked::{Orders, Wanted};
 pub use channel::{Answer, CarriedPin, Fault, Order, Refusal, SECONDS_MAX, Said, SlotState};
@@ -42,7 +51,7 @@ pub use worker::run as work;
 
 use crate::{
     config::{Config, Problems},
-    datapath::{self, Tc},
+    datapath::{self, PinDirectory, Tc},
     firewall,
     instance::{Instance, LockError},
     journal::Format,
@@ -99,10 +108,13 @@ pub struct Options {
     pub tc: Option<Tc>,
     /// It lives no longer than the terminal that it was started from: SIGHUP ends it. Else that reads the configuration again.
     pub ends_with_terminal: bool,
+    /// Somebody else starts the worker, which comes to a socket in the run directory.
+    pub outside_worker: bool,
 }
 
-/// What the monitor may do. Of this, loading programs, attaching them and making links is its work; the rest is for the worker's
-/// sake: to bind its port, to make it powerless, to end it when it hangs, and to give its socket to a group.
+/// What the monitor may do, if whoever starts it has all of it. Loading programs, attaching them, making links and binding the
+/// worker's port is its work; the rest is for a worker of its own: to make it powerless, to end it when it hangs, and to give its
+/// socket to a group.
 const CAPABILITIES: [Capability; 9] = [
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
@@ -115,14 +127,39 @@ const CAPABILITIES: [Capability; 9] = [
     Capability::CAP_CHOWN,
 ];
 
-/// Gives up what the daemon needs for its first step or never. To be called before there is a second thread.
+/// What nft needs, which the monitor executes: it has it from here if the monitor is not root.
+const HANDED_ON: [Capability; 1] = [Capability::CAP_NET_ADMIN];
+
+/// Gives up what the daemon needs for its first step or never. To be called before there is a second thread. Root takes over what
+/// another user's daemon has left, while it may: units have users of their own.
 ///
 /// # Errors
 ///
 /// There is no file system for pins and none can be mounted, or the kernel refuses.
-pub fn give_up_privileges() -> Result<(), Error> {
-    datapath::ensure_bpffs()?;
-    Ok(sandbox::keep_capabilities(&CAPABILITIES)?)
+pub fn give_up_privileges(instance: &Instance) -> Result<(), Error> {
+    datapath::ensure_bpffs(instance)?;
+    if Uid::effective().is_root() {
+        let pins = PinDirectory::of(instance);
+        for left in [pins.path(), &instance.run_directory(), &instance.state_directory()] {
+            take_over(left)?;
+        }
+    }
+    Ok(sandbox::keep_capabilities(&CAPABILITIES, &HANDED_ON)?)
+}
+
+/// Makes a file, or a directory with all in it, this process's own.
+fn take_over(path: &Path) -> io::Result<()> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let own = Uid::effective().as_raw();
+    if found.uid() != own {
+        lchown(path, Some(own), None)?;
+    }
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            take_over(&entry?.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the daemon until it is asked to stop.

@@ -1,5 +1,5 @@
 //! The monitor: one loop over one closed set of events. It holds the configuration that is in force, the programs and maps,
-//! and the worker, which it starts again when it dies.
+//! and the worker, which another one follows when it dies.
 
 mod switch;
 
@@ -28,6 +28,7 @@ use super::{
     overlay::Overlay,
     raise_file_limit,
     state::StateFile,
+    workers::{Newcomer, Workers},
 };
 use crate::{
     config::Config,
@@ -52,8 +53,8 @@ enum Event {
     HostChanged(Changed),
     /// The worker says something, or has ended.
     Worker(Happened),
-    /// There is no worker, and there should be one.
-    NoWorker,
+    /// There is no worker, and here is the next one.
+    NewWorker(io::Result<Newcomer>),
     /// Nobody has confirmed the latest reload.
     NotConfirmed,
     /// Somebody asks for the configuration to be read again.
@@ -87,6 +88,7 @@ pub(super) struct Monitor {
     watcher: Watcher,
     signals: [Signal; 3],
     worker: Option<Worker>,
+    workers: Workers,
     listening: Listening,
     /// What the worker knows of the host.
     told: Option<Arc<Facts>>,
@@ -151,6 +153,11 @@ impl Monitor {
             signal(SignalKind::hangup())?,
         ];
         let control = control::Socket::bind(&instance.control_socket())?;
+        let workers = if options.outside_worker {
+            Workers::to_door(&instance.worker_door())?
+        } else {
+            Workers::Own
+        };
         let Intent { config, overlay, whole, policy } = intent;
         let mut monitor = Self {
             config,
@@ -166,6 +173,7 @@ impl Monitor {
             watcher,
             signals,
             worker: None,
+            workers,
             listening: Listening::new(),
             told: None,
             unanswered: 0,
@@ -195,10 +203,12 @@ impl Monitor {
 
     /// The first time: listens, fills the maps and attaches. Nothing may fail but a port.
     async fn enforce(&mut self, facts: &Arc<Facts>) -> Result<(), Error> {
+        let no_worker = |error: io::Error| Error::Worker(error.to_string());
+        let first = self.workers.first().await.map_err(no_worker)?;
+        self.begin_with(first, facts).await.map_err(no_worker)?;
         if let Some(failed) = self.listen(facts).await.into_iter().next() {
             return Err(Error::Worker(failed));
         }
-        self.start_worker(facts).await.map_err(|error| Error::Worker(error.to_string()))?;
         let changes = self.datapath.apply(Plan::compile(&self.policy, facts))?;
         must_guard_bridges(&changes)?;
         let failed = self.isolate(facts);
@@ -235,11 +245,11 @@ impl Monitor {
                 Event::Worker(Happened::Said(said)) => self.hear(said).await,
                 Event::Worker(Happened::Ended(how)) => {
                     self.journal.note(format!(
-                        "the worker {how}: starting another; what is in force stays in force"
+                        "the worker {how}: another one comes; what is in force stays in force"
                     ));
                     self.worker = None;
                 }
-                Event::NoWorker => self.replace_worker().await?,
+                Event::NewWorker(newcomer) => self.replace_worker(newcomer).await?,
                 Event::NotConfirmed => self.fall_back().await,
                 Event::Reload => {
                     if let Err(refusal) = self.reload(None).await {
@@ -255,7 +265,7 @@ impl Monitor {
         let [terminate, interrupt, hangup] = &mut self.signals;
         let failing = !self.failures.is_empty();
         let fallback = self.fallback.as_ref().map(|fallback| fallback.at);
-        let worker = self.worker.as_mut();
+        let (worker, workers) = (self.worker.as_mut(), &mut self.workers);
         tokio::select! {
             biased;
             _ = terminate.recv() => Ok(Event::Stop("SIGTERM")),
@@ -273,10 +283,10 @@ impl Monitor {
                 Ok(Event::NotConfirmed)
             }
             _ = self.every_second.tick() => Ok(Event::Housekeeping),
-            happened = async { match worker {
-                Some(worker) => Some(worker.happens().await),
-                None => None,
-            } } => Ok(happened.map_or(Event::NoWorker, Event::Worker)),
+            event = async { match worker {
+                Some(worker) => Event::Worker(worker.happens().await),
+                None => Event::NewWorker(workers.next().await),
+            } } => Ok(event),
         }
     }
 
@@ -284,7 +294,10 @@ impl Monitor {
         self.unanswered = 0;
         match said {
             // What was not in force when it was told is tried again with the host's next change.
-            ToMonitor::Done { .. } | ToMonitor::Refused { .. } | ToMonitor::Pong => {}
+            ToMonitor::Done { .. }
+            | ToMonitor::Made
+            | ToMonitor::Refused { .. }
+            | ToMonitor::Pong => {}
             ToMonitor::Ask { id, order } => self.answer(id, order).await,
         }
     }
@@ -307,13 +320,10 @@ impl Monitor {
             self.tell(&ToWorker::Host(host_view(facts))).await;
             self.told = Some(Arc::clone(facts));
         }
-        let steps = self.listening.follow(&self.policy, facts);
-        if let Some(worker) = &mut self.worker {
-            for (message, descriptors) in &steps.messages {
-                let _ = worker.tell(message, descriptors).await; // as with `tell`
-            }
+        match &mut self.worker {
+            Some(worker) => self.listening.follow(&self.policy, facts, worker).await,
+            None => Vec::new(), // this comes again with the next one
         }
-        steps.failed
     }
 
     /// Also with the texts that only slots made at run time name.
@@ -322,15 +332,15 @@ impl Monitor {
         Ok(PolicyText { path: self.config.path().to_owned(), packed })
     }
 
-    async fn start_worker(&mut self, facts: &Arc<Facts>) -> io::Result<()> {
+    /// Gives a worker that has come all that it needs.
+    async fn begin_with(&mut self, newcomer: Newcomer, facts: &Arc<Facts>) -> io::Result<()> {
         let Shared { pins, drops } = self.datapath.shared().map_err(io::Error::other)?;
         let control: OwnedFd = UnixListener::try_clone(self.control.listener())?.into();
         let policy = self.policy_text()?;
         let json = self.options.format == Format::Json;
         let descriptors = [pins, drops, control];
-        let mut worker =
-            Worker::start(json, policy, self.overlay.clone(), host_view(facts), &descriptors)
-                .await?;
+        let (overlay, host) = (self.overlay.clone(), host_view(facts));
+        let mut worker = Worker::begin(newcomer, json, policy, overlay, host, &descriptors).await?;
         for (message, descriptors) in self.listening.whole()? {
             worker.tell(&message, &descriptors).await?;
         }
@@ -340,16 +350,20 @@ impl Monitor {
         Ok(())
     }
 
-    /// Starts a worker in the place of one that has died.
-    async fn replace_worker(&mut self) -> Result<(), Error> {
+    /// Has a worker in the place of one that has died, and brings it to what the host has now.
+    async fn replace_worker(&mut self, newcomer: io::Result<Newcomer>) -> Result<(), Error> {
         let facts = Arc::clone(self.watcher.facts());
-        if let Err(error) = self.start_worker(&facts).await {
+        let begun = match newcomer {
+            Ok(newcomer) => self.begin_with(newcomer, &facts).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = begun {
             self.journal.note(format!("no worker comes up: {error}; trying again"));
             tokio::time::sleep(HOUSEKEEPING).await;
-        } else {
-            self.account.worker_restarts += 1;
+            return Ok(());
         }
-        Ok(())
+        self.account.worker_restarts += 1;
+        self.follow(Changed { host: true, ..Changed::default() }).await
     }
 
     async fn keep_house(&mut self) {

@@ -106,6 +106,12 @@ impl Overlay {
         self.carried.remove(slot);
     }
 
+    /// True if nothing but locks makes a difference.
+    pub(super) fn is_same_but_for_locks(&self, other: &Self) -> bool {
+        let Self { slots, locked: _, words, carried } = self;
+        (slots, words, carried) == (&other.slots, &other.words, &other.carried)
+    }
+
     /// The entries of its slots, to stand behind those of the file.
     pub(super) fn entries(&self) -> String {
         self.slots.values().map(|entry| format!("{entry}\n")).collect()

@@ -15,12 +15,9 @@ use std::{
 
 use netguard_common::SlotId;
 use netguard_dns::{DomainName, Moment, Pins, Resolver, Server, SlotServer, Sockets};
-use nix::{
-    sys::{
-        prctl::set_name,
-        signal::{SigHandler, Signal, signal},
-    },
-    unistd::User,
+use nix::sys::{
+    prctl::set_name,
+    signal::{SigHandler, Signal, signal},
 };
 use serde_json::json;
 use tokio::{
@@ -32,17 +29,19 @@ use tokio::{
 
 use super::{
     asked::{Asked, Orders, Wanted},
-    channel::{Answer, Channel, HostView, PolicyText, ToMonitor, ToWorker},
+    channel::{Answer, Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
+    meeting::{SignsOfLife, come_to},
     overlay::Overlay,
     raise_file_limit,
     records::Reader,
-    resolver,
+    resolver, workers,
 };
 use crate::{
     config::Config,
     control,
     datapath::{DropStream, Shared},
     drops::{Clock, Feed},
+    instance::Instance,
     journal::{Event as Entry, Format, Journal, Writer},
     policy::Policy,
     sandbox::{self, Confinement},
@@ -69,22 +68,31 @@ enum Event {
     Gone,
 }
 
-/// Is the worker: what `netguard run` starts beside itself. The monitor is at the other end of standard input.
+/// Is the worker: what `netguard run` starts beside itself, with the monitor at the other end of standard input; or what a service
+/// manager starts, which comes to the door of an instance's monitor.
 ///
 /// # Errors
 ///
 /// It cannot start, which the monitor has been told; or the monitor does not speak to it.
-pub fn run() -> io::Result<()> {
-    // A terminal's Ctrl-C and a service manager's SIGTERM are for the monitor: this process ends when that one has.
-    for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        // SAFETY: ignoring a signal runs no code of ours.
-        unsafe { signal(ignored, SigHandler::SigIgn) }?;
-    }
+pub fn run(instance: Option<&Instance>) -> io::Result<()> {
     set_name(NAME)?;
     raise_file_limit();
-    let socket = stdin().as_fd().try_clone_to_owned()?;
+    let (socket, signs) = match instance {
+        None => {
+            // A terminal's Ctrl-C and a service manager's SIGTERM are for the monitor: this process ends when that one has.
+            for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+                // SAFETY: ignoring a signal runs no code of ours.
+                unsafe { signal(ignored, SigHandler::SigIgn) }?;
+            }
+            (stdin().as_fd().try_clone_to_owned()?, SignsOfLife::to_nobody())
+        }
+        Some(instance) => {
+            let signs = SignsOfLife::to_service_manager()?;
+            (come_to(&instance.worker_door(), &signs)?, signs)
+        }
+    };
     let threads = resolver::threads();
-    let user = unprivileged()?;
+    let user = workers::user()?;
     let confined = sandbox::confine(&Confinement {
         uid: user.uid.as_raw(),
         gid: user.gid.as_raw(),
@@ -96,13 +104,13 @@ pub fn run() -> io::Result<()> {
     let runtime = runtime.worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
         let channel = Arc::new(Channel::of(socket)?);
-        let Some((told, descriptors)) = channel.receive().await? else { return Ok(()) };
+        let Some((told, descriptors)) = first_word(&channel, &signs).await? else { return Ok(()) };
         let ToWorker::Begin { json, policy, overlay, host } = told else {
             return Err(io::Error::other("the monitor does not begin"));
         };
         let worker = confined.map_err(|error| io::Error::other(anyhow::Error::from(error)));
         let worker = worker.and_then(|_| {
-            Worker::make(Arc::clone(&channel), json, &policy, overlay, host, descriptors)
+            Worker::make(Arc::clone(&channel), signs, json, &policy, overlay, host, descriptors)
         });
         let mut worker = match worker {
             Ok(worker) => worker,
@@ -118,18 +126,29 @@ pub fn run() -> io::Result<()> {
     })
 }
 
-/// Whom the worker becomes: the user that the package makes, else nobody.
-fn unprivileged() -> io::Result<User> {
-    for name in ["netguard", "nobody"] {
-        if let Some(user) = User::from_name(name)? {
-            return Ok(user);
+/// What the monitor says first, which may have other things to do before.
+async fn first_word(
+    channel: &Channel,
+    signs: &SignsOfLife,
+) -> io::Result<Option<Received<ToWorker>>> {
+    let mut every_second = every_second();
+    loop {
+        tokio::select! {
+            received = channel.receive() => return received,
+            _ = every_second.tick() => signs.give(),
         }
     }
-    Err(io::Error::other("there is neither a user netguard nor a user nobody"))
+}
+
+fn every_second() -> Interval {
+    let mut every_second = tokio::time::interval(HOUSEKEEPING);
+    every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    every_second
 }
 
 struct Worker {
     channel: Arc<Channel>,
+    signs: SignsOfLife,
     /// Of the file, without what lies over it.
     config: Config,
     overlay: Overlay,
@@ -161,6 +180,7 @@ impl Worker {
     /// Comes up, but serves nobody yet.
     fn make(
         channel: Arc<Channel>,
+        signs: SignsOfLife,
         json: bool,
         policy: &PolicyText,
         overlay: Overlay,
@@ -192,10 +212,9 @@ impl Worker {
             journal.clone(),
         );
         let control = control::serve(UnixListener::from(control), daemon)?;
-        let mut every_second = tokio::time::interval(HOUSEKEEPING);
-        every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             channel,
+            signs,
             config,
             overlay,
             whole,
@@ -211,7 +230,7 @@ impl Worker {
             next_order: 0,
             server,
             listening: BTreeMap::new(),
-            every_second,
+            every_second: every_second(),
             journal,
             writer,
             host,
@@ -238,6 +257,7 @@ impl Worker {
                 Event::Housekeeping => {
                     self.resolver.report_over_rate();
                     self.pins.expire(Moment::now());
+                    self.signs.give();
                 }
             }
         }
@@ -270,6 +290,17 @@ impl Worker {
                 self.host = host;
                 Ok(())
             }
+            ToWorker::Make { v6, threads } => match Sockets::fresh(v6, threads) {
+                Ok(sockets) => {
+                    self.channel.send(&ToMonitor::Made, &sockets).await?;
+                    drop(sockets);
+                    self.done(Vec::new(), 0).await
+                }
+                Err(error) => {
+                    let reason = format!("no socket can be made: {error}");
+                    self.say(&ToMonitor::Refused { reason }).await
+                }
+            },
             ToWorker::Listen { id, slot, addresses } => {
                 let sockets = Sockets::of_descriptors(descriptors, addresses)?;
                 self.listening.insert(id, self.server.serve(slot, sockets)?);
@@ -284,6 +315,11 @@ impl Worker {
                 self.change(overlay, true).await
             }
             ToWorker::Overlay(overlay) => self.change(overlay, false).await,
+            ToWorker::Locked(locked) => {
+                self.overlay.locked = locked;
+                self.policy = self.overlay.apply(&self.whole.policy);
+                Ok(())
+            }
             ToWorker::Answer { id, answer } => {
                 if let Some(waiting) = self.waiting.remove(&id) {
                     let _ = waiting.send(answer); // whoever asked may have hung up

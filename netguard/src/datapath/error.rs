@@ -105,11 +105,11 @@ pub enum Error {
         /// How many one policy may have.
         room: usize,
     },
-    /// A policy has more slots, or more flows, than the tables that were made at the start.
+    /// A policy has so many slots, or flows, that it needs other tables than those that were made at the start.
     #[error(
-        "the policy needs larger tables of slots or flows than this start has made; start netguard anew"
+        "the policy needs tables of slots or flows of another size than this start has made; start netguard anew"
     )]
-    Outgrown,
+    Resized,
     /// The embedded object is not the one that this code was written for.
     #[error("the embedded kernel object lacks {0}: rebuild netguard")]
     Object(&'static str),

@@ -56,7 +56,12 @@ impl Grace {
         Ok(Self { maps: Arc::new(Maps { outer, inner }), waiting: None })
     }
 
-    /// Begins to wait for every program that runs now, on a thread of its own.
+    /// Returns when every program that began before has ended: milliseconds.
+    pub(super) fn wait(&self) -> io::Result<()> {
+        self.maps.wait()
+    }
+
+    /// Begins to do so on a thread of its own.
     pub(super) fn begin(&mut self) {
         let maps = Arc::clone(&self.maps);
         self.waiting = Some(std::thread::spawn(move || maps.wait()));

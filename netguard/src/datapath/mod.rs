@@ -7,6 +7,7 @@
 
 mod attach;
 mod batch;
+mod carry;
 mod device;
 mod error;
 mod filter;
@@ -45,10 +46,11 @@ pub use pin_map::PinWriter;
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::{PinnedProgram, Probed};
 pub use verify::verify;
-pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters};
+pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters, held};
 pub use watch::Finding;
 
 use crate::policy::Plan;
+use carry::{Carrier, Left};
 use maps::PolicyMaps;
 use sides::Sides;
 
@@ -63,6 +65,8 @@ pub struct Datapath {
     sides: Sides,
     /// How many entries `FLOWS` and `SLOTS` have.
     sizes: (u32, u32),
+    /// The table whose flows are not in `FLOWS` yet.
+    left: Option<Left>,
     /// True when this load's policy maps and programs are pinned.
     is_pinned: bool,
     guards: BTreeMap<u32, Guard>,
@@ -95,8 +99,8 @@ pub struct Failed {
 impl Datapath {
     /// Loads and verifies the programs. Nothing is attached and no packet is touched yet.
     ///
-    /// The sizes of maps are the plan's. A table of flows that an earlier daemon left is adopted if it has that
-    /// size, else its flows are forgotten, and what they carried must be opened anew.
+    /// The sizes of maps are the plan's. A table of flows that an earlier load left is adopted if it is divided as the
+    /// plan wants it; else [`Self::apply`] carries its flows to a new one.
     ///
     /// # Errors
     ///
@@ -111,11 +115,13 @@ impl Datapath {
 
     fn load_into(pins: PinDirectory, plan: &Plan) -> Result<Self, Error> {
         pins.create()?;
-        pins.keep_only_sized(layout::FLOWS, plan.flow_entries)?;
+        let left = Left::find(&pins, plan)?;
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(layout::FLOWS, plan.flow_entries);
         loader.map_max_entries(layout::SLOTS, plan.slot_entries);
-        for name in layout::STATE_MAPS {
+        // A table in the place of another is pinned when the flows of that one are in it.
+        let is_adopted = |name: &&str| left.is_none() || *name != layout::FLOWS;
+        for name in layout::STATE_MAPS.into_iter().filter(is_adopted) {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = verify::load(&mut loader)?;
@@ -128,6 +134,7 @@ impl Datapath {
             tc,
             sides,
             sizes,
+            left,
             is_pinned: false,
             guards: BTreeMap::new(),
             look_again: Instant::now(),
@@ -143,11 +150,10 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// A map refuses an entry, or the plan needs larger tables than [`Self::load`] has made.
+    /// A map refuses an entry, or the plan needs tables of another size than [`Self::load`] has made.
     pub fn prepare(&mut self, plan: &Arc<Plan>) -> Result<(), Error> {
-        let (flow_entries, slot_entries) = self.sizes;
-        if plan.flow_entries > flow_entries || plan.slot_entries > slot_entries {
-            return Err(Error::Outgrown);
+        if !self.holds(plan) {
+            return Err(Error::Resized);
         }
         self.sides.prepare(plan)
     }
@@ -176,6 +182,7 @@ impl Datapath {
             self.prepare(&plan)?;
             self.sides.swap(&plan)?;
         }
+        let carrier = self.carry(&plan)?;
         let mut changes = Changes::default();
         for index in self.guards.keys().copied().collect::<Vec<_>>() {
             let still = plan.ports.get(&index) == old.ports.get(&index);
@@ -191,7 +198,11 @@ impl Datapath {
         let wanted: Vec<_> = wanted.map(|(index, port)| (*index, *port)).collect();
         let can_wait = first && wanted.len() <= LINKED_AT_START;
         let who = if can_wait { Waits::Nobody } else { Waits::Somebody };
-        let (guards, refused) = attach::guard(&mut self.ebpf, &self.pins, self.tc, who, &wanted);
+        let mut attach = || attach::guard(&mut self.ebpf, &self.pins, self.tc, who, &wanted);
+        let (guards, refused) = match carrier {
+            Some(carrier) => carrier.accompany(attach),
+            None => attach(),
+        };
         changes.guarded = guards.values().map(|guard| guard.interface.clone()).collect();
         self.guards.extend(guards);
         for (index, port) in wanted {
@@ -212,11 +223,22 @@ impl Datapath {
         Ok(changes)
     }
 
-    /// True if the maps are as large as the plan wants them.
+    /// Carries the flows of an earlier table to this load's, which takes its place from here on.
+    fn carry(&mut self, plan: &Plan) -> Result<Option<Carrier>, Error> {
+        let Some(left) = self.left.take() else { return Ok(None) };
+        let Some(Map::Array(map)) = self.ebpf.map(layout::FLOWS) else {
+            return Err(Error::Object(layout::FLOWS));
+        };
+        let carrier = left.carry_to(map, plan)?;
+        self.pins.pin_map(layout::FLOWS, map)?;
+        Ok(Some(carrier))
+    }
+
+    /// True if the maps are as large as the plan wants them. Not larger either: the size of `FLOWS` and the number of
+    /// slots say what each slot's share is.
     #[must_use]
     pub fn holds(&self, plan: &Plan) -> bool {
-        let (flow_entries, slot_entries) = self.sizes;
-        plan.flow_entries <= flow_entries && plan.slot_entries <= slot_entries
+        self.sizes == (plan.flow_entries, plan.slot_entries)
     }
 
     /// Takes the programs off interfaces that an earlier policy guarded and this one does not name.

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Ebpf, maps::MapInfo};
+use aya::{Ebpf, maps::MapData};
 use netguard_common::{Hook, maps::LAYOUT_VERSION};
 use nix::{
     mount::{MsFlags, mount},
@@ -51,10 +51,16 @@ impl PinDirectory {
         let Ok(entries) = fs::read_dir(ROOT) else {
             return Vec::new();
         };
-        let mut names: Vec<_> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let mut names: Vec<_> = names.filter(|it| Self::of(it).has_pins()).collect();
         names.sort();
         names
+    }
+
+    /// True if something is pinned there: a unit makes the directory before there is anything.
+    #[must_use]
+    pub fn has_pins(&self) -> bool {
+        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// The directory itself.
@@ -183,21 +189,17 @@ impl PinDirectory {
         Ok(())
     }
 
-    /// Removes the pin of a state map that has another number of entries than is wanted.
-    pub(super) fn keep_only_sized(&self, name: &str, entries: u32) -> Result<(), Error> {
+    /// Pins a map in place of an earlier one's.
+    pub(super) fn pin_map(&self, name: &str, map: &MapData) -> Result<(), Error> {
         let path = self.map(name);
-        match MapInfo::from_pin(&path) {
-            Ok(info) if info.max_entries() != entries => remove_pin(&path),
-            _ => Ok(()), // as wanted, or not there
-        }
+        remove_pin(&path)?;
+        map.pin(&path).map_err(|error| Error::pin("pin", &path, error))
     }
 
     /// Pins the policy maps and programs of this load in place of an earlier one's.
     pub(super) fn pin_policy(&self, ebpf: &mut Ebpf, maps: &PolicyMaps) -> Result<(), Error> {
         for (name, map) in maps.each() {
-            let path = self.map(name);
-            remove_pin(&path)?;
-            map.pin(&path).map_err(|error| Error::pin("pin", &path, error))?;
+            self.pin_map(name, map)?;
         }
         for hook in Hook::ALL {
             let path = self.program(hook);
@@ -235,14 +237,16 @@ pub(super) fn remove_pin(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes sure that a BPF file system is mounted where pins go; mounts one if there is none.
+/// Makes sure that a BPF file system is mounted where an instance's pins go; mounts one if there is none.
 ///
 /// # Errors
 ///
 /// There is none and it cannot be mounted.
-pub fn ensure_bpffs() -> Result<(), Error> {
-    let is_mounted = || statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
-    if is_mounted() {
+pub fn ensure_bpffs(instance: &Instance) -> Result<(), Error> {
+    let is_mounted =
+        |at: &Path| statfs(at).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    // A unit may see of that file system the instance's own pins and nothing else.
+    if is_mounted(Path::new(BPFFS)) || is_mounted(PinDirectory::of(instance).path()) {
         return Ok(());
     }
     mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)

@@ -136,8 +136,7 @@ impl Sides {
 
     /// Gives a side that does not count the plan that counts, and nothing else.
     fn rewrite(&mut self, side: Side) -> Result<(), Error> {
-        self.grace.begin();
-        self.grace.end().map_err(Error::Grace)?;
+        self.grace.wait().map_err(Error::Grace)?;
         let plan = Arc::clone(&self.plan);
         self.other = Held::Torn(vec![Arc::clone(&plan)]);
         self.maps.clear(side)?;

@@ -95,7 +95,7 @@ impl View {
             ports,
             counters,
             programs: programs(pins),
-            links: links(pins)?,
+            links: held(pins)?,
             records_lost: records_lost(pins)?,
         })
     }
@@ -117,7 +117,7 @@ impl PinnedAddresses {
     /// The instance has no pins, or this process may not read them.
     pub fn open(pins: &PinDirectory) -> Result<Self, Error> {
         let map = open(pins, layout::PINS)?;
-        let slots = of_active(pins, |side| slots(pins, side))?;
+        let slots = slots_in_force(pins)?;
         Ok(Self { slots, entries: pin_map::entries(&map)? })
     }
 }
@@ -190,6 +190,11 @@ fn ports(pins: &PinDirectory, side: Side) -> Result<BTreeMap<u32, PortEntry>, Er
     Ok(of_side.map(|(key, entry)| (key.ifindex, entry)).collect())
 }
 
+/// The slots of the policy in force.
+pub(super) fn slots_in_force(pins: &PinDirectory) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
+    of_active(pins, |side| slots(pins, side))
+}
+
 fn slots(pins: &PinDirectory, side: Side) -> Result<BTreeMap<SlotId, SlotEntry>, Error> {
     let map: Array<MapData, Wire<SlotEntry>> = open(pins, layout::SLOTS)?;
     let mut slots = BTreeMap::new();
@@ -258,7 +263,12 @@ fn records_lost(pins: &PinDirectory) -> Result<u64, Error> {
     Ok(per_cpu.iter().map(|Wire(lost)| lost).sum())
 }
 
-fn links(pins: &PinDirectory) -> Result<Vec<LinkRow>, Error> {
+/// What holds an instance's programs on interfaces; nothing where it has no pins.
+///
+/// # Errors
+///
+/// This process may not read them.
+pub fn held(pins: &PinDirectory) -> Result<Vec<LinkRow>, Error> {
     let row = |interface, hook: Hook, ifindex| LinkRow {
         interface,
         program: hook.program().to_owned(),

@@ -5,7 +5,7 @@
 //! or set of anybody else is read or written; a packet that is accepted here still meets theirs.
 //!
 //! Replacing keeps every connection (they are the connection tracking's) and starts the counters
-//! from zero. Whoever flushes the host's whole ruleset removes this table too: see [`exists`].
+//! from zero; where only subnets of slots come or go, [`begin`] changes no more than that. Whoever flushes the host's whole ruleset removes this table too: see [`exists`].
 
 mod table;
 
@@ -64,16 +64,25 @@ pub enum Error {
 ///
 /// A name would not do, nft is missing or refuses, or the process may not.
 pub fn apply(table: &Table) -> Result<(), Error> {
-    begin(table)?.finish().map(drop)
+    begin(table, None)?.finish().map(drop)
 }
 
-/// Begins what [`apply`] does; it is done with [`Running::finish`].
+/// Begins what [`apply`] does; it is done with [`Running::finish`]. If an earlier table is known to be in place and only
+/// subnets are others, no more than that is changed.
 ///
 /// # Errors
 ///
 /// As for [`apply`], as far as they can be known at once.
-pub fn begin(table: &Table) -> Result<Running, Error> {
-    Running::start("replace", &table.name, &["-f", "-"], &table.script()?)
+pub fn begin(table: &Table, old: Option<&Table>) -> Result<Running, Error> {
+    let whole = table.script()?;
+    match old.and_then(|old| table.change_script(old)) {
+        Some(change) => {
+            let running = Running::start("change", &table.name, &["-f", "-"], &change)?;
+            // Somebody may have flushed what should be there.
+            Ok(Running { instead: Some(whole), ..running })
+        }
+        None => Running::start("replace", &table.name, &["-f", "-"], &whole),
+    }
 }
 
 /// Removes the table. Returns false if it was not there.
@@ -137,6 +146,8 @@ pub struct Running {
     action: &'static str,
     table: String,
     child: Child,
+    /// What is tried if this fails.
+    instead: Option<String>,
 }
 
 impl Running {
@@ -161,7 +172,7 @@ impl Running {
             // One that ends without reading says why.
             let _ = stdin.write_all(input.as_bytes());
         }
-        Ok(Self { action, table: table.to_owned(), child })
+        Ok(Self { action, table: table.to_owned(), child, instead: None })
     }
 
     /// Waits until it is done. Returns what it printed.
@@ -170,10 +181,13 @@ impl Running {
     ///
     /// nft refuses, or the process may not.
     pub fn finish(self) -> Result<String, Error> {
-        let Self { action, table, child } = self;
+        let Self { action, table, child, instead } = self;
         let output = child.wait_with_output().map_err(Error::Start)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        if let Some(script) = instead {
+            return nft("replace", &table, &["-f", "-"], &script);
         }
         let said = String::from_utf8_lossy(&output.stderr);
         if said.contains("Operation not permitted") {

@@ -106,6 +106,36 @@ impl Table {
     }
 }
 
+impl Table {
+    /// The input of `nft -f -` that makes this table of an earlier one of the same name, in one transaction that leaves
+    /// everything else as it is, counters too. `None` if more than subnets of slots have come or gone.
+    pub(super) fn change_script(&self, old: &Self) -> Option<String> {
+        let (new, was) = (self.masquerade.as_ref()?, old.masquerade.as_ref()?);
+        if (&self.name, &self.protect, &new.uplinks) != (&old.name, &old.protect, &was.uplinks) {
+            return None;
+        }
+        let name = &self.name;
+        let (mut gone, mut come) = (String::new(), String::new());
+        for (family, was) in FAMILIES.into_iter().map(|it| (it, was.of(it))) {
+            let new = new.of(family);
+            if was.is_empty() != new.is_empty() {
+                return None; // a rule comes or goes with the set
+            }
+            for (text, verb, some, others) in
+                [(&mut gone, "delete", &was, &new), (&mut come, "add", &new, &was)]
+            {
+                let elements: Vec<_> = some.iter().filter(|it| !others.contains(it)).collect();
+                for element in elements {
+                    let _ =
+                        writeln!(text, "{verb} element inet {name} {} {{ {element} }}", family.set);
+                }
+            }
+        }
+        // What comes may lie in what goes.
+        Some(gone + &come)
+    }
+}
+
 /// Refuses every name that is not an instance's table: nothing else may be replaced or removed.
 pub(super) fn check_name(name: &str) -> Result<(), Error> {
     let rest = name.strip_prefix(NAME);
@@ -114,20 +144,37 @@ pub(super) fn check_name(name: &str) -> Result<(), Error> {
     if is_ours { Ok(()) } else { Err(Error::Table(name.to_owned())) }
 }
 
+/// The set of one family's subnets.
+#[derive(Clone, Copy)]
+struct Family {
+    set: &'static str,
+    kind: &'static str,
+    family: &'static str,
+    v4: bool,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family { set: "slots4", kind: "ipv4_addr", family: "ip", v4: true },
+    Family { set: "slots6", kind: "ipv6_addr", family: "ip6", v4: false },
+];
+
 impl Masquerade {
+    /// The elements of the set. Overlapping ones are refused by nft.
+    fn of(&self, family: Family) -> Vec<String> {
+        let sources = IpNet::aggregate(&self.sources);
+        let of_family = sources.iter().filter(|source| source.addr().is_ipv4() == family.v4);
+        of_family.map(ToString::to_string).collect()
+    }
+
     fn write(&self, text: &mut String) -> Result<(), Error> {
         write_set(text, "uplinks", "ifname", &interfaces(&self.uplinks)?);
-        // Overlapping elements are refused by nft.
-        let sources = IpNet::aggregate(&self.sources);
         let mut rules = String::new();
-        for (set, kind, family, v4) in
-            [("slots4", "ipv4_addr", "ip", true), ("slots6", "ipv6_addr", "ip6", false)]
-        {
-            let of_family = sources.iter().filter(|source| source.addr().is_ipv4() == v4);
-            let elements: Vec<_> = of_family.map(ToString::to_string).collect();
+        for family in FAMILIES {
+            let elements = self.of(family);
             if elements.is_empty() {
                 continue;
             }
+            let Family { set, kind, family, .. } = family;
             write_set(text, set, &format!("{kind}; flags interval"), &elements);
             let _ = writeln!(
                 rules,
@@ -234,6 +281,27 @@ mod tests {
                 dry_run: false,
             }),
         }
+    }
+
+    #[test]
+    fn subnets_come_and_go_without_the_rest() {
+        let old = table();
+        let with = |sources: &[&str]| {
+            let mut table = table();
+            table.masquerade.as_mut().unwrap().sources = nets(sources);
+            table
+        };
+        let new = with(&["10.1.0.0/24", "10.3.0.0/25", "10.9.0.0/24", "fd00:10:1::/64"]);
+        assert_eq!(
+            new.change_script(&old).unwrap(),
+            "delete element inet netguard slots4 { 10.3.0.0/24 }\n\
+             add element inet netguard slots4 { 10.3.0.0/25 }\n\
+             add element inet netguard slots4 { 10.9.0.0/24 }\n"
+        );
+        assert_eq!(old.change_script(&old).unwrap(), "");
+        assert_eq!(with(&["10.1.0.0/24"]).change_script(&old), None, "a family less");
+        assert_eq!(Table { protect: None, ..table() }.change_script(&old), None);
+        assert_eq!(Table { name: "netguard-a".to_owned(), ..table() }.change_script(&old), None);
     }
 
     #[test]

@@ -19,8 +19,9 @@ use nix::{
 
 use super::{Error, namespace};
 
-/// How long a process may take to become ready, and how long a killed one may take to go.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process may take to become ready, and how long a killed one may take to go. The bound is for failures: one that
+/// ends is noticed at once, and one in a guest whose processor is a program takes long.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Starts this binary again in the background and waits until it says that it is ready, in the
 /// words that it would use to systemd (sd_notify).

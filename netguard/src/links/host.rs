@@ -174,6 +174,7 @@ mod tests {
             isolated: false,
             is_up: true,
             alias: None,
+            group: 0,
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Link {
     /// As an operator would set it; the carrier is another matter.
     pub is_up: bool,
     pub alias: Option<String>,
+    /// The number of the group that it is in; 0 unless somebody has moved it.
+    pub group: u32,
 }
 
 impl From<&LinkMessage> for Link {
@@ -50,6 +52,7 @@ impl From<&LinkMessage> for Link {
             isolated: false,
             is_up: message.header.flags.contains(LinkFlags::Up),
             alias: None,
+            group: 0,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -60,6 +63,7 @@ impl From<&LinkMessage> for Link {
                         link.mac = mac;
                     }
                 }
+                LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkInfo(infos) => {
                     let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;

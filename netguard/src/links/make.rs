@@ -24,8 +24,9 @@ use rtnetlink::{
 
 use super::{
     Error, Host,
-    link::{Kind, Link, is_absence},
+    link::{Kind, Link},
     port::isolate,
+    removal,
     steps::{Step, decide},
     tap,
 };
@@ -123,16 +124,8 @@ pub fn remove_stale(owner: &str, wanted: &[Wanted], host: &Host) -> Result<Vec<S
         |link: &&Link| link.alias.as_ref() == Some(&alias) && !wanted.contains(&link.name);
     let mut stale: Vec<_> = host.links().filter(is_stale).collect();
     stale.sort_by_key(|link| link.kind == Kind::Bridge);
-    let mut removed = Vec::new();
-    for link in stale {
-        match delete(link.index) {
-            Err(error) if !is_absence(&error) => {
-                return Err(Error::change("remove", &link.name)(error));
-            }
-            _ => removed.push(link.name.clone()), // who else removed it meant the same
-        }
-    }
-    Ok(removed)
+    removal::remove(&stale)?;
+    Ok(stale.into_iter().map(|link| link.name.clone()).collect())
 }
 
 fn take(step: &Step<'_>, alias: &str) -> Result<(), Error> {
@@ -212,13 +205,7 @@ fn set(change: LinkMessage) -> io::Result<()> {
 }
 
 fn remove(name: &str) -> Result<(), Error> {
-    delete(index_of(name)?).map_err(Error::change("remove", name))
-}
-
-fn delete(index: u32) -> io::Result<()> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    request(Message::DelLink(message), 0).map(drop)
+    removal::delete(index_of(name)?).map_err(Error::change("remove", name))
 }
 
 /// A gateway's address is certain: a guest that claims it must not be able to make the kernel give

@@ -6,6 +6,7 @@ mod host;
 mod link;
 mod make;
 mod port;
+mod removal;
 mod steps;
 mod tap;
 mod watcher;

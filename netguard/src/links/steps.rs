@@ -149,6 +149,7 @@ mod tests {
             isolated: false,
             is_up: true,
             alias: (!alias.is_empty()).then(|| alias.to_owned()),
+            group: 0,
         }
     }
 

@@ -97,8 +97,9 @@ fn kernel_map() -> Result<netguard::datapath::PinWriter> {
         datapath::{Datapath, PinDirectory, ensure_bpffs},
         policy::Plan,
     };
-    ensure_bpffs()?;
-    let pins = PinDirectory::of(&format!("bench{}", std::process::id()).parse()?);
+    let instance = format!("bench{}", std::process::id()).parse()?;
+    ensure_bpffs(&instance)?;
+    let pins = PinDirectory::of(&instance);
     let plan = Plan { flow_entries: 64, slot_entries: 2, ..Plan::default() };
     let (writer, _) = Datapath::load(pins.clone(), &plan)?.shared()?.open()?;
     pins.remove()?;

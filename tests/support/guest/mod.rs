@@ -183,6 +183,19 @@ impl Guest<'_> {
     }
 }
 
+/// A command in the namespaces of the test, for [`Guest::boot`].
+///
+/// # Panics
+///
+/// There is no word.
+#[must_use]
+pub fn on_this_host(words: &[&str]) -> Command {
+    let (program, arguments) = words.split_first().expect("a program");
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
 fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -16,7 +16,8 @@ mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
 mount --bind "$work/proc/sys/net" proc/sys/net
 mount -t sysfs -o ro sysfs sys
-mount -t bpf bpf sys/fs/bpf
+# As systemd mounts it.
+mount -t bpf -o mode=700 bpf sys/fs/bpf
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs dev
 mkdir dev/pts dev/shm dev/net

@@ -42,8 +42,10 @@ const fn hidden(command: &'static str, shows: &'static [&'static str]) -> Step {
 /// Where the machine's own limit is lower than what the unit asks for, and nobody may raise it.
 const LIMIT: &str = "\
 if [ $(ulimit -Hn) -lt 524288 ]; then
-    mkdir -p /etc/systemd/system/netguard.service.d
-    printf '[Service]\\nLimitNOFILE=%s\\n' $(ulimit -Hn) > /etc/systemd/system/netguard.service.d/trial.conf
+    for unit in netguard netguard-worker; do
+        mkdir -p /etc/systemd/system/$unit.service.d
+        printf '[Service]\\nLimitNOFILE=%s\\n' $(ulimit -Hn) > /etc/systemd/system/$unit.service.d/trial.conf
+    done
     systemctl daemon-reload
 fi";
 
@@ -101,6 +103,18 @@ manage_links = true
 TOML
 netguard diff";
 
+/// Root takes over what the unit's user has left, and the unit what root has.
+const BY_HAND: &str = "\
+netguard run --wait --config /etc/netguard/netguard.toml > by-hand.log 2>&1 &
+for i in $(seq 300); do grep -o 'guarding [0-9]* slots' by-hand.log && break; sleep 0.2; done
+kill -TERM $!; wait $!; tail -1 by-hand.log";
+
+const KILL_WORKER: &str = "\
+monitor=$(systemctl show -P MainPID netguard); worker=$(systemctl show -P MainPID netguard-worker)
+kill -KILL $worker; ip netns exec guest1 dig +short github.com @8.8.8.8
+[ $(systemctl show -P MainPID netguard) = $monitor ] && echo the same monitor
+[ $(systemctl show -P MainPID netguard-worker) = $worker ] || echo another worker";
+
 /// Nothing brings a network up before this.
 const ORDER: &str = "\
 Finished netguard-guard.service - netguard, closed until its daemon takes over.
@@ -118,7 +132,7 @@ pub fn parts(package: &str) -> Vec<Part> {
     vec![
         Part {
             title: "The machine",
-            prose: "Where the limit of open files is lower than the unit's, a drop-in `trial.conf` lowers that too.",
+            prose: "Where the limit of open files is lower than the units', a drop-in `trial.conf` lowers that too.",
             boots: false,
             steps: vec![
                 shown(
@@ -131,12 +145,15 @@ pub fn parts(package: &str) -> Vec<Part> {
         },
         Part {
             title: "Install",
-            prose: "The units are enabled and nothing starts: only the admin knows what the slots are. Until the shipped example is edited, both\n\
-                    units skip themselves, also at the next boot.",
+            prose: "The units are enabled and nothing starts: only the admin knows what the slots are. Until the shipped example is edited,\n\
+                    they skip themselves, also at the next boot.",
             boots: false,
             steps: vec![
                 shown(install, &["Setting up netguard", "nothing is guarded yet"]),
-                shown("getent passwd netguard", &["netguard:x:"]),
+                shown(
+                    "getent passwd netguard netguard-monitor",
+                    &["netguard:x:", "netguard-monitor:x:"],
+                ),
                 shown("systemctl is-enabled netguard netguard-guard", &["enabled\nenabled"]),
                 shown(
                     "systemctl start netguard; systemctl status netguard | head -5",
@@ -177,6 +194,7 @@ pub fn parts(package: &str) -> Vec<Part> {
             steps: vec![
                 shown("systemctl start netguard; systemctl is-active netguard", &["active"]),
                 shown("systemctl status netguard", &["active (running)", "guarding 2 slots"]),
+                shown("systemctl status netguard-worker | head -9", &["active (running)"]),
                 shown("netguard status", &["daemon running", "br-slot1 vm-slot1"]),
             ],
         },
@@ -194,7 +212,7 @@ pub fn parts(package: &str) -> Vec<Part> {
                 shown("ip netns exec guest1 ping -c 1 -W 1 203.0.113.66", &["100% packet loss"]),
                 shown("ip netns exec guest1 ping -c 1 -W 1 10.2.0.2", &["100% packet loss"]),
                 awaited(
-                    "journalctl -u netguard -o cat | grep -E ' (dns|drop) ' | tail -5",
+                    "journalctl -u netguard-worker -o cat | grep -E ' (dns|drop) ' | tail -5",
                     &["deny", "not-pinned", "cross-slot"],
                 ),
             ],
@@ -231,7 +249,63 @@ pub fn parts(package: &str) -> Vec<Part> {
                 shown("systemctl stop netguard; systemctl is-active netguard", &["inactive"]),
                 shown("ip netns exec guest1 ping -c 1 -W 1 10.2.0.2", &["100% packet loss"]),
                 shown("netguard status | head -1", &["no daemon"]),
-                shown("systemctl start netguard; systemctl is-active netguard", &["active"]),
+                shown("systemctl is-active netguard-worker", &["inactive"]),
+                shown(BY_HAND, &["guarding 3 slots"]),
+                shown(
+                    "systemctl start netguard; systemctl is-active netguard netguard-worker",
+                    &["active\nactive"],
+                ),
+                shown("ip netns exec guest1 dig +short github.com @8.8.8.8", &["203.0.113.10"]),
+            ],
+        },
+        Part {
+            title: "Kill",
+            prose: "A worker that dies is replaced, and so is one that hangs: the monitor hangs up, systemd ends it. The monitor goes on. What a\n\
+                    guest asks meanwhile waits for the next worker.",
+            boots: false,
+            steps: vec![
+                shown(KILL_WORKER, &["203.0.113.10", "the same monitor", "another worker"]),
+                awaited(
+                    "journalctl -u netguard -o cat | grep ' note .*the worker' | tail -1",
+                    &["the worker has hung up: another one comes"],
+                ),
+                shown(
+                    "systemctl show -p MainPID netguard-worker; systemctl kill -s STOP netguard-worker",
+                    &["MainPID="],
+                ),
+                awaited(
+                    "ip netns exec guest1 dig +short +tries=1 github.com @8.8.8.8",
+                    &["203.0.113.10"],
+                ),
+                shown(
+                    "systemctl show -p MainPID netguard-worker; journalctl -u netguard -o cat | grep ' note .*the worker' | tail -2",
+                    &["the worker does not answer", "has hung up"],
+                ),
+                shown("systemctl kill -s KILL netguard", &[]),
+                awaited(
+                    "systemctl show -P NRestarts netguard; systemctl is-active netguard netguard-worker",
+                    &["1\nactive\nactive"],
+                ),
+                awaited(
+                    "ip netns exec guest1 dig +short +tries=1 github.com @8.8.8.8",
+                    &["203.0.113.10"],
+                ),
+            ],
+        },
+        Part {
+            title: "Orders",
+            prose: "Of a member of the group `netguard`, who is nobody else.",
+            boots: false,
+            steps: vec![
+                shown(
+                    "setpriv --reuid nobody --regid netguard --clear-groups netguard lock slot1",
+                    &["slot1 is locked"],
+                ),
+                shown("netguard unlock slot1", &["slot1 is unlocked"]),
+                shown(
+                    "setpriv --reuid nobody --regid nogroup --clear-groups netguard lock slot1",
+                    &["Permission denied"],
+                ),
             ],
         },
         Part {
@@ -245,22 +319,25 @@ pub fn parts(package: &str) -> Vec<Part> {
         },
         Part {
             title: "How it is confined",
-            prose: "What is left over is what netguard is for: it runs as root to load programs, it has the host's network, and its worker needs\n\
-                    another user.",
+            prose: "Nobody is root. What is left over is what netguard is for: the monitor loads programs and configures the host's network, the\n\
+                    worker answers there.",
             boots: false,
             steps: vec![
                 shown(
-                    "systemd-analyze verify --man=no netguard.service netguard-guard.service && echo good",
+                    "systemd-analyze verify --man=no netguard.service netguard-worker.service netguard-guard.service netguard-pins.service && echo good",
                     &["good"],
                 ),
                 shown(
-                    "systemd-analyze security netguard netguard-guard --no-pager | grep -E 'Overall'",
-                    &["Overall exposure level for netguard"],
+                    "systemd-analyze security netguard netguard-worker netguard-guard netguard-pins --no-pager | grep -E 'Overall'",
+                    &["Overall exposure level for netguard.service: 1.3"],
                 ),
-                shown("systemd-analyze security netguard --no-pager | grep '✗'", &[]),
                 shown(
-                    "ls -l /run/netguard/host; for pid in $(cat /sys/fs/cgroup/system.slice/netguard.service/cgroup.procs); do\n    tr '\\0' ' ' < /proc/$pid/cmdline; echo; grep -E '^(Uid|Gid|Cap(Eff|Bnd)|NoNewPrivs|Seccomp):' /proc/$pid/status\ndone",
-                    &["NoNewPrivs:\t1", "root netguard", "exe worker"],
+                    "for unit in netguard netguard-worker; do systemd-analyze security $unit --no-pager | grep '✗'; echo; done",
+                    &["CAP_NET_ADMIN"],
+                ),
+                shown(
+                    "ls -l /run/netguard/host; for unit in netguard netguard-worker; do\n    pid=$(systemctl show -P MainPID $unit)\n    tr '\\0' ' ' < /proc/$pid/cmdline; echo; grep -E '^(Uid|Gid|Cap(Eff|Bnd|Amb)|NoNewPrivs|Seccomp):' /proc/$pid/status\ndone",
+                    &["NoNewPrivs:\t1", "netguard-monitor netguard", "CapEff:\t0000000000000000"],
                 ),
             ],
         },
@@ -280,7 +357,7 @@ pub fn parts(package: &str) -> Vec<Part> {
                     ],
                 ),
                 shown(
-                    "journalctl -o cat _PID=1 | grep -E 'Finished netguard|Started netguard|target network-pre' | tail -3",
+                    "journalctl -o cat _PID=1 | grep -E 'Finished netguard|Started netguard.service|target network-pre' | tail -3",
                     &[ORDER],
                 ),
                 awaited(

@@ -99,6 +99,7 @@ impl Monitor {
                 && !host::is_same_firewall(&intent.policy, &self.policy, &self.instance);
         let (changes, made) = self.switch_host(&intent, has_other_slots, has_other_firewall)?;
         let has_other_texts = !intent.whole.is_same_text(&self.whole);
+        let is_lock = !is_new_file && intent.overlay.is_same_but_for_locks(&self.overlay);
         Intent {
             config: self.config,
             overlay: self.overlay,
@@ -108,7 +109,12 @@ impl Monitor {
         if !made.created.is_empty() {
             self.journal.note(format!("made {}", made.created.join(" ")));
         }
-        let mut done = self.hand_policy_over(has_other_texts).await;
+        let mut done = if is_lock {
+            self.tell(&ToWorker::Locked(self.overlay.locked.clone())).await;
+            Done::default()
+        } else {
+            self.hand_policy_over(has_other_texts).await
+        };
         let facts = Arc::clone(self.watcher.facts());
         let mut failed = std::mem::take(&mut done.failed);
         failed.extend(self.listen(&facts).await);
@@ -130,25 +136,40 @@ impl Monitor {
     ) -> Result<(Changes, Made), Error> {
         self.watcher.catch_up()?;
         // nft takes as long as all the rest, and has nothing to do with it.
-        let begin = || host::begin_firewall(&intent.policy, &self.instance);
+        let old = (!intent.is_new_file(self)).then_some(&self.policy);
+        let begin = || host::begin_firewall(&intent.policy, old, &self.instance);
         let firewall = if has_other_firewall { begin()? } else { None };
-        let made = match has_other_slots {
-            true => host::make_links(&intent.policy, &self.instance, self.watcher.host()),
-            false => Ok(Made::default()),
-        };
+        let switched = self.switch_links(intent, has_other_slots);
         let firewall = firewall.map_or(Ok(()), |running| running.finish().map(drop));
-        let switched = made.map_err(Error::from).and_then(|made| {
-            let switched = match firewall {
-                Ok(()) => self.switch_programs(intent, has_other_slots),
-                Err(error) => Err(error.into()),
-            };
-            // The first error is the one to tell.
-            switched.inspect_err(|_| drop(links::take_back(&made))).map(|changes| (changes, made))
-        });
-        if switched.is_err() && has_other_firewall {
-            let _ = host::apply_firewall(&self.policy, &self.instance); // as above
-        }
+        // The first error is the one to tell, and what was in force comes back.
         switched
+            .and_then(|(changes, made)| match firewall {
+                Ok(()) => Ok((changes, made)),
+                Err(error) => {
+                    let _ =
+                        self.apply(Plan::compile(&self.policy, &Arc::clone(self.watcher.facts())));
+                    let _ = links::take_back(&made);
+                    Err(error.into())
+                }
+            })
+            .inspect_err(|_| {
+                if has_other_firewall {
+                    let _ = host::apply_firewall(&self.policy, &self.instance);
+                }
+            })
+    }
+
+    fn switch_links(
+        &mut self,
+        intent: &Intent,
+        has_other_slots: bool,
+    ) -> Result<(Changes, Made), Error> {
+        let made = match has_other_slots {
+            true => host::make_links(&intent.policy, &self.instance, self.watcher.host())?,
+            false => Made::default(),
+        };
+        let switched = self.switch_programs(intent, has_other_slots);
+        switched.inspect_err(|_| drop(links::take_back(&made))).map(|changes| (changes, made))
     }
 
     /// The switch on a host whose links are there.
@@ -168,15 +189,16 @@ impl Monitor {
         applied.inspect_err(|_| drop(self.apply(Plan::compile(&self.policy, &facts))))
     }
 
-    /// Brings programs and maps to a plan. Maps that are too small for it are made anew, as at a start.
+    /// Brings programs and maps to a plan. Tables that are of another size than it needs are made anew, as at a start; flows
+    /// live on.
     fn apply(&mut self, plan: Plan) -> Result<Changes, Error> {
         if !self.datapath.holds(&plan) {
-            let mut larger = Datapath::load(PinDirectory::of(&self.instance), &plan)?;
+            let mut other = Datapath::load(PinDirectory::of(&self.instance), &plan)?;
             if let Some(tc) = self.options.tc {
-                larger.hold_by(tc);
+                other.hold_by(tc);
             }
-            let changes = larger.apply(plan)?;
-            self.datapath = larger;
+            let changes = other.apply(plan)?;
+            self.datapath = other;
             return Ok(changes);
         }
         Ok(self.datapath.apply(plan)?)

@@ -1,0 +1,434 @@
+//! Flows live on when their table gets another size, or slots get other shares of it: they are carried to where the new
+//! shares put them. That allows nothing: a flow bears the generation of the policy that allowed it, so the programs of
+//! another one ask again at its next packet.
+//!
+//! Both tables are memory that programs read and write meanwhile. An entry is read until it says the same twice, and
+//! written as the programs write it (`netguard-ebpf/src/flows.rs::open`): claimed, filled, published.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    io, mem,
+    ops::Deref,
+    os::fd::{AsFd as _, AsRawFd as _},
+    ptr::{self, NonNull},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{RecvTimeoutError, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, MapError, MapInfo};
+use netguard_common::{
+    SlotId,
+    flow::{Flow, FlowState, PLACES, WAYS, is_over, place},
+    maps::{FLOWS, SLOTS, SlotEntry},
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{Error, grace::Grace, pins::PinDirectory, view};
+use crate::policy::Plan;
+
+/// An entry of the table as its words, each of which is read and written whole.
+type Entry = [AtomicU64; size_of::<Flow>() / size_of::<u64>()];
+const SEEN: usize = mem::offset_of!(Flow, seen_ns) / size_of::<u64>();
+const STATE: usize = mem::offset_of!(Flow, state) / size_of::<u64>();
+const EMPTY: u64 = FlowState::Empty as u64;
+const CLAIMED: u64 = FlowState::Claimed as u64;
+
+/// How often an entry is read that says something else each time. Then the next look finds it.
+const LOOKS: u32 = 8;
+/// From one look at both tables to the next, while programs are replaced: at least so long, and so many times what a look
+/// takes.
+const PAUSE: Duration = Duration::from_millis(2);
+const LOOK_PAUSES: u32 = 3;
+/// How late the programs' clock may be. It moves by the kernel's ticks, and a machine that has much to do misses some.
+const LATE_NS: u64 = 1_000_000_000;
+
+/// The shares of the slots: of an entry only the place of its flows is looked at.
+type Shares = BTreeMap<SlotId, SlotEntry>;
+
+/// The memory of a map `FLOWS`.
+struct Table {
+    entries: NonNull<Entry>,
+    count: usize,
+}
+
+// SAFETY: the memory belongs to no thread, and is read and written by atomics only.
+unsafe impl Send for Table {}
+// SAFETY: as above.
+unsafe impl Sync for Table {}
+
+impl Table {
+    fn of(map: &MapData) -> Result<Self, Error> {
+        let failed = |source| Error::map(FLOWS, source);
+        let count = map.info().map_err(failed)?.max_entries() as usize;
+        let (length, rights) = (count * size_of::<Entry>(), libc::PROT_READ | libc::PROT_WRITE);
+        let fd = map.fd().as_fd().as_raw_fd();
+        // SAFETY: memory of the kernel's choice, of the map and no longer than it.
+        let memory =
+            unsafe { libc::mmap(ptr::null_mut(), length, rights, libc::MAP_SHARED, fd, 0) };
+        match NonNull::new(memory) {
+            Some(memory) if memory.as_ptr() != libc::MAP_FAILED => {
+                Ok(Self { entries: memory.cast(), count })
+            }
+            _ => Err(failed(MapError::IoError(io::Error::last_os_error()))),
+        }
+    }
+}
+
+impl Deref for Table {
+    type Target = [Entry];
+
+    fn deref(&self) -> &[Entry] {
+        // SAFETY: so many entries have been mapped, at the start of a page, and stay until this is dropped. The kernel
+        // changes them word by word, as atomics allow.
+        unsafe { std::slice::from_raw_parts(self.entries.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: what `of` has mapped, and nobody borrows any more.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.count * size_of::<Entry>()) };
+    }
+}
+
+/// A table that an earlier load has left, whose shares are not those that are wanted.
+pub(super) struct Left {
+    table: Table,
+    shares: Shares,
+}
+
+impl Left {
+    /// What is pinned, unless there is nothing or it is divided as the plan wants it.
+    pub(super) fn find(pins: &PinDirectory, plan: &Plan) -> Result<Option<Self>, Error> {
+        let entries = |name| Some(MapInfo::from_pin(pins.map(name)).ok()?.max_entries());
+        let Some(flow_entries) = entries(FLOWS) else { return Ok(None) };
+        if flow_entries == plan.flow_entries && entries(SLOTS) == Some(plan.slot_entries) {
+            return Ok(None);
+        }
+        let map = MapData::from_pin(pins.map(FLOWS)).map_err(|it| Error::map(FLOWS, it))?;
+        // Where the earlier start ended too soon there are no slots: then nothing is carried back.
+        let shares = view::slots_in_force(pins).unwrap_or_default();
+        Ok(Some(Self { table: Table::of(&map)?, shares }))
+    }
+
+    /// Carries everything to a new table, which no program uses yet.
+    pub(super) fn carry_to(self, map: &MapData, plan: &Plan) -> Result<Carrier, Error> {
+        let grace = Grace::new().map_err(Error::Grace)?;
+        let (new, shares) = (Table::of(map)?, plan.slots.clone());
+        let begun_ns = now_ns();
+        carry(&self.table, &new, &shares, begun_ns, 0);
+        Ok(Carrier { old: self, new, shares, grace, begun_ns })
+    }
+}
+
+/// Keeps two tables at the same flows while some programs use one and some the other.
+pub(super) struct Carrier {
+    old: Left,
+    new: Table,
+    shares: Shares,
+    grace: Grace,
+    /// When the new table was filled: it lacks what has been opened since then.
+    begun_ns: u64,
+}
+
+impl Carrier {
+    /// Does the work that puts the new programs in place of the old ones. What the ones open or move on meanwhile, the
+    /// others find a moment later.
+    pub(super) fn accompany<T>(self, work: impl FnOnce() -> T) -> T {
+        let (working, ended) = channel::<()>();
+        let carrier = &self;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let (mut since_ns, mut pause) = (carrier.begun_ns, PAUSE);
+                while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    let look = Instant::now();
+                    since_ns = carrier.even(since_ns);
+                    pause = PAUSE.max(look.elapsed() * LOOK_PAUSES);
+                }
+                since_ns = carrier.even(since_ns);
+                // Of the old programs one may still have been running. Where the kernel does not tell when none is any
+                // more, what that one has opened is opened anew.
+                let _ = carrier.grace.wait();
+                carrier.even(since_ns);
+            });
+            let done = work();
+            drop(working);
+            done
+        })
+    }
+
+    /// Carries what has changed since then, both ways. The programs of both see a connection's packets, while each has some
+    /// of its hooks. Returns until when that was.
+    fn even(&self, since_ns: u64) -> u64 {
+        let now_ns = now_ns();
+        let since_ns = since_ns.saturating_sub(LATE_NS);
+        let (old, new) = (&self.old.table, &self.new);
+        carry(old, new, &self.shares, now_ns, since_ns);
+        carry(new, old, &self.old.shares, now_ns, since_ns);
+        now_ns
+    }
+}
+
+/// As the programs' clock.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Carries the flows that live and were seen since then, the latest first: where they do not all fit, the others stay
+/// behind.
+fn carry(from: &[Entry], to: &[Entry], shares: &Shares, now_ns: u64, since_ns: u64) {
+    let found = from.iter().filter_map(read);
+    let mut living: Vec<_> = found
+        .filter(|flow| flow.seen_ns >= since_ns && !is_over(flow.state, flow.seen_ns, now_ns))
+        .collect();
+    living.sort_by_key(|flow| Reverse(flow.seen_ns));
+    for flow in &living {
+        if let Some(slot) = shares.get(&flow.key.slot_id) {
+            put(to, slot, flow, now_ns);
+        }
+    }
+}
+
+/// What an entry holds: one flow, whole, for whoever writes another one there writes another time. `None` if it holds none,
+/// or is never the same twice.
+fn read(entry: &Entry) -> Option<Flow> {
+    let mut seen = None;
+    for _ in 0..LOOKS {
+        let state = entry[STATE].load(Ordering::Acquire);
+        if matches!(state, CLAIMED | EMPTY) {
+            return None;
+        }
+        let words = entry.each_ref().map(|word| word.load(Ordering::Acquire));
+        if seen == Some(words) {
+            // SAFETY: every bit pattern is a flow (`Layout`), and of this size.
+            return Some(unsafe { mem::transmute::<[u64; 8], Flow>(words) });
+        }
+        seen = Some(words);
+    }
+    None
+}
+
+/// Puts a flow into its slot's share, where the programs look for it: in the place of an entry that is over, or of what
+/// was known of it earlier.
+fn put(to: &[Entry], slot: &SlotEntry, flow: &Flow, now_ns: u64) {
+    let hash = flow.key.hash();
+    let at = |number| to.get(place(slot, hash, number) as usize);
+    for entry in (0..PLACES).filter_map(at) {
+        let Some(there) = read(entry).filter(|it| it.key == flow.key) else { continue };
+        if is_over(there.state, there.seen_ns, now_ns) {
+            continue;
+        }
+        if is_later(flow, &there) {
+            write(entry, there.state, flow);
+        }
+        return;
+    }
+    let is_free = |entry: &Entry| {
+        let state = entry[STATE].load(Ordering::Acquire);
+        state != CLAIMED && is_over(state, entry[SEEN].load(Ordering::Relaxed), now_ns)
+    };
+    // As the programs do it, so that both buckets fill evenly.
+    let is_free_at = |number| at(number).is_some_and(is_free);
+    let middle = WAYS / 2 - 1;
+    let start = if !is_free_at(middle) && is_free_at(WAYS + middle) { WAYS } else { 0 };
+    let mut places = (0..PLACES).filter_map(|number| at(number ^ start));
+    let _ = places.any(|entry| {
+        let state = entry[STATE].load(Ordering::Acquire);
+        is_free(entry) && write(entry, state, flow)
+    });
+}
+
+/// True if a table knows something of a flow that the other one does not.
+fn is_later(one: &Flow, other: &Flow) -> bool {
+    let standing = |flow: &Flow| (flow.state, flow.opened, flow.fins);
+    standing(one) != standing(other) && (one.seen_ns, one.state) > (other.seen_ns, other.state)
+}
+
+/// Writes a flow over an entry of that state; false if somebody else was faster.
+fn write(entry: &Entry, state: u64, flow: &Flow) -> bool {
+    let claimed =
+        entry[STATE].compare_exchange(state, CLAIMED, Ordering::Acquire, Ordering::Relaxed);
+    if claimed.is_err() {
+        return false;
+    }
+    // SAFETY: a flow is so many words, without padding (`Layout`).
+    let words = unsafe { mem::transmute::<Flow, [u64; 8]>(*flow) };
+    for (index, (word, value)) in entry.iter().zip(words).enumerate() {
+        if index != STATE {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+    entry[STATE].store(flow.state, Ordering::Release);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use netguard_common::{Address, Direction, flow::FlowKey};
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 10_000 * SECOND;
+    const ESTABLISHED: u64 = FlowState::Established as u64;
+    const SYN_SENT: u64 = FlowState::SynSent as u64;
+
+    fn table(entries: usize) -> Vec<Entry> {
+        std::iter::repeat_with(Entry::default).take(entries).collect()
+    }
+
+    fn slot(flows_first: u32, buckets: u32) -> SlotEntry {
+        SlotEntry { flows_first, flows_mask: buckets - 1, ..SlotEntry::EMPTY }
+    }
+
+    /// A flow of a slot that was seen so many seconds ago.
+    fn flow(slot_id: SlotId, port: u16, state: u64, ago: u64) -> Flow {
+        let (guest, peer) = (Address([1; 16]), Address([2; 16]));
+        let ports = (port.to_be(), 443_u16.to_be());
+        let key = FlowKey {
+            guest,
+            peer,
+            guest_port_be: ports.0,
+            peer_port_be: ports.1,
+            slot_id,
+            protocol: 6,
+            _reserved: 0,
+        };
+        Flow {
+            key,
+            seen_ns: NOW - ago * SECOND,
+            state,
+            generation: 7,
+            opened: Direction::Egress as u8,
+            fins: 0,
+            pinned: 1,
+            _reserved: 0,
+        }
+    }
+
+    /// The flows of a part of a table, by port.
+    fn found(table: &[Entry]) -> Vec<Flow> {
+        let mut found: Vec<_> = table.iter().filter_map(read).collect();
+        found.sort_by_key(|flow| u16::from_be(flow.key.guest_port_be));
+        found
+    }
+
+    #[test]
+    fn flows_go_whole_to_where_the_new_shares_put_them() {
+        let (old, new) = (table(64), table(256));
+        let before = Shares::from([(1, slot(0, 8)), (2, slot(32, 8))]);
+        let after = Shares::from([(1, slot(64, 16)), (2, slot(128, 16))]);
+        let flows = |id| (0..8).map(move |port| flow(id, port, ESTABLISHED, 5));
+        for flow in flows(1).chain(flows(2)) {
+            put(&old, &before[&flow.key.slot_id], &flow, NOW);
+        }
+        carry(&old, &new, &after, NOW, 0);
+        assert_eq!(found(&new[64..128]), flows(1).collect::<Vec<_>>());
+        assert_eq!(found(&new[128..192]), flows(2).collect::<Vec<_>>());
+        assert_eq!(found(&new).len(), 16);
+        for flow in flows(1) {
+            let at = |number| place(&after[&1], flow.key.hash(), number) as usize;
+            assert!((0..PLACES).any(|number| read(&new[at(number)]) == Some(flow)));
+        }
+        // Once more changes nothing.
+        carry(&old, &new, &after, NOW, 0);
+        assert_eq!(found(&new).len(), 16);
+    }
+
+    #[test]
+    fn what_is_over_or_half_written_or_of_a_slot_that_is_gone_stays_behind() {
+        let (old, new) = (table(16), table(16));
+        let all = slot(0, 4);
+        put(&old, &all, &flow(1, 1, SYN_SENT, 59), NOW);
+        put(&old, &all, &flow(1, 2, SYN_SENT, 60), NOW - 30 * SECOND);
+        put(&old, &all, &flow(1, 3, ESTABLISHED, 7440), NOW - 30 * SECOND);
+        put(&old, &all, &flow(1, 4, CLAIMED, 0), NOW);
+        put(&old, &all, &flow(2, 5, ESTABLISHED, 0), NOW);
+        carry(&old, &new, &Shares::from([(1, all)]), NOW, 0);
+        assert_eq!(found(&new), [flow(1, 1, SYN_SENT, 59)]);
+    }
+
+    #[test]
+    fn the_latest_fill_a_share_that_is_too_small_and_no_more() {
+        let (old, new) = (table(1024), table(32));
+        let before = slot(0, 256);
+        for port in 0..200 {
+            put(&old, &before, &flow(1, port, ESTABLISHED, u64::from(port)), NOW);
+        }
+        let after = Shares::from([(1, slot(8, 4))]);
+        carry(&old, &new, &after, NOW, 0);
+        let carried = found(&new);
+        assert_eq!(found(&new[8..24]), carried, "outside of the share");
+        assert_eq!(carried.len(), 16, "the share is full");
+        // Eight places each: the ten latest find room whatever their hashes are.
+        let latest = carried.iter().filter(|flow| u16::from_be(flow.key.guest_port_be) < 10);
+        assert_eq!(latest.count(), 10);
+        // What comes later takes no other's place.
+        carry(&old, &new, &after, NOW, 0);
+        assert_eq!(found(&new), carried);
+    }
+
+    #[test]
+    fn of_what_both_tables_know_the_later_counts() {
+        let all = Shares::from([(1, slot(0, 4))]);
+        for (there, comes, stays) in [
+            (flow(1, 1, SYN_SENT, 2), flow(1, 1, ESTABLISHED, 1), false),
+            // Within one tick of the clock.
+            (flow(1, 1, SYN_SENT, 1), flow(1, 1, ESTABLISHED, 1), false),
+            (flow(1, 1, ESTABLISHED, 1), flow(1, 1, SYN_SENT, 1), true),
+            (flow(1, 1, ESTABLISHED, 1), flow(1, 1, FlowState::Closed as u64, 2), true),
+            (
+                Flow { generation: 8, ..flow(1, 1, ESTABLISHED, 2) },
+                flow(1, 1, ESTABLISHED, 1),
+                true,
+            ),
+        ] {
+            let (old, new) = (table(16), table(16));
+            put(&new, &all[&1], &there, NOW);
+            put(&old, &all[&1], &comes, NOW);
+            carry(&old, &new, &all, NOW, 0);
+            assert_eq!(found(&new), [if stays { there } else { comes }], "{comes:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_not_changed_since_then_is_not_looked_at() {
+        let (old, new) = (table(16), table(16));
+        let all = Shares::from([(1, slot(0, 4))]);
+        for ago in [1, 2, 3] {
+            put(&old, &all[&1], &flow(1, 10 + ago as u16, ESTABLISHED, ago), NOW);
+        }
+        carry(&old, &new, &all, NOW, NOW - 2 * SECOND);
+        assert_eq!(found(&new), [flow(1, 11, ESTABLISHED, 1), flow(1, 12, ESTABLISHED, 2)]);
+    }
+
+    #[test]
+    fn entries_that_are_written_meanwhile_are_read_whole() {
+        const ROUNDS: u64 = 200_000;
+        let table = table(1);
+        let of = |round: u64| {
+            let (slot_id, state) =
+                if round.is_multiple_of(2) { (1, ESTABLISHED) } else { (2, SYN_SENT) };
+            Flow { seen_ns: round, generation: round as u32, ..flow(slot_id, 1, state, 0) }
+        };
+        assert!(write(&table[0], EMPTY, &of(0)));
+        assert!(!write(&table[0], EMPTY, &of(1)), "it is of another state");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..ROUNDS {
+                    assert!(write(&table[0], of(round - 1).state, &of(round)));
+                }
+            });
+            for _ in 0..ROUNDS {
+                let found = read(&table[0]);
+                assert!(found.is_none_or(|it| it == of(it.seen_ns)), "{found:?}");
+            }
+        });
+    }
+}
