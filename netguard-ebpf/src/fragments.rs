@@ -9,7 +9,8 @@ use aya_ebpf::programs::TcContext;
 use netguard_common::{Direction, DropReason, SlotId, flow::FRAGMENTS_PER_SLOT};
 
 use crate::{
-    clock::SECOND_NS, dry_run::is_dry_run, maps::FRAGMENTS, packet::Packet, scratch::Scratch, words::put_address,
+    clock::SECOND_NS, dry_run::is_dry_run, maps::FRAGMENTS, packet::Packet, scratch::Scratch,
+    words::put_address,
 };
 
 /// Linux gives up on a packet after this time too (net.ipv4.ipfrag_time).

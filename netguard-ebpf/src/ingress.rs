@@ -103,7 +103,11 @@ fn open(
         return Ok(()); // nobody answers all as one
     }
     flows::check_opening(&scratch.packet)?;
-    if flows::open(ctx, scratch, slot, WAY as u32) == 0 { Err(DropReason::FlowsFull) } else { Ok(()) }
+    if flows::open(ctx, scratch, slot, WAY as u32) == 0 {
+        Err(DropReason::FlowsFull)
+    } else {
+        Ok(())
+    }
 }
 
 /// True for a source that is on the slot's own link.

@@ -1,6 +1,7 @@
 //! The command line: arguments, dispatch, exit codes.
 
 mod drops;
+mod explain;
 mod guard;
 mod loaded;
 mod manual;
@@ -27,8 +28,12 @@ use netguard::{
     policy::Matrix,
 };
 
+/// A check has found something.
+const HOLE: u8 = 3;
+
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole, 4 not permitted.";
+Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole or a packet would be dropped, \
+4 not permitted.";
 
 /// The firewall for hosts that run workloads nobody trusts.
 #[derive(Parser)]
@@ -82,6 +87,8 @@ enum Command {
     },
     /// Show the packets that were dropped of late, and those that are dropped from now on
     Drops(drops::DropsArgs),
+    /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
+    Explain(explain::ExplainArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -303,6 +310,7 @@ impl Cli {
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Drops(args) => drops::drops(&args),
+            Command::Explain(args) => explain::explain(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),
@@ -509,6 +517,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             return BAD_USAGE;
         }
         if let Some(control::Error::Refused { is_bad_order: true, .. }) = cause.downcast_ref() {
+            return BAD_USAGE;
+        }
+        if let Some(explain_error) = cause.downcast_ref::<netguard::explain::Error>()
+            && explain_error.is_bad_question()
+        {
             return BAD_USAGE;
         }
         match cause.downcast_ref() {

@@ -9,6 +9,7 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod drops;
+pub mod explain;
 pub mod firewall;
 pub mod instance;
 pub mod journal;

@@ -2,11 +2,13 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use anyhow::Context as _;
 use netguard::{
     control,
-    datapath::PinDirectory,
+    datapath::{self, PinDirectory},
     firewall,
     instance::Instance,
+    lab::{self, Lab},
     links,
     pinned::Pinned,
     status::{self, Status},
@@ -97,6 +99,17 @@ pub(super) fn pins(
     }
     print(&if json { pinned.json().to_string() } else { pinned.text() })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts this process into the network namespace that an instance guards: a lab's hypervisor, or that of the daemon.
+pub(super) fn enter(instance: &Instance) -> anyhow::Result<()> {
+    if let Some(name) = instance.lab_name() {
+        let lab = Lab::new(name)?;
+        lab::enter(&lab.namespace("hv"))?;
+    } else if let Some(pid) = instance.running_pid() {
+        datapath::enter_of_process(pid).context("cannot enter the daemon's network namespace")?;
+    }
+    Ok(())
 }
 
 /// The instance that is meant: the one that is named, or the only one.
