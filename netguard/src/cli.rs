@@ -7,6 +7,7 @@ mod loaded;
 mod manual;
 mod orders;
 mod state;
+mod verify;
 
 use std::{
     ffi::OsString,
@@ -89,6 +90,8 @@ enum Command {
     Drops(drops::DropsArgs),
     /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
     Explain(explain::ExplainArgs),
+    /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
+    Verify(verify::VerifyArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -311,6 +314,7 @@ impl Cli {
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Drops(args) => drops::drops(&args),
             Command::Explain(args) => explain::explain(&args),
+            Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),

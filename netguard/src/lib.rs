@@ -21,3 +21,4 @@ pub mod pinned;
 pub mod policy;
 pub mod sandbox;
 pub mod status;
+pub mod verify;
