@@ -21,12 +21,14 @@ use netguard::{
     config::{Config, Problems},
     control, daemon,
     datapath::{self, PinDirectory, Tc},
+    explain as explained,
     instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
     listing,
     pinned::NoSlot,
     policy::Matrix,
+    verify as verified,
 };
 
 /// A check has found something.
@@ -523,10 +525,19 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(control::Error::Refused { is_bad_order: true, .. }) = cause.downcast_ref() {
             return BAD_USAGE;
         }
-        if let Some(explain_error) = cause.downcast_ref::<netguard::explain::Error>()
-            && explain_error.is_bad_question()
-        {
-            return BAD_USAGE;
+        match cause.downcast_ref() {
+            Some(explained::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
+            Some(error) if error.is_bad_question() => return BAD_USAGE,
+            _ => {} // the others are failures
+        }
+        match cause.downcast_ref() {
+            Some(
+                verified::Error::NoSlot(_) | verified::Error::Orders(daemon::Error::Config(_)),
+            ) => {
+                return BAD_USAGE;
+            }
+            Some(verified::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
+            _ => {} // the others are failures
         }
         match cause.downcast_ref() {
             Some(daemon::Error::Config(_)) => return BAD_USAGE,
