@@ -2,7 +2,11 @@
 
 use std::{fs, process::Command};
 
-use aya::programs::{SchedClassifier, links::PinnedLink, tc::SchedClassifierLink};
+use aya::programs::{
+    SchedClassifier,
+    links::{FdLink, PinnedLink},
+    tc::SchedClassifierLink,
+};
 use netguard::datapath::{self, PinDirectory};
 use netguard_common::Hook;
 use netguard_tests::{
@@ -109,10 +113,41 @@ fn a_detached_and_a_replaced_program_are_found() {
     let mut program =
         SchedClassifier::from_pin(other.pins().program(Hook::PortEgress)).expect("its program");
     let link = PinnedLink::from_pin(pins(&lab).link("vm-slot1", Hook::PortEgress)).expect("a link");
-    let link = SchedClassifierLink::try_from(aya::programs::links::FdLink::from(link));
+    let link = SchedClassifierLink::try_from(FdLink::from(link));
     let id = program.attach_to_link(link.expect("a link of TC")).expect("it takes the place");
     drop(program.take_link(id).expect("the link"));
     finds(&lab, "is on vm-slot1 in the place of ng_port_egress");
+}
+
+#[test]
+fn a_program_that_was_replaced_everywhere_is_found() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = unwatched(Lab::up("veth"));
+    let pin = pins(&lab).program(Hook::BridgeEgress);
+    let other = pins(&lab).program(Hook::BridgeIngress);
+    let mut program = SchedClassifier::from_pin(&other).expect("a program");
+    for slot in 1..=5 {
+        let link = pins(&lab).link(&format!("br-slot{slot}"), Hook::BridgeEgress);
+        let link = FdLink::from(PinnedLink::from_pin(link).expect("a link"));
+        let link = SchedClassifierLink::try_from(link).expect("a link of TC");
+        let id = program.attach_to_link(link).expect("it takes the place");
+        drop(program.take_link(id).expect("the link"));
+    }
+    fs::remove_file(&pin).expect("the pin");
+    program.pin(&pin).expect("it is pinned");
+    finds(&lab, "the loaded program ng_br_egress answers no questions");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("report.html");
+    let found = verify(&lab, &["--report", file.to_str().expect("its path")]);
+    assert_eq!(found.code, 3, "{found:?}");
+    assert!(
+        found.stdout.contains("HOLE the pinned program ng_br_egress has the tag "),
+        "{found:?}"
+    );
+    let report = fs::read_to_string(&file).expect("the report");
+    assert!(report.contains("the pinned program ng_br_egress has the tag "), "{report}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) struct VerifyArgs {
     /// One JSON object
     #[arg(long)]
     json: bool,
-    /// Write a report for auditors, one page of HTML
+    /// Write a report for auditors, one page of HTML; the programs' instructions are compared too
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// The configuration that counts [default: the daemon's; without a daemon /etc/netguard/netguard.toml]
@@ -41,7 +41,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let instance = the_instance(args.instance.clone())?;
     let config = config(&instance, args.config.as_deref())?;
     enter(&instance)?;
-    let verified = verify::verify(&instance, &config, args.slot.as_deref())?;
+    let verified = verify::verify(&instance, &config, args.slot.as_deref(), args.report.is_some())?;
     if let Some(file) = &args.report {
         std::fs::write(file, verified.html())
             .with_context(|| format!("cannot write {}", file.display()))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use netguard_common::maps::{PortKind, read_name};
 
 use super::{Case, Error};
-use crate::datapath::Attached;
+use crate::datapath::{self, Attached, ProgramRow};
 
 /// Looks at the programs of every port and bridge.
 pub(super) fn programs(case: &Case<'_>, holes: &mut Vec<String>) -> Result<Vec<Attached>, Error> {
@@ -19,6 +19,22 @@ pub(super) fn programs(case: &Case<'_>, holes: &mut Vec<String>) -> Result<Vec<A
         attached.extend(case.in_force.attached_to(port)?);
     }
     Ok(attached)
+}
+
+/// Holds the pinned programs against those that this netguard would load, by the fingerprints of their instructions.
+pub(super) fn tags(loaded: &[ProgramRow], holes: &mut Vec<String>) -> Result<(), Error> {
+    for own in datapath::verify()? {
+        let found = loaded.iter().find(|it| it.name == own.name).map(|it| &it.tag);
+        if found != Some(&own.tag) {
+            let (name, tag) = (&own.name, &own.tag);
+            let found = found.map_or("none", String::as_str);
+            holes.push(format!(
+                "the pinned program {name} has the tag {found}, and that of this netguard has {tag}: somebody has replaced it, or \
+                 another version runs"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Looks at what is on the slots' bridges, and whether it is kept apart.

@@ -198,7 +198,14 @@ impl Asker<'_> {
                 _ => *ifindex,
             };
             let Ok(frame) = question.packet.build() else { continue };
-            let (asked, differs) = self.put(slot, &question, &frame, ifindex)?;
+            let (asked, differs) = match self.put(slot, &question, &frame, ifindex) {
+                // Whoever has loaded it, nobody knows what it lets through.
+                Err(error @ datapath::Error::NoDryRun(_)) => {
+                    answers.holes.push(format!("slot {}: {error}", slot.name));
+                    break;
+                }
+                put => put?,
+            };
             answers.questions += 1;
             let cell = row.cells.entry(question.column).or_default();
             *cell.0.entry(name(asked).to_owned()).or_default() += 1;

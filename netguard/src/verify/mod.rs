@@ -85,12 +85,18 @@ impl Case<'_> {
 }
 
 /// Verifies an instance, or one of its slots, against a configuration and what was ordered beside it. To be called in the network
-/// namespace that it guards.
+/// namespace that it guards. `with_tags`: the programs' instructions are compared too, for which this netguard's own are loaded once
+/// more, most of a second.
 ///
 /// # Errors
 ///
 /// The kernel does not answer, or there is no such slot.
-pub fn verify(instance: &Instance, config: &Config, slot: Option<&str>) -> Result<Verified, Error> {
+pub fn verify(
+    instance: &Instance,
+    config: &Config,
+    slot: Option<&str>,
+    with_tags: bool,
+) -> Result<Verified, Error> {
     let began = Instant::now();
     let policy = daemon::with_orders(config, instance)?;
     let only = slot.map(|name| find(&policy, name)).transpose()?;
@@ -102,6 +108,10 @@ pub fn verify(instance: &Instance, config: &Config, slot: Option<&str>) -> Resul
     if let Some((map, entry)) = in_force.differs_from(&plan)? {
         let file = config.path().display();
         holes.push(format!("the map {map} is not what {file} compiles to: {entry}"));
+    }
+    let programs = in_force.programs()?;
+    if with_tags {
+        host::tags(&programs, &mut holes)?;
     }
     let attached = host::programs(&case, &mut holes)?;
     host::bridges(&case, &mut holes);
@@ -119,7 +129,7 @@ pub fn verify(instance: &Instance, config: &Config, slot: Option<&str>) -> Resul
         }),
         generation: plan.slots.values().next().map(|slot| format!("{:08x}", slot.generation)),
         kernel: datapath::kernel_release(),
-        programs: in_force.programs()?,
+        programs,
         attached,
         columns: asked.columns,
         rows: asked.rows,
