@@ -61,6 +61,7 @@ impl FromStr for Destination {
             return Ok(Self { host: text.to_owned(), port: None });
         }
         let (host, port) = match text.rsplit_once(':') {
+            _ if text.ends_with(']') => (text, None),
             Some((host, port)) => (host, Some(port.parse().map_err(|_| bad())?)),
             None => (text, None),
         };
