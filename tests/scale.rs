@@ -57,6 +57,10 @@ fn a_thousand_slots_load_list_reload_and_lock() {
     let state = run(&["state", "export", "s500"]);
     assert!(state.success().contains("\"subnet\": \"10.1.244.0/24\""), "{state:?}");
 
+    let verified = run(&["verify"]);
+    println!("{}", verified.success());
+    assert!(verified.stdout.contains(": 1000 slots, "), "{verified:?}");
+
     fs::write(&file, config(21)).expect("the configuration");
     let reloaded = run(&["reload"]);
     let allowed = reloaded.success().lines().filter(|line| line.contains("+ slot s"));

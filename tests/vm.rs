@@ -14,7 +14,23 @@ use netguard_tests::{
 
 /// Which end-to-end tests run on Debian's kernel: all of these files, but for tests that bring nothing of a kernel's to light
 /// and take minutes there, where the processor is a program.
-const END_TO_END: [(&str, &[&str]); 3] = [
+const END_TO_END: [(&str, &[&str]); 5] = [
+    // What takes hundreds of processes, dumps of large maps, or links of TC.
+    (
+        "explain",
+        &[
+            "a_dry_run_leaves_no_trace_and_says_what_a_packet_meets",
+            "two_hundred_packets_meet_what_explain_says",
+        ],
+    ),
+    (
+        "verify",
+        &[
+            "a_detached_and_a_replaced_program_are_found",
+            "a_program_that_was_replaced_everywhere_is_found",
+            "an_edited_entry_is_found_in_each_map",
+        ],
+    ),
     ("clsact", &["links_and_filters_take_over_from_each_other"]), // without tcx there is nothing to take over
     (
         "lifecycle",

@@ -106,6 +106,26 @@ pub const MAX_SLOT_ID: SlotId = 4096;
 /// The upper half of the mark of a frame that a program of ours has let onto a bridge.
 const VOUCHED: u32 = 0x6e67_0000;
 
+/// Where a packet comes from that somebody only asks about: `__sk_buff.ingress_ifindex` of a dry run. The number of no interface.
+pub const DRY_RUN_INTERFACE: u32 = u32::MAX;
+
+/// The upper half of the mark that answers a dry run.
+const ANSWERED: u32 = 0x4e47_0000;
+
+/// The mark that tells whoever asks what would become of the packet.
+#[must_use]
+#[inline(always)]
+pub const fn answer_of(outcome: maps::Outcome) -> u32 {
+    ANSWERED | outcome as u32
+}
+
+/// What a dry run's mark answers; `None` if it is no answer.
+#[must_use]
+pub const fn answered(mark: u32) -> Option<maps::Outcome> {
+    let outcome = mark & 0xff;
+    if mark == ANSWERED | outcome { Some(outcome as maps::Outcome) } else { None }
+}
+
 /// The mark that says whose port a frame came through; [`NO_SLOT`] stands for the host itself.
 #[must_use]
 #[inline(always)]

@@ -34,7 +34,7 @@ pub use pins::{BadPorts, GRACE, Pin, PinError, PinMap, Pins, Ports};
 pub use question::Question;
 pub use record::{Decision, Denial, Journal, QueryLog, QueryRecord};
 pub use reply::Transport;
-pub use resolver::Resolver;
+pub use resolver::{Judged, Resolver};
 pub use rules::{DEFAULT_NAME_MAX, DEFAULT_TYPES, Rules, SlotRules};
 pub use server::{Endpoint, Server, SlotServer, Sockets, threads_of_slot};
 pub use wire_name::{NAME_MAX, WireName, name_text, write_name};

@@ -74,7 +74,7 @@ fn to_resolver(
     if resolver == Address::UNSPECIFIED {
         return Err(DropReason::NoResolver);
     }
-    let port = dns_flows::acquire(slot_id, query, &mut scratch.dns_flow)?;
+    let port = dns_flows::acquire(ctx, slot_id, query, &mut scratch.dns_flow)?;
     let to =
         Ends { address: resolver, src_port_be: port.to_be(), dst_port_be: slot.resolver_port_be };
     translate(ctx, query, Side::Destination, &to)?;
@@ -104,7 +104,7 @@ fn from_resolver(
     }
     // SAFETY: the verifier allows reads of this context field; it is 0 for what is one packet.
     let segments = unsafe { (*ctx.skb.skb).gso_segs };
-    let (asked, client_port_be) = dns_flows::answered(slot_id, reply, segments.max(1))?;
+    let (asked, client_port_be) = dns_flows::answered(ctx, slot_id, reply, segments.max(1))?;
     let to = Ends { address: asked, src_port_be: DNS_PORT_BE, dst_port_be: client_port_be };
     translate(ctx, reply, Side::Source, &to)
 }

@@ -4,7 +4,10 @@
 //! The ports of a slot are a small open-addressed table of its own: a flow may stand at any of
 //! [`PROBES`] places behind its hash.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    programs::TcContext,
+};
 use netguard_common::{
     Address, DropReason, SlotId,
     maps::{DNS_FLOW_FIRST_PORT, DNS_FLOWS_PER_SLOT, DnsFlow, DnsFlowKey},
@@ -12,6 +15,7 @@ use netguard_common::{
 
 use crate::{
     clock::{SECOND_NS, now_ns},
+    dry_run::is_dry_run,
     maps::DNS_FLOWS,
     packet::{FIN, Packet, RST, TCP, UDP},
 };
@@ -29,7 +33,12 @@ const PROBES: u16 = 8;
 /// Of those that are free it is the one left longest ago: a port that is used again at once may meet
 /// the last moments of the connection before.
 #[inline(always)]
-pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<u16, DropReason> {
+pub fn acquire(
+    ctx: &TcContext,
+    slot_id: SlotId,
+    query: &Packet,
+    memory: &mut DnsFlow,
+) -> Result<u16, DropReason> {
     let now = now_ns();
     let idle_ns = if query.protocol == TCP { TCP_IDLE_NS } else { UDP_IDLE_NS };
     let home = hash(query);
@@ -53,6 +62,9 @@ pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<
                     && (*flow).client == query.src
                     && (*flow).asked == query.dst;
                 if same {
+                    if is_dry_run(ctx) {
+                        return Ok(port);
+                    }
                     (*flow).seen_ns = now;
                     (*flow).outstanding = outstanding((*flow).outstanding, query);
                     return Ok(port);
@@ -73,6 +85,9 @@ pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<
         return Err(DropReason::DnsFlowsFull);
     }
     let port = free;
+    if is_dry_run(ctx) {
+        return Ok(port);
+    }
     let key = flow_key(slot_id, query.protocol, port);
     *memory = DnsFlow {
         client: query.src,
@@ -94,6 +109,7 @@ pub fn acquire(slot_id: SlotId, query: &Packet, memory: &mut DnsFlow) -> Result<
 /// asked it. The packet may be several replies that are still one (`replies`, from GSO).
 #[inline(always)]
 pub fn answered(
+    ctx: &TcContext,
     slot_id: SlotId,
     reply: &Packet,
     replies: u32,
@@ -107,7 +123,7 @@ pub fn answered(
             return Err(DropReason::DnsUnsolicited);
         }
         let closes = reply.protocol == UDP || reply.tcp_flags & (FIN | RST) != 0;
-        if closes {
+        if closes && !is_dry_run(ctx) {
             (*flow).outstanding = (*flow).outstanding.saturating_sub(replies);
         }
         Ok(((*flow).asked, (*flow).client_port_be))

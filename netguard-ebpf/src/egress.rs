@@ -72,11 +72,11 @@ fn carry_out(
     slot: &SlotEntry,
 ) -> Result<Verdict, DropReason> {
     // Stage 10, limits.
-    limits::packet(scratch, slot_id, slot, ctx.length())?;
+    limits::packet(ctx, scratch, slot_id, slot)?;
     match permit {
         Permit::Pass => {}
-        Permit::Follow => flows::advance(scratch, slot.generation, WAY),
-        Permit::Continue => fragments::follow(scratch, slot_id, WAY)?,
+        Permit::Follow => flows::advance(ctx, scratch, slot.generation, WAY),
+        Permit::Continue => fragments::follow(ctx, scratch, slot_id, WAY)?,
         Permit::Open | Permit::Route => {
             // The end of stage 7: no list knows every address that the host takes for its own.
             if matches!(permit, Permit::Route)
@@ -85,8 +85,8 @@ fn carry_out(
             {
                 return Err(DropReason::Host);
             }
-            limits::flow(scratch, slot_id, slot)?;
-            if flows::open(scratch, slot, WAY as u32) == 0 {
+            limits::flow(ctx, scratch, slot_id, slot)?;
+            if flows::open(ctx, scratch, slot, WAY as u32) == 0 {
                 return Err(DropReason::FlowsFull);
             }
         }
@@ -96,7 +96,7 @@ fn carry_out(
         }
     }
     if scratch.packet.more_fragments && !scratch.packet.is_later_fragment() {
-        fragments::begin(scratch, slot_id, WAY);
+        fragments::begin(ctx, scratch, slot_id, WAY);
     }
     Ok(Verdict::Pass)
 }

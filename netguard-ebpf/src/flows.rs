@@ -5,6 +5,7 @@
 //! another's. A region is a hash table of buckets of four; a flow stands in one of two of them. Entries
 //! are claimed with one compare-and-swap and need nobody to clean up: what has timed out is free.
 
+use aya_ebpf::programs::TcContext;
 use netguard_common::{
     Address, Direction, DropReason, SlotId,
     flow::{FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, PLACES, WAYS, is_over, place},
@@ -13,6 +14,7 @@ use netguard_common::{
 
 use crate::{
     atomic,
+    dry_run::is_dry_run,
     icmp::{self, Kind},
     maps::FLOWS,
     packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
@@ -116,7 +118,10 @@ pub fn at(index: u32) -> Option<*mut Flow> {
 /// Carries out what [`find`] has found possible: the flow's state after the packet. `generation` is the
 /// policy that allows it now.
 #[inline(always)]
-pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
+pub fn advance(ctx: &TcContext, scratch: &Scratch, generation: u32, way: Direction) {
+    if is_dry_run(ctx) {
+        return;
+    }
     let Some(flow) = at(scratch.flow_index()) else { return };
     // SAFETY: the entry stays writable for the whole program. Two CPUs that advance one flow at once are
     // two packets of one connection; each field is an aligned word or byte, and either value will do.
@@ -146,7 +151,7 @@ pub fn advance(scratch: &Scratch, generation: u32, way: Direction) {
 /// slot itself began, the oldest first. Who comes from outside takes the place of the oldest flow that the slot began, so that a slot which opens
 /// flows without end cannot keep its own operator out.
 #[inline(never)]
-pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
+pub fn open(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
     let from_outside = way == Direction::Ingress as u32;
     let hash = scratch.flow_key.hash();
     scratch.set_best(Candidate { index: u32::MAX, rank: u64::MAX, state: EMPTY });
@@ -188,6 +193,9 @@ pub fn open(scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
     let best = scratch.best();
     scratch.set_flow_index(best.index);
     let Some(flow) = at(scratch.flow_index()) else { return 0 };
+    if is_dry_run(ctx) {
+        return 1;
+    }
     let state = if scratch.packet.protocol == TCP { SYN_SENT } else { ASKED };
     // SAFETY: the entry stays writable for the whole program. Whoever turns the state into `Claimed` is
     // the only one that writes the other fields; readers that meet it so take it for no flow.

@@ -5,10 +5,12 @@
 //! out of order is dropped. Senders emit fragments in order, and a host with connection tracking puts
 //! those that come from elsewhere back in order.
 
+use aya_ebpf::programs::TcContext;
 use netguard_common::{Direction, DropReason, SlotId, flow::FRAGMENTS_PER_SLOT};
 
 use crate::{
-    clock::SECOND_NS, maps::FRAGMENTS, packet::Packet, scratch::Scratch, words::put_address,
+    clock::SECOND_NS, dry_run::is_dry_run, maps::FRAGMENTS, packet::Packet, scratch::Scratch,
+    words::put_address,
 };
 
 /// Linux gives up on a packet after this time too (net.ipv4.ipfrag_time).
@@ -16,7 +18,10 @@ const LIFE_NS: u64 = 30 * SECOND_NS;
 
 /// Remembers a first fragment that passes.
 #[inline(always)]
-pub fn begin(scratch: &Scratch, slot_id: SlotId, way: Direction) {
+pub fn begin(ctx: &TcContext, scratch: &Scratch, slot_id: SlotId, way: Direction) {
+    if is_dry_run(ctx) {
+        return;
+    }
     let packet = &scratch.packet;
     let Some(entry) = FRAGMENTS.get_ptr_mut(place(packet, slot_id, way)) else { return };
     // SAFETY: the entry stays writable for the whole program; two CPUs that write it at once are two
@@ -36,7 +41,12 @@ pub fn begin(scratch: &Scratch, slot_id: SlotId, way: Direction) {
 
 /// Lets a later fragment pass if it is the next one of a packet that passed so far.
 #[inline(always)]
-pub fn follow(scratch: &Scratch, slot_id: SlotId, way: Direction) -> Result<(), DropReason> {
+pub fn follow(
+    ctx: &TcContext,
+    scratch: &Scratch,
+    slot_id: SlotId,
+    way: Direction,
+) -> Result<(), DropReason> {
     let packet = &scratch.packet;
     let entry = FRAGMENTS.get_ptr_mut(place(packet, slot_id, way)).ok_or(DropReason::Fragment)?;
     // SAFETY: as in `begin`.
@@ -52,6 +62,9 @@ pub fn follow(scratch: &Scratch, slot_id: SlotId, way: Direction) -> Result<(), 
             && (*entry).dst == packet.dst;
         if !continues {
             return Err(DropReason::Fragment);
+        }
+        if is_dry_run(ctx) {
+            return Ok(());
         }
         if packet.more_fragments {
             (*entry).next_offset = packet.fragment_offset + packet.payload;

@@ -6,6 +6,9 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
+use netguard_common::{answer_of, maps::Outcome};
+
+use crate::dry_run;
 
 /// How much of a frame is made directly readable, in bytes; the parser asserts what it needs.
 pub const HEADERS_MAX: usize = 86;
@@ -26,6 +29,10 @@ pub trait Frame {
     ///
     /// `to` must be writable for `length` bytes.
     unsafe fn copy(&self, offset: u32, to: *mut u8, length: u32) -> bool;
+    /// True if somebody only asks about the frame: see `dry_run`.
+    fn is_dry_run(&self) -> bool;
+    /// Tells whoever asks what would become of it.
+    fn answer(&self, outcome: Outcome);
     /// The action that lets the frame go on.
     fn action_pass(&self) -> u32;
     /// The action that drops the frame.
@@ -60,6 +67,14 @@ impl Frame for XdpContext {
         // SAFETY: the caller promises the room; the helper checks the length against the frame.
         unsafe { bpf_xdp_load_bytes(self.ctx, offset, to.cast(), length) == 0 }
     }
+
+    #[inline(always)]
+    fn is_dry_run(&self) -> bool {
+        false // XDP writes nothing but counters and records; who asks, asks TC, which decides the same
+    }
+
+    #[inline(always)]
+    fn answer(&self, _: Outcome) {}
 
     #[inline(always)]
     fn action_pass(&self) -> u32 {
@@ -105,6 +120,16 @@ impl Frame for TcContext {
     unsafe fn copy(&self, offset: u32, to: *mut u8, length: u32) -> bool {
         // SAFETY: the caller promises the room; the helper checks the length against the frame.
         unsafe { bpf_skb_load_bytes(self.as_ptr(), offset, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
+    fn is_dry_run(&self) -> bool {
+        dry_run::is_dry_run(self)
+    }
+
+    #[inline(always)]
+    fn answer(&self, outcome: Outcome) {
+        self.set_mark(answer_of(outcome));
     }
 
     #[inline(always)]

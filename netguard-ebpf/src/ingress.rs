@@ -63,12 +63,12 @@ fn judge(
         return if packet.is_fragment() { Err(DropReason::Fragment) } else { Ok(()) };
     }
     if packet.is_later_fragment() {
-        return fragments::follow(scratch, own, WAY);
+        return fragments::follow(ctx, scratch, own, WAY);
     }
     match flows::find(scratch, own, slot, WAY) {
         Found::Follows => {
             allow_again(scratch, own, slot)?;
-            flows::advance(scratch, slot.generation, WAY);
+            flows::advance(ctx, scratch, slot.generation, WAY);
         }
         Found::Contradicts => return Err(DropReason::TcpState),
         Found::Nothing => {
@@ -79,7 +79,7 @@ fn judge(
         }
     }
     if scratch.packet.more_fragments {
-        fragments::begin(scratch, own, WAY);
+        fragments::begin(ctx, scratch, own, WAY);
     }
     Ok(())
 }
@@ -103,7 +103,11 @@ fn open(
         return Ok(()); // nobody answers all as one
     }
     flows::check_opening(&scratch.packet)?;
-    if flows::open(scratch, slot, WAY as u32) == 0 { Err(DropReason::FlowsFull) } else { Ok(()) }
+    if flows::open(ctx, scratch, slot, WAY as u32) == 0 {
+        Err(DropReason::FlowsFull)
+    } else {
+        Ok(())
+    }
 }
 
 /// True for a source that is on the slot's own link.

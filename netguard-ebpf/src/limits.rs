@@ -1,12 +1,13 @@
 //! How much a slot may send: stage 10. Each limit is a generic cell rate algorithm (ITU-T I.371) in one
 //! word, the time at which the slot is even again.
 
+use aya_ebpf::programs::TcContext;
 use netguard_common::{
     DropReason, SlotId,
     maps::{Counted, Limit, SlotEntry, slot_flags},
 };
 
-use crate::{atomic, icmp, maps::SPENT, scratch::Scratch};
+use crate::{atomic, dry_run::is_dry_run, frame::Frame as _, icmp, maps::SPENT, scratch::Scratch};
 
 /// How often another CPU may be faster before the packet counts as one too many.
 const TRIES: u32 = 4;
@@ -14,15 +15,15 @@ const TRIES: u32 = 4;
 /// Takes a packet off the slot's limits on packets, bytes and ICMP.
 #[inline(always)]
 pub fn packet(
+    ctx: &TcContext,
     scratch: &Scratch,
     slot_id: SlotId,
     slot: &SlotEntry,
-    bytes: u32,
 ) -> Result<(), DropReason> {
     if slot.flags & slot_flags::LIMITS == 0 && !scratch.packet.is_icmp() {
         return Ok(());
     }
-    match packet_apart(scratch, slot_id.into(), slot, bytes) {
+    match packet_apart(ctx, scratch, slot_id.into(), slot) {
         0 => Ok(()),
         reason => Err(DropReason::from_raw(reason as u8).unwrap_or(DropReason::Internal)),
     }
@@ -30,8 +31,8 @@ pub fn packet(
 
 /// A function of its own in BPF too, for its stack.
 #[inline(never)]
-fn packet_apart(scratch: &Scratch, slot_id: u32, slot: &SlotEntry, bytes: u32) -> u32 {
-    match take(scratch, slot_id as SlotId, slot, bytes) {
+fn packet_apart(ctx: &TcContext, scratch: &Scratch, slot_id: u32, slot: &SlotEntry) -> u32 {
+    match take(ctx, scratch, slot_id as SlotId, slot) {
         Ok(()) => 0,
         Err(reason) => reason as u32,
     }
@@ -39,30 +40,36 @@ fn packet_apart(scratch: &Scratch, slot_id: u32, slot: &SlotEntry, bytes: u32) -
 
 #[inline(always)]
 fn take(
+    ctx: &TcContext,
     scratch: &Scratch,
     slot_id: SlotId,
     slot: &SlotEntry,
-    bytes: u32,
 ) -> Result<(), DropReason> {
-    spend(scratch, slot_id, slot, Counted::Packets, 1).ok_or(DropReason::PacketRate)?;
-    spend(scratch, slot_id, slot, Counted::Bytes, bytes).ok_or(DropReason::ByteRate)?;
+    spend(ctx, scratch, slot_id, slot, Counted::Packets, 1).ok_or(DropReason::PacketRate)?;
+    spend(ctx, scratch, slot_id, slot, Counted::Bytes, ctx.length()).ok_or(DropReason::ByteRate)?;
     if scratch.packet.is_icmp() && !icmp::is_link_upkeep(&scratch.packet) {
-        spend(scratch, slot_id, slot, Counted::Icmp, 1).ok_or(DropReason::IcmpRate)?;
+        spend(ctx, scratch, slot_id, slot, Counted::Icmp, 1).ok_or(DropReason::IcmpRate)?;
     }
     Ok(())
 }
 
 /// Takes a new flow off the slot's limit.
 #[inline(always)]
-pub fn flow(scratch: &Scratch, slot_id: SlotId, slot: &SlotEntry) -> Result<(), DropReason> {
+pub fn flow(
+    ctx: &TcContext,
+    scratch: &Scratch,
+    slot_id: SlotId,
+    slot: &SlotEntry,
+) -> Result<(), DropReason> {
     if slot.flags & slot_flags::LIMITS == 0 {
         return Ok(());
     }
-    spend(scratch, slot_id, slot, Counted::Flows, 1).ok_or(DropReason::FlowRate)
+    spend(ctx, scratch, slot_id, slot, Counted::Flows, 1).ok_or(DropReason::FlowRate)
 }
 
 #[inline(always)]
 fn spend(
+    ctx: &TcContext,
     scratch: &Scratch,
     slot_id: SlotId,
     slot: &SlotEntry,
@@ -85,6 +92,9 @@ fn spend(
         // A slot that is even may always send one packet, however large.
         if ahead > 0 && ahead + cost > limit.burst_ns {
             return None;
+        }
+        if is_dry_run(ctx) {
+            return Some(());
         }
         let next = scratch.now_ns + ahead + cost;
         // SAFETY: as above.

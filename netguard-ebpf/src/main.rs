@@ -15,6 +15,7 @@ mod clock;
 mod cursor;
 mod dns;
 mod dns_flows;
+mod dry_run;
 mod egress;
 mod flows;
 mod fragments;

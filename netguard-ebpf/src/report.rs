@@ -26,7 +26,8 @@ pub enum Verdict {
     Continue,
 }
 
-/// Counts, records and says what the hook shall do. The only place that knows actions.
+/// Counts, records and says what the hook shall do. The only place that knows actions. A dry run is told what became of
+/// the frame, and nothing else happens.
 #[inline(always)]
 pub fn finish<F: Frame>(
     frame: &F,
@@ -41,14 +42,21 @@ pub fn finish<F: Frame>(
         Verdict::Redirect => OUTCOME_REDIRECT,
         Verdict::Drop(reason) => reason as Outcome,
     };
+    let is_dry_run = frame.is_dry_run();
+    if is_dry_run {
+        frame.answer(outcome);
+    }
     match verdict {
+        Verdict::Drop(_) if is_dry_run => frame.action_drop(),
         Verdict::Drop(reason) => {
             count_drop(frame, CounterKey { slot_id, direction: direction as u8, outcome });
             record(frame, hook, direction, slot_id, reason);
             frame.action_drop()
         }
         Verdict::Pass | Verdict::Redirect | Verdict::Continue => {
-            count_pass(frame, slot_id, direction, outcome);
+            if !is_dry_run {
+                count_pass(frame, slot_id, direction, outcome);
+            }
             frame.action_pass()
         }
     }

@@ -1,11 +1,13 @@
 //! The command line: arguments, dispatch, exit codes.
 
 mod drops;
+mod explain;
 mod guard;
 mod loaded;
 mod manual;
 mod orders;
 mod state;
+mod verify;
 
 use std::{
     ffi::OsString,
@@ -20,16 +22,22 @@ use netguard::{
     control, daemon,
     datapath::{self, PinDirectory, Tc},
     drops::BadTo,
+    explain as explained,
     instance::{BadName, Instance},
     journal::Format,
     lab::{self, Lab, PortKind},
     listing,
     pinned::NoSlot,
     policy::Matrix,
+    verify as verified,
 };
 
+/// A check has found something.
+const HOLE: u8 = 3;
+
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole, 4 not permitted.";
+Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration, 3 a check found a hole or a packet would be dropped, \
+4 not permitted.";
 
 /// The firewall for hosts that run workloads nobody trusts.
 #[derive(Parser)]
@@ -83,6 +91,10 @@ enum Command {
     },
     /// Show the packets that were dropped of late, and those that are dropped from now on
     Drops(drops::DropsArgs),
+    /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
+    Explain(explain::ExplainArgs),
+    /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
+    Verify(verify::VerifyArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -312,6 +324,8 @@ impl Cli {
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Drops(args) => drops::drops(&args),
+            Command::Explain(args) => explain::explain(&args),
+            Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),
@@ -528,6 +542,20 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         }
         if let Some(control::Error::Refused { is_bad_order: true, .. }) = cause.downcast_ref() {
             return BAD_USAGE;
+        }
+        match cause.downcast_ref() {
+            Some(explained::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
+            Some(error) if error.is_bad_question() => return BAD_USAGE,
+            _ => {} // the others are failures
+        }
+        match cause.downcast_ref() {
+            Some(
+                verified::Error::NoSlot(_) | verified::Error::Orders(daemon::Error::Config(_)),
+            ) => {
+                return BAD_USAGE;
+            }
+            Some(verified::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
+            _ => {} // the others are failures
         }
         match cause.downcast_ref() {
             Some(daemon::Error::Config(_)) => return BAD_USAGE,

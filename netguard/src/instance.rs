@@ -110,6 +110,12 @@ impl Instance {
         self.0.starts_with(LAB_PREFIX)
     }
 
+    /// The name of the lab that it is the instance of.
+    #[must_use]
+    pub fn lab_name(&self) -> Option<&str> {
+        self.0.strip_prefix(LAB_PREFIX)
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

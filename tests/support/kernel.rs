@@ -356,7 +356,8 @@ impl Kernel {
         )
     }
 
-    fn records(&mut self) -> Vec<DropRecord> {
+    /// The records that came since the last time.
+    pub fn records(&mut self) -> Vec<DropRecord> {
         std::iter::from_fn(|| self.drops.next_ready()).collect()
     }
 }

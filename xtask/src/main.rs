@@ -137,7 +137,18 @@ fn test(arguments: &[OsString]) -> Result<()> {
 }
 
 /// The test programs that the guest runs; `tests/vm.rs` says which of their tests.
-const IN_GUEST: [&str; 6] = ["--test", "lab", "--test", "lifecycle", "--test", "clsact"];
+const IN_GUEST: [&str; 10] = [
+    "--test",
+    "lab",
+    "--test",
+    "lifecycle",
+    "--test",
+    "clsact",
+    "--test",
+    "explain",
+    "--test",
+    "verify",
+];
 
 fn vm(kernel: Option<PathBuf>, modules: Option<PathBuf>) -> Result<()> {
     let toolchain = tools::for_build()?;

@@ -4,7 +4,7 @@ mod decide;
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -16,7 +16,8 @@ use arc_swap::ArcSwap;
 use netguard_common::SlotId;
 
 use crate::{
-    Cache, Decision, Journal, Kept, Moment, Pins, QueryLog, QueryRecord, Transport,
+    Cache, Decision, DomainName, Journal, Kept, Moment, Pins, QueryLog, QueryRecord, Transport,
+    WireName,
     budget::{Budget, Exhausted},
     forward::Forwarder,
     query::{self, Query, Unfit},
@@ -36,6 +37,31 @@ pub struct Resolver {
     pins: Arc<Pins>,
     slots: Mutex<HashMap<SlotId, Arc<SlotState>>>,
     journal: Arc<dyn Journal>,
+}
+
+/// What the rules say of a name, before anybody is asked for its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// True if it is asked of upstreams.
+    pub is_allowed: bool,
+    /// Why it is not, or that a listed name covers it: `listed`, `unlisted`, `exception`, `denied-at-run-time`.
+    pub why: &'static str,
+    /// The listed name that decided, as the list writes it.
+    pub rule: Option<String>,
+    /// The ports that its addresses are pinned for.
+    pub ports: Option<String>,
+}
+
+impl Judged {
+    fn of(decision: Decision<'_>) -> Self {
+        let (is_allowed, why, rule) = match decision {
+            Decision::Allowed(rule) => (true, "listed", Some(rule)),
+            Decision::Denied(denial, rule) => (false, denial.name(), rule),
+            Decision::Local(why) | Decision::Refused(why) => (false, why, None),
+        };
+        let ports = rule.and_then(|rule| rule.ports()).map(ToString::to_string);
+        Self { is_allowed, why, rule: rule.map(|rule| rule.to_string()), ports }
+    }
 }
 
 /// What one slot has asked; it outlives the rules.
@@ -196,6 +222,26 @@ impl Resolver {
                 self.journal.note(message);
             }
         }
+    }
+
+    /// What a slot's query for a name would get by the rules alone. It is decided like any other, counts nowhere and asks nobody.
+    /// `None` if there is no such slot.
+    #[must_use]
+    pub fn judge(&self, slot: SlotId, name: &DomainName, now: Moment) -> Option<Judged> {
+        let rules = self.rules();
+        let own = rules.slots.get(&slot)?;
+        // One question, recursion desired; type A, class IN (RFC 1035 section 4.1).
+        let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend(WireName::from(name).lower());
+        message.extend([0, 1, 0, 1]);
+        let mut query = Query::default();
+        query::read(&message, &mut query).ok()?;
+        let client =
+            Client { address: Ipv4Addr::UNSPECIFIED.into(), transport: Transport::Udp, came: now };
+        let state = self.slot(slot);
+        let asking = Asking { rules: &rules, own, slot: &state, client, now };
+        let decided = self.decide(&asking, &query, &mut String::new(), &mut Vec::new());
+        Some(Judged::of(decided.map_or_else(|(decision, _)| decision, Decision::Allowed)))
     }
 
     /// Takes one message of a guest. `out` is the reply, if there is one.

@@ -2,11 +2,13 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use anyhow::Context as _;
 use netguard::{
     control,
-    datapath::PinDirectory,
+    datapath::{self, PinDirectory},
     firewall,
     instance::Instance,
+    lab::{self, Lab},
     links,
     pinned::Pinned,
     status::{self, Status},
@@ -91,14 +93,29 @@ pub(super) fn pins(
     json: bool,
     instance: Option<Instance>,
 ) -> anyhow::Result<ExitCode> {
-    let has_pins = |instance: &Instance| PinDirectory::of(instance).has_pins();
-    let instance = the_instance(instance, has_pins, PinDirectory::instances)?;
-    let mut pinned = Pinned::read(&instance)?;
+    let mut pinned = Pinned::read(&the_pinned_instance(instance)?)?;
     if let Some(slot) = slot {
         pinned = pinned.of_slot(slot)?;
     }
     print(&if json { pinned.json().to_string() } else { pinned.text() })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts this process into the network namespace that an instance guards: a lab's hypervisor, or that of the daemon.
+pub(super) fn enter(instance: &Instance) -> anyhow::Result<()> {
+    if let Some(name) = instance.lab_name() {
+        let lab = Lab::new(name)?;
+        lab::enter(&lab.namespace("hv"))?;
+    } else if let Some(pid) = instance.running_pid() {
+        datapath::enter_of_process(pid).context("cannot enter the daemon's network namespace")?;
+    }
+    Ok(())
+}
+
+/// The instance that is meant, of those that have something in the kernel.
+pub(super) fn the_pinned_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
+    let has_pins = |instance: &Instance| PinDirectory::of(instance).has_pins();
+    the_instance(named, has_pins, PinDirectory::instances)
 }
 
 /// The instance that is meant: the one that is named, or the only one; of those that are loaded.

@@ -101,6 +101,16 @@ pub async fn slots(instance: &Instance) -> Result<Value, Error> {
     order(instance, Method::GET, "/v1/slots", String::new()).await
 }
 
+/// What a slot's query for a name would get, and the addresses that it has given the slot.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: there is no such slot, or the name is none.
+pub async fn judge(instance: &Instance, slot: &str, name: &str) -> Result<Value, Error> {
+    let path = of_slot(slot, &format!("names/{}", encode(name)));
+    order(instance, Method::GET, &path, String::new()).await
+}
+
 /// Makes a slot from the keys of a `[[slot]]` entry. Returns the slot.
 ///
 /// # Errors

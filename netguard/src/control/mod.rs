@@ -15,6 +15,7 @@
 //! | `GET` and `PUT /v1/slots/NAME/state` | all that there is of a slot, as one document, and has another slot take it over |
 //! | `PUT` and `DELETE /v1/slots/NAME/lock` | takes the slot's network away, established flows included, and gives it back |
 //! | `POST /v1/slots/NAME/allow` and `/deny` with `{"what": "example.com", "seconds": 600}` | the latest word about a name or prefix, whatever the file says; for good without seconds |
+//! | `GET /v1/slots/NAME/names/DOMAIN` | what a query of the slot for that name would get, and why |
 //! | `POST /v1/slots/NAME/forget` with `{"what": "example.com"}` | takes such a word back |
 //!
 //! `docs/openapi.yaml` has all of it for programs. What is wrong is answered with `{"error": "..."}`.
@@ -27,8 +28,8 @@ mod state;
 mod stream;
 
 pub use client::{
-    Error, add_slot, confirm, diff, drops, export, forget, import, lock, reload, remove_slot, say,
-    slots, status,
+    Error, add_slot, confirm, diff, drops, export, forget, import, judge, lock, reload,
+    remove_slot, say, slots, status,
 };
 pub use escape::encode;
 pub use routes::{Daemon, Names};

@@ -12,7 +12,7 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use netguard_common::SlotId;
-use netguard_dns::{Moment, Pins};
+use netguard_dns::{DomainName, Moment, Pins, Resolver};
 use serde_json::{Value, json};
 
 use super::{escape::decode, state, stream};
@@ -38,6 +38,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/slots", get(slots).post(add))
         .route("/v1/slots/{slot}", delete(remove))
         .route("/v1/slots/{slot}/state", get(state::export).put(state::import).layer(large))
+        .route("/v1/slots/{slot}/names/{name}", get(judge))
         .route("/v1/slots/{slot}/lock", put(lock).delete(unlock))
         .route("/v1/slots/{slot}/allow", post(allow))
         .route("/v1/slots/{slot}/deny", post(deny))
@@ -55,6 +56,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
 pub struct Daemon {
     pins: Arc<Pins>,
     names: Arc<ArcSwap<Names>>,
+    resolver: Arc<Resolver>,
     pub(super) orders: Orders,
     pub(super) feed: Feed,
     journal: Journal,
@@ -115,11 +117,13 @@ impl Daemon {
     pub fn new(
         pins: Arc<Pins>,
         names: Names,
+        resolver: Arc<Resolver>,
         orders: Orders,
         feed: Feed,
         journal: Journal,
     ) -> Self {
-        Self { pins, names: Arc::new(ArcSwap::from_pointee(names)), orders, feed, journal }
+        let names = Arc::new(ArcSwap::from_pointee(names));
+        Self { pins, names, resolver, orders, feed, journal }
     }
 
     pub(super) fn names(&self) -> Arc<Names> {
@@ -214,6 +218,37 @@ async fn status(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
 
 async fn slots(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
     daemon.give(Order::Slots).await
+}
+
+/// What the slot's query for a name would get, and the addresses that the name has given the slot.
+async fn judge(
+    State(daemon): State<Daemon>,
+    Path((slot, name)): Path<(String, String)>,
+) -> Result<Json<Value>, Wrong> {
+    let id = NoSlot::find(&daemon.names().slots, &slot)?;
+    let name: DomainName = name.parse().map_err(Wrong::bad)?;
+    let now = Moment::now();
+    let gone = || Wrong::new(StatusCode::NOT_FOUND, format!("slot {slot:?} is gone already"));
+    let judged = daemon.resolver.judge(id, &name, now).ok_or_else(gone)?;
+    let pins = daemon.apart(move |pins| pins.list(now)).await?;
+    let own = pins.iter().filter(|pin| pin.slot == id && *pin.name == *name.as_str());
+    let pins: Vec<_> = own
+        .map(|pin| {
+            json!({
+                "address": pin.address,
+                "ports": pin.ports.to_string(),
+                "left_seconds": pin.left.as_secs(),
+            })
+        })
+        .collect();
+    Ok(Json(json!({
+        "name": name.as_str(),
+        "allowed": judged.is_allowed,
+        "why": judged.why,
+        "rule": judged.rule,
+        "ports": judged.ports,
+        "pins": pins,
+    })))
 }
 
 async fn add(

@@ -55,9 +55,12 @@ use crate::{
     firewall,
     instance::{Instance, LockError},
     journal::Format,
-    links, sandbox,
+    links,
+    policy::Policy,
+    sandbox,
 };
 use monitor::Monitor;
+use state::StateFile;
 
 /// Why a daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +163,17 @@ fn take_over(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a configuration means with what was ordered at run time about an instance's slots. Needs no daemon.
+///
+/// # Errors
+///
+/// What was ordered cannot be read, or does not fit the configuration.
+pub fn with_orders(config: &Config, instance: &Instance) -> Result<Policy, Error> {
+    let overlay = StateFile::of(&instance.state_directory()).read()?;
+    let whole = config.with_slots(&overlay.entries())?;
+    Ok(overlay.apply(&whole.policy))
 }
 
 /// Runs the daemon until it is asked to stop.

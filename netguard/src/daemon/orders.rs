@@ -135,6 +135,9 @@ impl Monitor {
         daemon["unconfirmed_seconds_left"] = left.map(|left| left.as_secs()).into();
         daemon["failures"] = json!(self.failures);
         daemon["alarms"] = json!(self.alarms);
+        let config = self.config.path();
+        let config = config.canonicalize().unwrap_or_else(|_| config.to_owned());
+        daemon["config"] = config.display().to_string().into();
         daemon["log_lines_lost"] = self.journal.lost().into();
         daemon
     }

@@ -207,6 +207,7 @@ impl Worker {
         let daemon = control::Daemon::new(
             Arc::clone(&pins),
             names(&policy),
+            Arc::clone(&resolver),
             give,
             feed.clone(),
             journal.clone(),

@@ -77,6 +77,8 @@ struct LinkInfo {
 /// What a link holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Held {
+    /// The kernel's number of the link.
+    pub(super) id: u32,
     /// The number of the interface; 0 if that is gone, or the link was detached.
     pub(super) ifindex: u32,
     /// The kernel's number of the program.
@@ -95,7 +97,7 @@ pub(super) fn held_by(pin: &Path) -> io::Result<Option<Held>> {
     // SAFETY: the kernel writes at most as many bytes as the length says into `info`, which outlives the call; any bytes
     // are numbers.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request)? };
-    Ok(Some(Held { ifindex: info.ifindex, program_id: info.program_id }))
+    Ok(Some(Held { id: info.id, ifindex: info.ifindex, program_id: info.program_id }))
 }
 
 /// The number of the interface that the link at `pin` is on, as in [`Held`].

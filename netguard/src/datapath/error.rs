@@ -14,6 +14,11 @@ pub enum Error {
     /// The kernel has something else than was put there.
     #[error("read back, it is not in force: {0}")]
     NotInForce(String),
+    /// A program answers no dry run.
+    #[error(
+        "the loaded program {0} answers no questions: another version of netguard has loaded it; restart netguard"
+    )]
+    NoDryRun(&'static str),
     /// The process may not load programs.
     #[error(
         "not permitted to use the kernel's BPF programs and maps; run netguard as root or with CAP_BPF, CAP_NET_ADMIN \

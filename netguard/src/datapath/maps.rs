@@ -1,17 +1,17 @@
 //! The policy maps, typed: from a [`Plan`] to entries of a side.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use netguard_common::{
-    SlotId,
+    Address, SlotId,
     maps::{self as layout, Layout, SIDES, Side},
 };
 
-use super::{Error, batch};
+use super::{Error, PinDirectory, batch, view::open};
 use crate::policy::{Plan, Prefix, ServicePrefix};
 
 /// A shared layout as aya wants it.
@@ -25,6 +25,20 @@ unsafe impl<T: Layout> aya::Pod for Wire<T> {}
 
 type Entries<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
 type Trie<K, V> = LpmTrie<MapData, K, Wire<V>>;
+
+/// An entry that nobody here has written, or that is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    pub(super) map: &'static str,
+    /// Which entry, for people.
+    pub(super) entry: String,
+}
+
+impl Foreign {
+    const fn new(map: &'static str, entry: String) -> Self {
+        Self { map, entry }
+    }
+}
 
 /// The maps that the daemon writes and the programs read.
 pub(super) struct PolicyMaps {
@@ -47,6 +61,51 @@ impl PolicyMaps {
             rules: take(ebpf, layout::RULES)?,
             services: take(ebpf, layout::SERVICES)?,
         })
+    }
+
+    /// Opens the pinned maps of an instance.
+    pub(super) fn open(pins: &PinDirectory) -> Result<Self, Error> {
+        Ok(Self {
+            active: open(pins, layout::ACTIVE)?,
+            ports: open(pins, layout::PORTS)?,
+            slots: open(pins, layout::SLOTS)?,
+            places: open(pins, layout::PLACES)?,
+            rules: open(pins, layout::RULES)?,
+            services: open(pins, layout::SERVICES)?,
+        })
+    }
+
+    /// The side that counts.
+    pub(super) fn active(&self) -> Result<Side, Error> {
+        let found = self.active.get(&0, 0).map_err(|it| Error::map(layout::ACTIVE, it))?;
+        Ok(found.0)
+    }
+
+    /// What lies at an address, as the programs find it.
+    pub(super) fn place(
+        &self,
+        side: Side,
+        address: Address,
+    ) -> Result<Option<layout::PlaceEntry>, Error> {
+        let key = Key::new(layout::PLACE_SIDE_BITS + 128, layout::place_key(side, address));
+        found(layout::PLACES, self.places.get(&key, 0)).map(|entry| entry.map(|it| it.0))
+    }
+
+    /// What a slot's rules say of a service at an address, as the programs find it.
+    pub(super) fn rule(
+        &self,
+        side: Side,
+        slot: SlotId,
+        address: Address,
+        (protocol, port): (u8, u16),
+    ) -> Result<Option<layout::ServiceEntry>, Error> {
+        let key = Key::new(layout::RULE_SLOT_BITS + 128, layout::rule_key(side, slot, address));
+        let Some(Wire(set)) = found(layout::RULES, self.rules.get(&key, 0))? else {
+            return Ok(None);
+        };
+        let service = layout::service_key(side, set, protocol, port);
+        let entry = self.services.get(&Key::new(layout::SERVICE_BITS, service), 0);
+        found(layout::SERVICES, entry).map(|entry| entry.map(|it| it.0))
     }
 
     /// Each map with its name.
@@ -142,16 +201,16 @@ impl PolicyMaps {
         batch::put(layout::SLOTS, self.slots.map(), slots)
     }
 
-    /// The first map whose entries are not those of the plans, if there is one: somebody else has written. A side
+    /// The first entry that is not that of the plans, if there is one: somebody else has written. A side
     /// without a plan is not looked at.
     pub(super) fn find_foreign(
         &self,
         active: Side,
         plans: [Option<&Plan>; 2],
-    ) -> Result<Option<&'static str>, Error> {
-        let Wire(found) = self.active.get(&0, 0).map_err(|it| Error::map(layout::ACTIVE, it))?;
+    ) -> Result<Option<Foreign>, Error> {
+        let found = self.active()?;
         if found != active {
-            return Ok(Some(layout::ACTIVE));
+            return Ok(Some(Foreign::new(layout::ACTIVE, format!("side {found}"))));
         }
         let sides = || SIDES.into_iter().zip(plans).filter_map(|(side, plan)| Some((side, plan?)));
         let ports = sides().flat_map(|(side, plan)| {
@@ -169,23 +228,27 @@ impl PolicyMaps {
         });
         let is_watched = |side: Side| plans.get(side as usize).is_some_and(Option::is_some);
         let found = self.ports.iter().map(|it| it.map(|(key, port)| (key.0, port.0)));
-        if !are_same(layout::PORTS, found, ports, |key| is_watched(key.side))? {
-            return Ok(Some(layout::PORTS));
+        let other = first_other(layout::PORTS, found, ports, |key| is_watched(key.side))?;
+        if let Some(key) = other {
+            return Ok(Some(Foreign::new(layout::PORTS, format!("interface {}", key.ifindex))));
         }
-        if !are_same(layout::PLACES, trie(&self.places), places, |key| {
+        let other = first_other(layout::PLACES, trie(&self.places), places, |key| {
             is_watched(layout::side_of_place(&key.0))
-        })? {
-            return Ok(Some(layout::PLACES));
+        })?;
+        if let Some(key) = other {
+            return Ok(Some(Foreign::new(layout::PLACES, place_text(&key))));
         }
-        if !are_same(layout::RULES, trie(&self.rules), rules, |key| {
+        let other = first_other(layout::RULES, trie(&self.rules), rules, |key| {
             is_watched(layout::side_of_rule(&key.0))
-        })? {
-            return Ok(Some(layout::RULES));
+        })?;
+        if let Some(key) = other {
+            return Ok(Some(Foreign::new(layout::RULES, rule_text(&key))));
         }
-        if !are_same(layout::SERVICES, trie(&self.services), services, |key| {
+        let other = first_other(layout::SERVICES, trie(&self.services), services, |key| {
             is_watched(layout::side_of_service(&key.0))
-        })? {
-            return Ok(Some(layout::SERVICES));
+        })?;
+        if let Some(key) = other {
+            return Ok(Some(Foreign::new(layout::SERVICES, service_text(&key))));
         }
         let slots = sides().flat_map(|(side, plan)| {
             let at = move |id: &SlotId| layout::slot_index(side, *id);
@@ -196,7 +259,8 @@ impl PolicyMaps {
             let Wire(found) = found.map_err(|source| Error::map(layout::SLOTS, source))?;
             let wanted = slots.get(&index).unwrap_or(&layout::SlotEntry::EMPTY);
             if found != *wanted && is_watched(index % SIDES.len() as u32) {
-                return Ok(Some(layout::SLOTS));
+                let slot = format!("slot {}", index / SIDES.len() as u32);
+                return Ok(Some(Foreign::new(layout::SLOTS, slot)));
             }
         }
         Ok(None)
@@ -241,21 +305,56 @@ fn trie<K: aya::Pod, V: Layout>(
     trie.iter().map(|it| it.map(|(key, value)| (trie_key(key), value.0)))
 }
 
-/// True if of the keys that are watched the same entries are found as wanted.
-fn are_same<K: Ord, V: PartialEq>(
+/// The first key of an entry that is not as wanted, of those that are watched.
+fn first_other<K: Ord, V: PartialEq>(
     name: &'static str,
     found: impl Iterator<Item = Result<(K, V), MapError>>,
     wanted: impl Iterator<Item = (K, V)>,
     is_watched: impl Fn(&K) -> bool,
-) -> Result<bool, Error> {
+) -> Result<Option<K>, Error> {
     let mut wanted: BTreeMap<_, _> = wanted.collect();
     for entry in found {
         let (key, value) = entry.map_err(|source| Error::map(name, source))?;
         if is_watched(&key) && wanted.remove(&key).as_ref() != Some(&value) {
-            return Ok(false);
+            return Ok(Some(key));
         }
     }
-    Ok(wanted.is_empty())
+    Ok(wanted.into_keys().next())
+}
+
+/// What a lookup has found.
+fn found<V>(name: &'static str, looked: Result<V, MapError>) -> Result<Option<V>, Error> {
+    match looked {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(source) => Err(Error::map(name, source)),
+    }
+}
+
+/// A prefix as people write it, from an address and its length behind the side, in bits.
+fn prefix_text(address: &[u8], length: u32) -> String {
+    let Ok(bytes) = <[u8; 16]>::try_from(address) else { return String::new() };
+    match IpAddr::from(Address(bytes)) {
+        IpAddr::V4(v4) if length >= 96 => format!("{v4}/{}", length - 96),
+        address => format!("{address}/{length}"),
+    }
+}
+
+fn place_text((key, length): &(layout::PlaceKey, u32)) -> String {
+    prefix_text(&key[4..], length.saturating_sub(layout::PLACE_SIDE_BITS))
+}
+
+fn rule_text((key, length): &(layout::RuleKey, u32)) -> String {
+    let slot = u16::from_be_bytes([key[2], key[3]]);
+    format!(
+        "slot {slot}, {}",
+        prefix_text(&key[4..], length.saturating_sub(layout::RULE_SLOT_BITS))
+    )
+}
+
+fn service_text((key, length): &(layout::ServiceKey, u32)) -> String {
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("set of services {hex}/{length}")
 }
 
 fn changed<'a, K: Ord, V: PartialEq>(

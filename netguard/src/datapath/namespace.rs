@@ -17,6 +17,16 @@ pub(super) fn own() -> io::Result<String> {
     Ok(fs::read_link(OWN)?.to_string_lossy().into_owned())
 }
 
+/// Puts the calling thread, and those that it starts, into the namespace of a process.
+///
+/// # Errors
+///
+/// The process is gone, or this one may not enter.
+pub fn enter_of_process(pid: u32) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+    Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)
+}
+
 /// Does work within the namespace of that name, on a thread of its own if it is not this thread's. `None` if it is
 /// gone: no process is in it, and none of `ip netns` is it.
 pub(super) fn within<T: Send>(

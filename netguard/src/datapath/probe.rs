@@ -1,16 +1,19 @@
 //! Frames put to the loaded programs by BPF_PROG_TEST_RUN: what the kernel itself would do, without a
-//! wire. Counters, records and flows are real.
+//! wire. Counters, records and flows are real, but for those of a dry run ([`PinnedProgram::ask`]), which leaves none.
 
 use std::time::Duration;
 
 use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
-use netguard_common::Hook;
+use netguard_common::{DRY_RUN_INTERFACE, DropReason, Hook, answered, maps};
 
 use super::{Datapath, Error, PinDirectory};
 
-/// `struct __sk_buff` of include/uapi/linux/bpf.h, as far as it is used: its size and one field.
+/// `struct __sk_buff` of include/uapi/linux/bpf.h, as far as it is used: its size and some fields, which BPF_PROG_TEST_RUN
+/// hands on as they are given (`convert___skb_to_skb` in net/bpf/test_run.c, Linux 6.1 to 6.18).
 const SKB_CONTEXT_LENGTH: usize = 192;
 const SKB_MARK: std::ops::Range<usize> = 8..12;
+const SKB_INGRESS_IFINDEX: std::ops::Range<usize> = 36..40;
+const SKB_IFINDEX: std::ops::Range<usize> = 40..44;
 /// Room for what a program may add in front of a frame.
 const HEADROOM: usize = 256;
 
@@ -68,6 +71,27 @@ impl Datapath {
     }
 }
 
+/// What would become of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// It would pass.
+    Pass,
+    /// It would go to the slot's resolver.
+    Redirect,
+    /// It would be dropped.
+    Drop(DropReason),
+}
+
+impl Asked {
+    fn of_outcome(outcome: maps::Outcome) -> Option<Self> {
+        match outcome {
+            maps::OUTCOME_PASS => Some(Self::Pass),
+            maps::OUTCOME_REDIRECT => Some(Self::Redirect),
+            reason => DropReason::from_raw(reason).map(Self::Drop),
+        }
+    }
+}
+
 /// A TC program that some datapath has pinned: threads of their own may run frames through it, whatever is done to
 /// the datapath meanwhile.
 pub struct PinnedProgram {
@@ -85,6 +109,33 @@ impl PinnedProgram {
         let program = SchedClassifier::from_pin(pins.program(hook));
         let program = program.map_err(|source| Error::program(hook.program(), source))?;
         Ok(Self { hook, program: Program::SchedClassifier(program) })
+    }
+
+    /// Asks what the program would do with a frame that comes by an interface of this network namespace with that mark.
+    /// Nothing of it stays anywhere: no counter, record, flow, fragment, query or limit.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the run, or the program does not know dry runs: it is another version's.
+    pub fn ask(&self, frame: &[u8], ifindex: u32, mark: u32) -> Result<Asked, Error> {
+        let mut context = [0; SKB_CONTEXT_LENGTH];
+        let mut answer = [0; SKB_CONTEXT_LENGTH];
+        context[SKB_MARK].copy_from_slice(&mark.to_ne_bytes());
+        context[SKB_INGRESS_IFINDEX].copy_from_slice(&DRY_RUN_INTERFACE.to_ne_bytes());
+        context[SKB_IFINDEX].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&context);
+        options.ctx_out = Some(&mut answer);
+        let name = self.hook.program();
+        let Program::SchedClassifier(program) = &self.program else {
+            return Err(Error::Object(name));
+        };
+        program.test_run(options).map_err(|source| Error::program(name, source))?;
+        let mut mark = [0; 4];
+        mark.copy_from_slice(&answer[SKB_MARK]);
+        let outcome = answered(u32::from_ne_bytes(mark)).ok_or(Error::NoDryRun(name))?;
+        Asked::of_outcome(outcome).ok_or(Error::NoDryRun(name))
     }
 
     /// The same as [`Datapath::probe`].

@@ -14,7 +14,11 @@ use netguard_common::{
     maps::{SIDES, Side, SlotEntry},
 };
 
-use super::{Error, grace::Grace, maps::PolicyMaps};
+use super::{
+    Error,
+    grace::Grace,
+    maps::{Foreign, PolicyMaps},
+};
 use crate::policy::Plan;
 
 /// The policy maps, and what is in them.
@@ -112,8 +116,8 @@ impl Sides {
         self.maps.slot(self.active, slot)
     }
 
-    /// The first map that holds what nobody here has written, if there is one.
-    pub(super) fn find_foreign(&self) -> Result<Option<&'static str>, Error> {
+    /// The first entry of a map that nobody here has written, if there is one.
+    pub(super) fn find_foreign(&self) -> Result<Option<Foreign>, Error> {
         let other = match &self.other {
             Held::Whole(plan) => Some(&**plan),
             Held::Torn(_) => None,

@@ -14,10 +14,11 @@ use netguard_common::{
 use nix::net::if_::if_indextoname;
 
 use super::{
-    Datapath, Error,
+    Datapath, Error, PinDirectory,
     attach::{self, Waits, hooks_of},
     device,
     filter::Side,
+    maps::Foreign,
 };
 
 /// All is looked at again after at least that time.
@@ -34,7 +35,7 @@ pub struct Finding {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     /// A program is not on its hook.
     Absent { hook: Hook, interface: String },
     /// Another one is there.
@@ -53,30 +54,36 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let done = match &self.what {
-            What::Absent { hook, interface } => {
-                write!(f, "{} was taken off {interface}", hook.program())?;
-                "put back"
+        match self {
+            Self::Absent { hook, interface } => {
+                write!(f, "{} was taken off {interface}", hook.program())
             }
-            What::Replaced { hook, interface, by } => {
+            Self::Replaced { hook, interface, by } => {
                 let program = hook.program();
-                write!(f, "program {by} is on {interface} in the place of {program}")?;
-                "put back"
+                write!(f, "program {by} is on {interface} in the place of {program}")
             }
-            What::Behind { hook, interface, of } => {
+            Self::Behind { hook, interface, of } => {
                 let program = hook.program();
-                return write!(
+                write!(
                     f,
                     "program {of} runs before {program} on {interface}, and what it lets through is not judged: \
                      take it off (bpftool net), or let it run behind"
-                );
+                )
             }
-            What::Written(map) => {
-                write!(f, "somebody has written into the map {map}")?;
-                "written anew"
-            }
+            Self::Written(map) => write!(f, "somebody has written into the map {map}"),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        let done = match &self.what {
+            What::Absent { .. } | What::Replaced { .. } => "put back",
+            What::Behind { .. } => return Ok(()),
+            What::Written(_) => "written anew",
         };
         match &self.failed {
             None => write!(f, ": {done}"),
@@ -105,7 +112,7 @@ impl Datapath {
     fn inspect_all(&mut self) -> Result<Vec<Finding>, Error> {
         let all = self.guards.keys().copied().collect();
         let mut findings = self.inspect_interfaces(&all)?;
-        if let Some(map) = self.sides.find_foreign()? {
+        if let Some(Foreign { map, .. }) = self.sides.find_foreign()? {
             let failed = self.sides.restore().err().map(|error| error.to_string());
             findings.push(Finding { what: What::Written(map), failed });
         }
@@ -127,7 +134,7 @@ impl Datapath {
         let ids = self.program_ids()?;
         for ifindex in interfaces.iter().filter(|index| self.guards.contains_key(index)) {
             let Some(port) = plan.ports.get(ifindex) else { continue };
-            for what in self.look_at(*ifindex, port, &ids)? {
+            for what in look_at(&self.pins, *ifindex, port, &ids)? {
                 if !matches!(what, What::Behind { .. }) {
                     wrong.insert(*ifindex, *port);
                 }
@@ -139,40 +146,6 @@ impl Datapath {
             .into_iter()
             .map(|(ifindex, what)| Finding { what, failed: refused.get(&ifindex).cloned() });
         Ok(findings.collect())
-    }
-
-    /// What is wrong with the programs of an interface. One that is gone is told as an event, and not here.
-    fn look_at(
-        &self,
-        ifindex: u32,
-        port: &PortEntry,
-        ids: &BTreeMap<Hook, u32>,
-    ) -> Result<Vec<What>, Error> {
-        let interface = read_name(&port.name);
-        let mut wrong = Vec::new();
-        let is_bridge = port.kind == PortKind::Bridge as u8;
-        for hook in hooks_of(if is_bridge { PortKind::Bridge } else { PortKind::Port }) {
-            let pin = self.pins.link(interface, hook);
-            let link = device::held_by(&pin).map_err(|error| Error::pin("open", &pin, error))?;
-            let link = link.filter(|link| link.ifindex == ifindex).map(|link| link.program_id);
-            let held = match link {
-                None => self.pins.filter_on(ifindex, hook)?,
-                link => link,
-            };
-            let own = ids.get(&hook).copied();
-            let interface = interface.to_owned();
-            wrong.extend(match held {
-                None => Some(What::Absent { hook, interface }),
-                Some(by) if Some(by) != own => Some(What::Replaced { hook, interface, by }),
-                Some(_) => {
-                    before(ifindex, hook, link).map(|of| What::Behind { hook, interface, of })
-                }
-            });
-        }
-        if !wrong.is_empty() && if_indextoname(ifindex).is_err() {
-            wrong.clear();
-        }
-        Ok(wrong)
     }
 
     /// Reads back from the kernel what it has of a slot: its entry, and the programs on its interfaces, whose names are
@@ -189,7 +162,7 @@ impl Datapath {
         let ids = self.program_ids()?;
         let mut interfaces = Vec::new();
         for (ifindex, port) in plan.ports.iter().filter(|(_, port)| port.slot_id == slot) {
-            if let Some(what) = self.look_at(*ifindex, port, &ids)?.into_iter().next() {
+            if let Some(what) = look_at(&self.pins, *ifindex, port, &ids)?.into_iter().next() {
                 return Err(Error::NotInForce(Finding { what, failed: None }.to_string()));
             }
             interfaces.push(read_name(&port.name).to_owned());
@@ -226,6 +199,38 @@ impl Datapath {
         let hooks: BTreeSet<_> = Hook::ALL.into_iter().collect();
         hooks.into_iter().map(id).collect()
     }
+}
+
+/// What is wrong with the programs of an interface. One that is gone is told as an event, and not here.
+pub(super) fn look_at(
+    pins: &PinDirectory,
+    ifindex: u32,
+    port: &PortEntry,
+    ids: &BTreeMap<Hook, u32>,
+) -> Result<Vec<What>, Error> {
+    let interface = read_name(&port.name);
+    let mut wrong = Vec::new();
+    let is_bridge = port.kind == PortKind::Bridge as u8;
+    for hook in hooks_of(if is_bridge { PortKind::Bridge } else { PortKind::Port }) {
+        let pin = pins.link(interface, hook);
+        let link = device::held_by(&pin).map_err(|error| Error::pin("open", &pin, error))?;
+        let link = link.filter(|link| link.ifindex == ifindex).map(|link| link.program_id);
+        let held = match link {
+            None => pins.filter_on(ifindex, hook)?,
+            link => link,
+        };
+        let own = ids.get(&hook).copied();
+        let interface = interface.to_owned();
+        wrong.extend(match held {
+            None => Some(What::Absent { hook, interface }),
+            Some(by) if Some(by) != own => Some(What::Replaced { hook, interface, by }),
+            Some(_) => before(ifindex, hook, link).map(|of| What::Behind { hook, interface, of }),
+        });
+    }
+    if !wrong.is_empty() && if_indextoname(ifindex).is_err() {
+        wrong.clear();
+    }
+    Ok(wrong)
 }
 
 /// The program that TC runs before ours, if there is one: links come before filters, and those have their own order, see

@@ -75,6 +75,17 @@ impl<'a> Evaluator<'a> {
         self
     }
 
+    /// Forgets what packets have opened: the next one is the first.
+    pub fn forget(&mut self) {
+        self.flows = Flows::default();
+    }
+
+    /// What lies at an address; none where nobody knows.
+    #[must_use]
+    pub fn place(&self, address: IpAddr) -> Option<Place> {
+        self.openings.place(address)
+    }
+
     /// A frame leaves the slot.
     pub fn egress(&mut self, slot: &Slot, frame: &[u8], is_local: IsLocal<'_>) -> Verdict {
         self.leave(slot, frame, is_local).unwrap_or_else(Verdict::Drop)

@@ -1,6 +1,6 @@
 //! Who may open what towards whom: the policy's rules, without packets and without state.
 
-use std::net::IpAddr;
+use std::{cell::RefCell, collections::HashMap, net::IpAddr};
 
 use netguard_common::{
     Direction,
@@ -54,6 +54,9 @@ impl Traffic {
 pub struct Openings<'a> {
     policy: &'a Policy,
     sites: Sites,
+    /// What was found at addresses that have been asked for: whoever asks about every pair of slots asks often.
+    known: RefCell<HashMap<IpAddr, Option<Site>>>,
+    runtimes: HashMap<SlotId, usize>,
     pins: Pins,
 }
 
@@ -61,7 +64,9 @@ impl<'a> Openings<'a> {
     /// Of that policy, on a host with those addresses; nothing is pinned.
     #[must_use]
     pub fn new(policy: &'a Policy, facts: &Facts) -> Self {
-        Self { policy, sites: Sites::new(policy, facts), pins: Pins::default() }
+        let runtimes = policy.slots.iter().map(|slot| (slot.id, slot.runtime)).collect();
+        let (sites, known) = (Sites::new(policy, facts), RefCell::default());
+        Self { policy, sites, known, runtimes, pins: Pins::default() }
     }
 
     /// The same, with pins, at a moment in nanoseconds of the kernel's clock.
@@ -72,13 +77,13 @@ impl<'a> Openings<'a> {
     }
 
     pub(super) fn site(&self, address: IpAddr) -> Option<Site> {
-        self.sites.at(address)
+        *self.known.borrow_mut().entry(address).or_insert_with(|| self.sites.at(address))
     }
 
     /// What lies at an address; none where nobody knows.
     #[must_use]
     pub fn place(&self, address: IpAddr) -> Option<Place> {
-        self.sites.at(address).map(|site| site.place)
+        self.site(address).map(|site| site.place)
     }
 
     /// May such traffic be opened between an address of the slot and a peer, by the guest
@@ -179,9 +184,8 @@ impl<'a> Openings<'a> {
 
     /// The reason that is about two slots: are they of one runtime?
     pub(super) fn between(&self, slot: &Slot, other: SlotId) -> DropReason {
-        let other = self.policy.slots.iter().find(|it| it.id == other);
-        match other {
-            Some(other) if other.runtime == slot.runtime => CrossSlot,
+        match self.runtimes.get(&other) {
+            Some(runtime) if *runtime == slot.runtime => CrossSlot,
             _ => CrossRuntime,
         }
     }
