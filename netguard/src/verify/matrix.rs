@@ -23,8 +23,8 @@ use crate::{
     policy::{Evaluator, Protocol, Slot, Subnet, Verdict},
 };
 
-/// How often a question is asked again whose answer differs: the policy may have changed in between, and before Linux 6.2 a packet
-/// that comes in the middle of a test run disturbs it.
+/// How often a question is asked again whose answer differs: the policy may have changed in between, and where the
+/// kernel does not hold softirqs off during a test run (Linux 6.6 does) a packet that comes in the middle of it disturbs it.
 const TRIES: u32 = 3;
 /// Nobody reads more of the same.
 const HOLES_MAX: usize = 100;
