@@ -376,10 +376,24 @@ fn a_second_lab_up_replaces_the_first_and_a_crash_is_no_obstacle() {
     for left in [format!("/run/netguard/{instance}"), format!("/sys/fs/bpf/netguard/{instance}")] {
         assert!(!Path::new(&left).exists(), "{left} is left");
     }
-    let namespaces = fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    let left: Vec<_> = namespaces
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|namespace| namespace.starts_with(&name))
-        .collect();
-    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(namespaces(&name), Vec::<String>::new());
+}
+
+fn namespaces(lab: &str) -> Vec<String> {
+    let all = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let names = all.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|namespace| namespace.starts_with(&format!("{lab}-"))).collect()
+}
+
+#[test]
+fn a_lab_goes_whole_whatever_has_become_of_its_configuration() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::with("[dns]\nupstreams = [\"1.1.1.1\"]\n[[slot]]\ncount = 2\n", "veth");
+    assert_eq!(namespaces(lab.name()).len(), 5, "hv, net, mgmt and two guests");
+    lab.reconfigure("[[slot]]\nname = 7\n");
+    let down = format!("lab {:?} is gone\n", lab.name());
+    assert_eq!(lab.call(&["down"]).success(), down);
+    assert_eq!(namespaces(lab.name()), Vec::<String>::new());
 }

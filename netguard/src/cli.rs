@@ -375,7 +375,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             daemon.join()
         });
         tell("removing the lab");
-        let removed = lab.down();
+        let removed = lab::down(lab::DEFAULT_NAME);
         match guarded {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -486,24 +486,25 @@ fn tell(text: &str) {
 }
 
 fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
-    let lab = match &args.command {
-        LabCommand::Up { config: Some(file), .. } => Lab::of_file(&args.name, file)?,
-        LabCommand::Up { config: None, .. } => Lab::of_default(&args.name)?,
-        _ => Lab::new(&args.name)?,
-    };
+    let name = &args.name;
     match &args.command {
-        LabCommand::Up { ports, log, unguarded, config: _, tc } => {
+        LabCommand::Up { ports, log, unguarded, config, tc } => {
+            let lab = match config {
+                Some(file) => Lab::of_file(name, file)?,
+                None => Lab::of_default(name)?,
+            };
             lab.build(*ports)?;
             if !unguarded {
-                lab.guard(*log, *tc).inspect_err(|_| drop(lab.down()))?;
+                lab.guard(*log, *tc).inspect_err(|_| drop(lab::down(name)))?;
             }
             print(&lab.describe()?)?;
         }
         LabCommand::Down => {
-            lab.down()?;
-            print(&format!("lab {:?} is gone", args.name))?;
+            lab::down(name)?;
+            print(&format!("lab {name:?} is gone"))?;
         }
         LabCommand::Status => {
+            let lab = Lab::new(name)?;
             print(&lab.describe()?)?;
             if !PinDirectory::of(lab.instance()).has_pins() {
                 print("nothing guards it")?;
@@ -512,8 +513,8 @@ fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
             print("")?;
             return loaded::status(false, Some(lab.instance().clone()));
         }
-        LabCommand::Exec { host, command } => match lab.exec(host, command)? {},
-        LabCommand::Serve => lab::serve(&lab)?,
+        LabCommand::Exec { host, command } => match Lab::new(name)?.exec(host, command)? {},
+        LabCommand::Serve => lab::serve(&Lab::new(name)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -39,6 +39,8 @@ pub const CONFIG: &str =
 /// Where a lab that is up remembers its configuration's file, in its run directory.
 const CONFIG_PATH: &str = "config-path";
 
+/// How the file ends that tells a guest who answers its names.
+const RESOLV_CONF: &str = ".resolv.conf";
 /// The lab's name if the user gives none: the prefix of its namespaces.
 pub const DEFAULT_NAME: &str = "ng";
 
@@ -204,15 +206,15 @@ impl Lab {
     /// No permission, or a step failed; what was built until then is removed.
     pub fn build(&self, ports: PortKind) -> Result<(), Error> {
         namespace::may_make()?;
-        let _lock = self.lock()?;
-        self.remove()?;
+        let _lock = lock(&self.instance)?;
+        remove(&self.name, &self.instance)?;
         if let Some(foreign) = self.namespaces().first() {
             return Err(Error::NotOurs(foreign.clone()));
         }
         let built = self.build_steps(ports);
         if built.is_err() {
             // The first error is the one to tell.
-            let _ = self.remove();
+            let _ = remove(&self.name, &self.instance);
         }
         built
     }
@@ -255,46 +257,6 @@ impl Lab {
             arguments.extend(["--tc", tc.name()]);
         }
         process::start("daemon", &arguments, &self.log("daemon"))
-    }
-
-    /// Removes the lab and everything that an earlier one of that name left: processes, pins,
-    /// namespaces, files. Fine if there is nothing.
-    ///
-    /// # Errors
-    ///
-    /// Something cannot be removed.
-    pub fn down(&self) -> Result<(), Error> {
-        if !self.directory().exists() {
-            return Ok(());
-        }
-        let _lock = self.lock()?;
-        self.remove()
-    }
-
-    /// One at a time: two that build or remove labs wait for each other.
-    fn lock(&self) -> Result<Flock<File>, Error> {
-        let directory = self.directory();
-        let labs = directory.parent().unwrap_or(&directory);
-        let failed = || Error::system(format!("lock {}", labs.display()));
-        fs::create_dir_all(labs).map_err(failed())?;
-        let file = File::open(labs).map_err(failed())?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, error)| failed()(io::Error::from(error)))
-    }
-
-    fn remove(&self) -> Result<(), Error> {
-        let directory = self.directory();
-        if !directory.exists() {
-            return Ok(());
-        }
-        let namespaces = self.namespaces();
-        process::end_all_in(&namespaces)?;
-        PinDirectory::of(&self.instance).remove()?;
-        for namespace in &namespaces {
-            namespace::remove(namespace)?;
-        }
-        let removed = fs::remove_dir_all(&directory);
-        removed.map_err(Error::system(format!("remove {}", directory.display())))
     }
 
     /// Replaces this process by a command on a host of the lab: a slot, `hv`, `net` or `mgmt`.
@@ -376,7 +338,7 @@ impl Lab {
     }
 
     fn resolv_conf(&self, host: &str) -> PathBuf {
-        self.directory().join(format!("{host}.resolv.conf"))
+        self.directory().join(format!("{host}{RESOLV_CONF}"))
     }
 
     /// The ports' kind, as the lab was built.
@@ -387,4 +349,54 @@ impl Lab {
             _ => PortKind::Veth,
         }
     }
+}
+
+/// Removes the lab of that name and everything that it left: processes, pins, namespaces, files, whatever has become of the
+/// configuration that it was built from. Fine if there is nothing.
+///
+/// # Errors
+///
+/// The name would not do, no permission, or something cannot be removed: what is left can be tried again.
+pub fn down(name: &str) -> Result<(), Error> {
+    let instance = Instance::of_lab(name)?;
+    if !instance.run_directory().exists() {
+        return Ok(());
+    }
+    let _lock = lock(&instance)?;
+    remove(name, &instance)
+}
+
+/// One at a time: two that build or remove labs wait for each other.
+fn lock(instance: &Instance) -> Result<Flock<File>, Error> {
+    let directory = instance.run_directory();
+    let labs = directory.parent().unwrap_or(&directory);
+    let failed = || Error::system(format!("lock {}", labs.display()));
+    fs::create_dir_all(labs).map_err(failed())?;
+    let file = File::open(labs).map_err(failed())?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| failed()(io::Error::from(error)))
+}
+
+fn remove(name: &str, instance: &Instance) -> Result<(), Error> {
+    let directory = instance.run_directory();
+    if !directory.exists() {
+        return Ok(());
+    }
+    let hosts = built_hosts(&directory).into_iter().map(|host| format!("{name}-{host}"));
+    let namespaces: Vec<_> = hosts.filter(|name| namespace::path(name).exists()).collect();
+    process::end_all_in(&namespaces)?;
+    PinDirectory::of(instance).remove()?;
+    for namespace in &namespaces {
+        namespace::remove(namespace)?;
+    }
+    let removed = fs::remove_dir_all(&directory);
+    removed.map_err(Error::system(format!("remove {}", directory.display())))
+}
+
+/// The hosts that a lab was built with: each guest has left a file.
+fn built_hosts(directory: &Path) -> Vec<String> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let guests = files
+        .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(RESOLV_CONF)?.to_owned()));
+    topology::HOSTS.into_iter().map(str::to_owned).chain(guests).collect()
 }
