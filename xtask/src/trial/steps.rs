@@ -386,11 +386,12 @@ pub fn parts(package: &str) -> Vec<Part> {
                 shown("ip netns exec guest1 ping -c 1 -W 1 10.2.0.2", &["100% packet loss"]),
                 shown(
                     "dpkg --purge netguard; ls -d /sys/fs/bpf/netguard /run/netguard /var/lib/netguard /etc/netguard; \
-                     nft list tables; getent passwd netguard; dpkg -l netguard | tail -1",
+                     nft list tables; tc qdisc show | grep -c clsact; getent passwd netguard; dpkg -l netguard | tail -1",
                     &[
                         "cannot access '/sys/fs/bpf/netguard'",
                         "cannot access '/run/netguard'",
                         "cannot access '/etc/netguard'",
+                        "\n0\n",
                     ],
                 ),
                 shown("ip netns exec guest1 ping -c 1 -W 5 10.2.0.2", &[" 0% packet loss"]),
