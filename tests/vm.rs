@@ -38,6 +38,7 @@ const END_TO_END: [(&str, &[&str]); 5] = [
             "a_flood_of_drops_keeps_neither_ports_nor_signals_waiting",
             "a_log_that_nobody_reads_stops_neither_dns_nor_signals",
             "the_foreground_lab_goes_with_ctrl_c",
+            "the_capabilities_that_the_unit_grants_are_enough_without_root",
         ],
     ),
     (
