@@ -31,7 +31,7 @@ const END_TO_END: [(&str, &[&str]); 5] = [
             "an_edited_entry_is_found_in_each_map",
         ],
     ),
-    ("clsact", &["links_and_filters_take_over_from_each_other"]), // without tcx there is nothing to take over
+    ("clsact", &["what_is_held_stays_so_and_who_is_waited_for_gets_filters"]), // without tcx there is nothing to take over
     (
         "lifecycle",
         &[
