@@ -107,18 +107,7 @@ fn run(kernel: &mut Kernel, probe: &Probe) -> Option<Outcome> {
 
 /// What the model has no notion of: clocks and room.
 fn is_about_resources(outcome: Outcome) -> bool {
-    use DropReason as R;
-    let Outcome::Drop(reason) = outcome else { return false };
-    matches!(
-        reason,
-        R::FlowsFull
-            | R::DnsFlowsFull
-            | R::FlowRate
-            | R::PacketRate
-            | R::ByteRate
-            | R::IcmpRate
-            | R::Internal
-    )
+    matches!(outcome, Outcome::Drop(reason) if reason.is_about_resources())
 }
 
 fn agree(outcome: Outcome, verdict: Verdict) -> bool {

@@ -4,6 +4,23 @@
 //! Numbers are written into counters, records and other people's alert rules: a number is never
 //! reused and never changes its meaning. The forensic code is 540000 + number.
 
+impl DropReason {
+    /// True if no rule but room or a rate decided: the same packet may pass a moment later, and nothing is open because of it.
+    #[must_use]
+    pub const fn is_about_resources(self) -> bool {
+        matches!(
+            self,
+            Self::FlowsFull
+                | Self::DnsFlowsFull
+                | Self::FlowRate
+                | Self::PacketRate
+                | Self::ByteRate
+                | Self::IcmpRate
+                | Self::Internal
+        )
+    }
+}
+
 macro_rules! drop_reasons {
     ($($(#[doc = $sentence:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
         /// Why a packet was dropped.

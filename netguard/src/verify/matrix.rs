@@ -354,20 +354,8 @@ impl Asker<'_> {
 }
 
 /// What the oracle has no notion of: a packet that is one too many now is dropped, and nothing is open.
-const fn is_about_resources(asked: Asked) -> bool {
-    use DropReason as R;
-    matches!(
-        asked,
-        Asked::Drop(
-            R::FlowsFull
-                | R::DnsFlowsFull
-                | R::FlowRate
-                | R::PacketRate
-                | R::ByteRate
-                | R::IcmpRate
-                | R::Internal
-        )
-    )
+fn is_about_resources(asked: Asked) -> bool {
+    matches!(asked, Asked::Drop(reason) if reason.is_about_resources())
 }
 
 const fn name(asked: Asked) -> &'static str {
