@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod drops;
 pub mod explain;
+pub mod feed;
 pub mod firewall;
 pub mod instance;
 pub mod journal;

@@ -32,5 +32,5 @@ pub use client::{
     remove_slot, say, slots, status,
 };
 pub use escape::encode;
-pub use routes::{Daemon, Names};
+pub use routes::{Daemon, Feeds, Names};
 pub use server::{Server, Socket, serve};

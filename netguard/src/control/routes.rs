@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use super::{escape::decode, state, stream};
 use crate::{
     daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
-    drops::Feed,
+    drops::Drop,
+    feed::Feed,
     journal::Journal,
     pinned::{NoSlot, Pinned},
 };
@@ -33,7 +34,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/confirm", post(confirm))
         .route("/v1/diff", get(diff))
         .route("/v1/status", get(status))
-        .route("/v1/drops", get(stream::drops))
+        .route("/v1/drops", get(stream::drops::drops))
         .route("/v1/pins", get(list))
         .route("/v1/slots", get(slots).post(add))
         .route("/v1/slots/{slot}", delete(remove))
@@ -58,8 +59,15 @@ pub struct Daemon {
     names: Arc<ArcSwap<Names>>,
     resolver: Arc<Resolver>,
     pub(super) orders: Orders,
-    pub(super) feed: Feed,
+    pub(super) feeds: Feeds,
     journal: Journal,
+}
+
+/// What can be followed.
+#[derive(Clone, Default)]
+pub struct Feeds {
+    /// Dropped packets.
+    pub drops: Feed<Drop>,
 }
 
 /// What orders may speak of.
@@ -119,11 +127,11 @@ impl Daemon {
         names: Names,
         resolver: Arc<Resolver>,
         orders: Orders,
-        feed: Feed,
+        feeds: Feeds,
         journal: Journal,
     ) -> Self {
         let names = Arc::new(ArcSwap::from_pointee(names));
-        Self { pins, names, resolver, orders, feed, journal }
+        Self { pins, names, resolver, orders, feeds, journal }
     }
 
     pub(super) fn names(&self) -> Arc<Names> {

@@ -40,7 +40,7 @@ use crate::{
     config::Config,
     control,
     datapath::{DropStream, Shared},
-    drops::{Clock, Feed},
+    drops::Clock,
     instance::Instance,
     journal::{Event as Entry, Format, Journal, Writer},
     policy::Policy,
@@ -161,7 +161,7 @@ struct Worker {
     more_drops: bool,
     resolver: Arc<Resolver>,
     pins: Arc<Pins>,
-    feed: Feed,
+    feeds: control::Feeds,
     control: control::Server,
     orders: mpsc::Receiver<Asked>,
     /// Orders that the monitor has not answered yet.
@@ -203,13 +203,13 @@ impl Worker {
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
-        let feed = Feed::default();
+        let feeds = control::Feeds::default();
         let daemon = control::Daemon::new(
             Arc::clone(&pins),
             names(&policy),
             Arc::clone(&resolver),
             give,
-            feed.clone(),
+            feeds.clone(),
             journal.clone(),
         );
         let control = control::serve(UnixListener::from(control), daemon)?;
@@ -224,7 +224,7 @@ impl Worker {
             more_drops: false,
             resolver,
             pins,
-            feed,
+            feeds,
             control,
             orders,
             waiting: BTreeMap::new(),
@@ -369,7 +369,7 @@ impl Worker {
         if has_other_slots {
             let names = names(&self.policy);
             let there: BTreeSet<_> = names.slots.values().map(String::as_str).collect();
-            self.feed.keep(|slot| there.contains(slot));
+            self.feeds.drops.keep(|slot| there.contains(slot));
             self.control.replace_names(names);
         }
         self.done(failed, unpinned).await
@@ -392,7 +392,7 @@ impl Worker {
                 return;
             };
             if let Some(drop) = reader.read(&record).map(Arc::new) {
-                self.feed.add(&drop);
+                self.feeds.drops.add(&drop);
                 self.journal.write(Entry::Drop(drop));
             }
         }

@@ -7,6 +7,7 @@ use netguard_common::DropReason;
 use netguard_dns::DomainName;
 
 use super::Drop;
+use crate::feed;
 
 /// Which drops somebody wants; all of them without conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,10 +69,8 @@ impl To {
     }
 }
 
-impl Filter {
-    /// True if somebody wants it.
-    #[must_use]
-    pub fn admits(&self, drop: &Drop) -> bool {
+impl feed::Filter<Drop> for Filter {
+    fn admits(&self, drop: &Drop) -> bool {
         let is_it = |wanted: &Option<String>, found| wanted.is_none() || wanted == found;
         is_it(&self.slot, &drop.slot)
             && is_it(&self.runtime, &drop.runtime)
@@ -86,6 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{super::samples, *};
+    use crate::feed::Filter as _;
 
     #[test]
     fn a_filter_admits_what_fits_all_its_conditions() {

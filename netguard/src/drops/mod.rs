@@ -1,11 +1,9 @@
 //! Drop records made readable: from the ring buffer's bytes to an event with names and addresses.
 
 mod capture;
-mod feed;
 mod filter;
 pub(crate) mod line;
 mod packet;
-mod recent;
 #[cfg(test)]
 mod samples;
 mod view;
@@ -17,13 +15,11 @@ use std::{
 
 use netguard_common::{Direction, DropReason, Hook, record::DropRecord};
 
-pub use feed::{Feed, Follower, NoPlace};
 pub use filter::{BadTo, Filter, To};
 pub use packet::Summary;
-pub use recent::Recent;
 pub use view::{Printer, View};
 
-use crate::{config::Line, policy::Dropped};
+use crate::{config::Line, feed, policy::Dropped};
 
 /// One dropped packet, as logs tell it.
 #[derive(Clone, Debug)]
@@ -75,6 +71,14 @@ impl Clock {
     #[must_use]
     pub fn wall(&self, monotonic_ns: u64) -> SystemTime {
         self.boot + Duration::from_nanos(monotonic_ns)
+    }
+}
+
+impl feed::Item for Drop {
+    type Filter = Filter;
+
+    fn slot(&self) -> Option<&str> {
+        self.slot.as_deref()
     }
 }
 
