@@ -7,6 +7,7 @@ mod loaded;
 mod manual;
 mod orders;
 mod state;
+mod top;
 mod verify;
 
 use std::{
@@ -91,6 +92,12 @@ enum Command {
     },
     /// Show the packets that were dropped of late, and those that are dropped from now on
     Drops(drops::DropsArgs),
+    /// Show slots, drops, denied names and what programs cost, as it happens
+    Top {
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
     /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
     Explain(explain::ExplainArgs),
     /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
@@ -324,6 +331,7 @@ impl Cli {
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Drops(args) => drops::drops(&args),
+            Command::Top { instance } => top::top(instance),
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),

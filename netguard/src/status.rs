@@ -63,6 +63,8 @@ impl Status {
                     "id": program.id,
                     "tag": program.tag,
                     "verified_instructions": program.verified_instructions,
+                    "runs": program.runs,
+                    "run_time_ns": u64::try_from(program.run_time.as_nanos()).unwrap_or(u64::MAX),
                     "interfaces": self.attached(&program.name),
                 })
             })

@@ -120,7 +120,7 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<ExitCode> {
             io::Error::from(kind)
         })
     };
-    wait_for(control::drops(&instance, &query, print))?;
+    wait_for(control::follow(&instance, "drops", &query, print))?;
     match failed {
         // A reader that has gone has read enough.
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {

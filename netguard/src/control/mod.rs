@@ -28,7 +28,7 @@ mod state;
 mod stream;
 
 pub use client::{
-    Error, add_slot, confirm, diff, drops, export, forget, import, judge, lock, reload,
+    Error, add_slot, confirm, diff, export, follow, forget, import, judge, lock, reload,
     remove_slot, say, slots, status,
 };
 pub use escape::encode;

@@ -49,7 +49,9 @@ pub use pin_map::PinWriter;
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::{Asked, PinnedProgram, Probed};
 pub use verify::verify;
-pub use view::{CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters, held};
+pub use view::{
+    CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters, held, measure_programs,
+};
 pub use watch::Finding;
 
 use crate::policy::Plan;

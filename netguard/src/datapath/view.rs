@@ -1,10 +1,11 @@
 //! What the kernel holds, read back from the pins: works with or without a running daemon.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::fd::OwnedFd, time::Duration};
 
 use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
     programs::ProgramInfo,
+    sys::{Stats, enable_stats},
 };
 use netguard_common::{
     Direction, Hook, SlotId,
@@ -68,6 +69,10 @@ pub struct ProgramRow {
     pub tag: String,
     /// How many instructions the verifier walked.
     pub verified_instructions: Option<u32>,
+    /// How often it ran while the kernel measured.
+    pub runs: u64,
+    /// For how long, all runs together.
+    pub run_time: Duration,
 }
 
 impl ProgramRow {
@@ -77,8 +82,17 @@ impl ProgramRow {
             id: info.id(),
             tag: format!("{:016x}", info.tag().to_be()),
             verified_instructions: info.verified_instruction_count(),
+            runs: info.run_count(),
+            run_time: info.run_time(),
         }
     }
+}
+
+/// Has the kernel measure how often and how long programs run, all that there are, as long as what is returned lives. None
+/// if this process may not (CAP_SYS_ADMIN).
+#[must_use]
+pub fn measure_programs() -> Option<OwnedFd> {
+    enable_stats(Stats::RunTime).ok()
 }
 
 impl View {
