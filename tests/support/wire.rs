@@ -11,14 +11,16 @@ use crate::{
     packet::carries,
 };
 
-/// Sends each line of its input, in hexadecimal, and says when it is sent.
+/// Sends each line of its input, in hexadecimal, and says when it is sent, or dropped where it leaves (ENOBUFS).
 const SEND: &str = "
-import socket, sys
+import errno, socket, sys
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 wire.bind((sys.argv[1], 0))
 print('ready', flush=True)
 for line in sys.stdin:
-    wire.send(bytes.fromhex(line))
+    try: wire.send(bytes.fromhex(line))
+    except OSError as error:
+        if error.errno != errno.ENOBUFS: raise
     print('sent', flush=True)
 ";
 

@@ -191,8 +191,8 @@ fn bench(name: &str) -> Result<()> {
     tools::ensure(&[tools::IPROUTE2])?;
     match name {
         "dns" => peers::unpack()?,
-        // It measures the daemon itself.
-        "orders" => build_release()?,
+        // They measure the daemon itself.
+        "orders" | "forward" => build_release()?,
         _ => {} // the others need nothing
     }
     let cargo = Cargo::new(&toolchain);

@@ -105,9 +105,9 @@ fn both(way: &str, rate: Rate) -> String {
 }
 
 fn overview(screen: &Screen, frame: &mut Frame<'_>, area: Rect) {
-    // One line for each slot if there is room, and a third of the screen for them in any case.
-    let wanted = screen.rows().len() as u16 + 2;
-    let lines = wanted.min(area.height.saturating_sub(MIDDLE) / 2).max(3);
+    // A line for each slot, as far as a third of the room is left for drops.
+    let wanted = u16::try_from(screen.rows().len() + 2).unwrap_or(u16::MAX);
+    let lines = wanted.min(area.height.saturating_sub(MIDDLE) / 3 * 2).max(3);
     let [slots, middle, drops] = Layout::vertical([
         Constraint::Length(lines),
         Constraint::Length(MIDDLE),
@@ -115,7 +115,7 @@ fn overview(screen: &Screen, frame: &mut Frame<'_>, area: Rect) {
     ])
     .areas(area);
     self::slots(screen, frame, slots);
-    let thirds = [Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)];
+    let thirds = [Constraint::Fill(1), Constraint::Fill(1), Constraint::Length(28)];
     let [left, centre, right] = Layout::horizontal(thirds).spacing(1).areas(middle);
     reasons(screen, None, frame, left);
     denied(screen, None, frame, centre);

@@ -76,7 +76,11 @@ impl Sample {
             at,
             instance: text(&status["instance"]),
             generation: text(&status["generation"]),
-            since: text(&daemon["since"]),
+            since: text(&daemon["since"])
+                .split(['.', 'Z'])
+                .next()
+                .unwrap_or_default()
+                .replace('T', " "),
             slots: list(&status["slots"]).iter().map(Slot::read).collect(),
             programs: list(&status["programs"]).iter().map(Program::read).collect(),
             records_lost: number(&status["records_lost"]),
