@@ -1,7 +1,9 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod dns;
 mod drops;
 mod explain;
+mod follow;
 mod guard;
 mod loaded;
 mod manual;
@@ -91,6 +93,8 @@ enum Command {
     },
     /// Show the packets that were dropped of late, and those that are dropped from now on
     Drops(drops::DropsArgs),
+    /// Show what slots have asked the resolver of late and what they got, and what they ask from now on
+    Dns(dns::DnsArgs),
     /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
     Explain(explain::ExplainArgs),
     /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
@@ -324,6 +328,7 @@ impl Cli {
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Drops(args) => drops::drops(&args),
+            Command::Dns(args) => dns::dns(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),

@@ -197,20 +197,19 @@ pub async fn status(instance: &Instance) -> Result<Value, Error> {
     order(instance, Method::GET, "/v1/status", String::new()).await
 }
 
-/// Hands over the lines of drops that `query` asks for as they come, until there are no more or nobody takes them.
+/// Hands over the lines of a feed that `path` asks for as they come, until there are no more or nobody takes them.
 ///
 /// # Errors
 ///
 /// No daemon runs, it refuses, or it ends.
-pub async fn drops(
+pub async fn follow(
     instance: &Instance,
-    query: &str,
+    path: &str,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Error> {
     let stream = connect(instance).await?;
     let failed = |source| Error::Talk { instance: instance.clone(), source };
-    let path = format!("/v1/drops?{query}");
-    let response = within(TIMEOUT, send(stream, Method::GET, &path, String::new())).await;
+    let response = within(TIMEOUT, send(stream, Method::GET, path, String::new())).await;
     let response = response.map_err(failed)?;
     let status = response.status();
     if !status.is_success() {

@@ -8,6 +8,7 @@
 //! | `GET /v1/diff` | what a reload would change |
 //! | `GET /v1/status` | what the kernel holds and counts, and how the daemon is |
 //! | `GET /v1/drops?last=N&follow=true` | the latest drops, and those that come; by `slot`, `reason` and `runtime` |
+//! | `GET /v1/dns?last=N&follow=true` | the same of queries; by `slot`, `runtime`, `name`, `type`, `rcode` and `side` |
 //! | `GET /v1/pins?slot=NAME` | every pin, or those of one slot |
 //! | `GET /v1/slots` | every slot, and what was ordered about it |
 //! | `POST /v1/slots` with the keys of a `[[slot]]` entry | makes a slot beside those of the file |
@@ -28,7 +29,7 @@ mod state;
 mod stream;
 
 pub use client::{
-    Error, add_slot, confirm, diff, drops, export, forget, import, judge, lock, reload,
+    Error, add_slot, confirm, diff, export, follow, forget, import, judge, lock, reload,
     remove_slot, say, slots, status,
 };
 pub use escape::encode;

@@ -153,7 +153,7 @@ struct Worker {
     config: Config,
     overlay: Overlay,
     /// With the slots that were made at run time, but without what else was ordered.
-    whole: Config,
+    whole: Arc<Config>,
     /// With all of it.
     policy: Policy,
     drops: AsyncFd<DropStream>,
@@ -191,7 +191,7 @@ impl Worker {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
         let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
-        let whole = with_slots(&config, &overlay)?;
+        let whole = Arc::new(with_slots(&config, &overlay)?);
         let policy = overlay.apply(&whole.policy);
         let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
@@ -200,13 +200,13 @@ impl Worker {
         let (journal, writer) = Journal::start(format)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
         deny(&pins, &overlay.denied(&policy))?;
-        let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
+        let feeds = control::Feeds::default();
+        let resolver = Arc::new(resolver::of(&policy, &pins, &journal, &feeds));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
-        let feeds = control::Feeds::default();
         let daemon = control::Daemon::new(
             Arc::clone(&pins),
-            names(&policy),
+            control::Names::of(Arc::clone(&whole)),
             Arc::clone(&resolver),
             give,
             feeds.clone(),
@@ -257,6 +257,7 @@ impl Worker {
                 Event::Drops => self.log_drops(),
                 Event::Housekeeping => {
                     self.resolver.report_over_rate();
+                    self.server.flush_log(Moment::now());
                     self.pins.expire(Moment::now());
                     self.signs.give();
                 }
@@ -343,7 +344,7 @@ impl Worker {
     async fn change(&mut self, overlay: Overlay, is_new_file: bool) -> io::Result<()> {
         let has_other_slots = is_new_file || self.overlay.slots != overlay.slots;
         if has_other_slots {
-            self.whole = with_slots(&self.config, &overlay)?;
+            self.whole = Arc::new(with_slots(&self.config, &overlay)?);
         }
         let policy = overlay.apply(&self.whole.policy);
         let old = std::mem::replace(&mut self.overlay, overlay);
@@ -367,9 +368,9 @@ impl Worker {
         }
         count(deny(&self.pins, &denied));
         if has_other_slots {
-            let names = names(&self.policy);
+            let names = control::Names::of(Arc::clone(&self.whole));
             let there: BTreeSet<_> = names.slots.values().map(String::as_str).collect();
-            self.feeds.drops.keep(|slot| there.contains(slot));
+            self.feeds.keep(|slot| there.contains(slot));
             self.control.replace_names(names);
         }
         self.done(failed, unpinned).await
@@ -403,14 +404,6 @@ impl Worker {
         let Self { journal, writer, resolver, control, server, listening, .. } = self;
         drop((control, listening, server, resolver, journal));
         writer.finish();
-    }
-}
-
-/// What orders may speak of.
-fn names(policy: &Policy) -> control::Names {
-    control::Names {
-        slots: policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect(),
-        runtimes: policy.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
     }
 }
 

@@ -2,17 +2,17 @@
 
 use axum::{
     extract::{RawQuery, State},
-    http::StatusCode,
     response::Response,
 };
 use netguard_common::DropReason;
 
 use super::{
     super::routes::{Daemon, Names, Wrong, pairs},
-    Span, answer, since,
+    Span, answer, find_runtime, since,
 };
 use crate::{
     drops::{Filter, To, View},
+    feed::Look,
     pinned::NoSlot,
 };
 
@@ -28,7 +28,8 @@ pub(in super::super) async fn drops(
 }
 
 fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
-    let (mut filter, mut span, mut view) = (Filter::default(), Span::default(), View::Json);
+    let (mut filter, mut span, mut view) =
+        (Filter::default(), Span::default(), View::Lines(Look::Json));
     for (key, value) in pairs(query) {
         match (key, value.as_str()) {
             ("slot", slot) => {
@@ -39,7 +40,7 @@ fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
             ("reason", name) => filter.reason = Some(find_reason(name)?),
             ("since", time) => filter.since = Some(since(time)?),
             ("to", to) => filter.to = Some(to.parse::<To>().map_err(Wrong::bad)?),
-            ("format", name) if let Some(found) = find_view(name) => view = found,
+            ("format", name) if let Some(found) = View::find(name) => view = found,
             (key, value) => {
                 if !span.take(key, value)? {
                     return Err(Wrong::bad(format!(
@@ -52,20 +53,6 @@ fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
         }
     }
     Ok((filter, span, view))
-}
-
-fn find_view(name: &str) -> Option<View> {
-    View::ALL.into_iter().find(|view| view.name() == name)
-}
-
-fn find_runtime(name: &str, names: &Names) -> Result<String, Wrong> {
-    let found = names.runtimes.iter().find(|runtime| *runtime == name);
-    let none = || {
-        let there = names.runtimes.join(", ");
-        let words = format!("no runtime is called {name:?}; there are {there}");
-        Wrong::new(StatusCode::NOT_FOUND, words)
-    };
-    found.cloned().ok_or_else(none)
 }
 
 fn find_reason(name: &str) -> Result<DropReason, Wrong> {
