@@ -130,6 +130,7 @@ impl Lines {
                 rules.get(*index).map_or(Line::Ordered, |at| Line::At(source.place(*at)))
             }
             Because::Key(Key::Mode) if !slot.lockdown => Line::Ordered,
+            Because::Guarded => of_key(lines.keys.get(&Key::Mode).copied(), Key::Mode.name()),
             Because::Key(key) => of_key(lines.keys.get(key).copied(), key.name()),
             Because::Isolate => {
                 of_key(self.isolate.get(slot.runtime).copied().flatten(), "isolate")
@@ -217,6 +218,7 @@ mod tests {
             (0, Because::Key(Key::Subnet6), "test.toml (default of subnet6)"),
             (2, Because::Key(Key::Mode), "test.toml:27"),
             (1, Because::Key(Key::Mode), "ordered at run time"),
+            (1, Because::Guarded, "test.toml (default of mode)"),
             (0, Because::Isolate, "test.toml:10"),
             (2, Because::Isolate, "test.toml (default of isolate)"),
             (0, Because::Gate, "test.toml (default of gate)"),

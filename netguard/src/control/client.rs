@@ -13,8 +13,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::escape::encode;
-use crate::instance::Instance;
+use super::{escape::encode, weigh};
+use crate::{daemon::Weighed, instance::Instance};
 
 /// No answer is longer.
 const ANSWER_MAX: usize = 64 << 20;
@@ -109,6 +109,15 @@ pub async fn slots(instance: &Instance) -> Result<Value, Error> {
 pub async fn judge(instance: &Instance, slot: &str, name: &str) -> Result<Value, Error> {
     let path = of_slot(slot, &format!("names/{}", encode(name)));
     order(instance, Method::GET, &path, String::new()).await
+}
+
+/// Which lines of the configuration decide about a packet: that of its drop, and of the stages that let it go on.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: there is no such slot.
+pub async fn because(instance: &Instance, packet: &Weighed) -> Result<Value, Error> {
+    order(instance, Method::GET, &weigh::path(packet), String::new()).await
 }
 
 /// Makes a slot from the keys of a `[[slot]]` entry. Returns the slot.

@@ -15,7 +15,7 @@ use netguard_common::SlotId;
 use netguard_dns::{DomainName, Moment, Pins, Resolver};
 use serde_json::{Value, json};
 
-use super::{escape::decode, state, stream};
+use super::{escape::decode, state, stream, weigh};
 use crate::{
     config::{Config, Line},
     daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
@@ -44,6 +44,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/slots/{slot}", delete(remove))
         .route("/v1/slots/{slot}/state", get(state::export).put(state::import).layer(large))
         .route("/v1/slots/{slot}/names/{name}", get(judge))
+        .route("/v1/slots/{slot}/because", get(weigh::because))
         .route("/v1/slots/{slot}/lock", put(lock).delete(unlock))
         .route("/v1/slots/{slot}/allow", post(allow))
         .route("/v1/slots/{slot}/deny", post(deny))

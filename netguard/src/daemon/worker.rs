@@ -29,7 +29,9 @@ use tokio::{
 
 use super::{
     asked::{Asked, Orders, Wanted},
-    channel::{Answer, Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
+    channel::{
+        Answer, Channel, Fault, HostView, PolicyText, Received, Refusal, ToMonitor, ToWorker,
+    },
     meeting::{SignsOfLife, come_to},
     overlay::Overlay,
     raise_file_limit,
@@ -248,6 +250,10 @@ impl Worker {
                     // Whoever asked may have hung up.
                     let _ = answer.send(Ok(json!({ "taken": taken, "of": pins.len() })));
                 }
+                Event::Asked((Wanted::Because(packet), answer)) => {
+                    let gone = || Refusal::new(Fault::Absent, "the slot is gone already");
+                    let _ = answer.send(self.reader().weigh(&packet).ok_or_else(gone));
+                }
                 Event::Asked((Wanted::Order(order), answer)) => {
                     let id = self.next_order;
                     self.next_order += 1;
@@ -378,24 +384,28 @@ impl Worker {
 
     /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
     fn log_drops(&mut self) {
-        let reader = Reader {
-            clock: Clock::read(),
-            policy: &self.policy,
-            whole: &self.whole,
-            host: &self.host,
-            resolver: &self.resolver,
-            pins: &self.pins,
-        };
+        let clock = Clock::read();
         self.more_drops = true;
         for _ in 0..DROPS_AT_ONCE {
             let Some(record) = self.drops.get_mut().next_ready() else {
                 self.more_drops = false;
                 return;
             };
-            if let Some(drop) = reader.read(&record).map(Arc::new) {
+            if let Some(drop) = self.reader().read(&record, &clock).map(Arc::new) {
                 self.feeds.drops.add(&drop);
                 self.journal.write(Entry::Drop(drop));
             }
+        }
+    }
+
+    /// Reads records, and what is asked about packets, by what is in force.
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            policy: &self.policy,
+            whole: &self.whole,
+            host: &self.host,
+            resolver: &self.resolver,
+            pins: &self.pins,
         }
     }
 

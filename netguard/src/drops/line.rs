@@ -41,12 +41,13 @@ pub(super) fn painted(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
     }
     writeln!(
         out,
-        "{} bytes) at {} {} by {line}{}{line:#}: {}",
+        "{} bytes) at {} {} by {line}{}{line:#}: {} [{}]",
         drop.length,
         drop.interface,
         drop.hook.program(),
         drop.line,
         drop.because,
+        drop.id,
     )
 }
 
@@ -69,7 +70,7 @@ pub(super) fn compact(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
     if let Some(name) = &drop.name {
         write!(out, " {name}")?;
     }
-    writeln!(out, " {line}{}{line:#}", drop.line)
+    writeln!(out, " {line}{}{line:#} [{}]", drop.line, drop.id)
 }
 
 /// One object.
@@ -77,6 +78,7 @@ pub(crate) fn json(drop: &Drop, out: &mut impl Write) -> io::Result<()> {
     let object = json!({
         "event": "drop",
         "version": JSON_VERSION,
+        "id": drop.id.to_string(),
         "time": timestamp(drop.time),
         "slot": drop.slot,
         "runtime": drop.runtime,
@@ -115,11 +117,11 @@ mod tests {
         assert_eq!(
             written(|out| text(&drop, out)),
             "1970-01-01T00:00:01.002Z drop  slot1    egress  not-pinned          540047 tcp 10.1.0.2:4000 -> \
-             203.0.113.10:443 syn (www.example.com, 60 bytes) at vm ng_xdp by netguard.toml:7: egress = \"pinned\"\n"
+             203.0.113.10:443 syn (www.example.com, 60 bytes) at vm ng_xdp by netguard.toml:7: egress = \"pinned\" [1a2b]\n"
         );
         assert_eq!(
             written(|out| compact(&drop, &Paint::PLAIN, out)),
-            "00:00:01.002 slot1 > not-pinned tcp 10.1.0.2:4000 -> 203.0.113.10:443 syn www.example.com netguard.toml:7\n"
+            "00:00:01.002 slot1 > not-pinned tcp 10.1.0.2:4000 -> 203.0.113.10:443 syn www.example.com netguard.toml:7 [1a2b]\n"
         );
     }
 

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use because::{Because, Dropped, Key};
+pub use because::{Because, Dropped, Key, Passed, Passing};
 pub use dns::{DnsPolicy, SlotDns, is_public};
 pub use evaluate::{Evaluator, IsLocal, Openings, Pin, Traffic, Verdict};
 pub use facts::{Facts, InterfaceFact};

@@ -2,6 +2,7 @@
 
 use axum::{
     extract::{RawQuery, State},
+    http::StatusCode,
     response::Response,
 };
 use netguard_common::DropReason;
@@ -21,6 +22,12 @@ pub(in super::super) async fn drops(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Wrong> {
     let (filter, span, view) = read(&query.unwrap_or_default(), &daemon.names())?;
+    if let Some(id) = filter.id
+        && daemon.feeds.drops.last(&filter, 1).is_empty()
+    {
+        let words = format!("no drop {id} is remembered; `netguard drops` shows those that are");
+        return Err(Wrong::new(StatusCode::NOT_FOUND, words));
+    }
     let mut printer = view.begin(span.colored);
     answer(&daemon.feeds.drops, filter, &span, view.media_type(), move |drops, lost| {
         printer.print(drops.iter().map(AsRef::as_ref), lost)
@@ -38,6 +45,7 @@ fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
             }
             ("runtime", runtime) => filter.runtime = Some(find_runtime(runtime, names)?),
             ("reason", name) => filter.reason = Some(find_reason(name)?),
+            ("id", id) => filter.id = Some(id.parse().map_err(Wrong::bad)?),
             ("since", time) => filter.since = Some(since(time)?),
             ("to", to) => filter.to = Some(to.parse::<To>().map_err(Wrong::bad)?),
             ("format", name) if let Some(found) = View::find(name) => view = found,
@@ -45,7 +53,7 @@ fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
                 if !span.take(key, value)? {
                     return Err(Wrong::bad(format!(
                         "{key}={value} is no condition; there are slot=NAME, reason=NAME, runtime=NAME, to=ADDRESS, PREFIX \
-                         or NAME, since=10m, format=json, text, compact or pcapng, {}",
+                         or NAME, id=1a2b3c, since=10m, format=json, text, compact or pcapng, {}",
                         Span::CONDITIONS,
                     )));
                 }
