@@ -10,7 +10,7 @@ pub mod origin {
     /// A file with a name on each line; its path follows.
     pub const LIST: &str = "list ";
     /// `netguard allow`.
-    pub const ORDERED: &str = "ordered at run time";
+    pub const ORDERED: &str = "orders at run time";
 }
 
 /// What decided about a query.

@@ -119,8 +119,9 @@ pub(crate) fn text(
             write_name(name, |part| out.extend_from_slice(part));
         }
         if let Some(origin) = told.origin {
-            out.extend_from_slice(b" of ");
+            out.extend_from_slice(b" (");
             out.extend_from_slice(origin.as_bytes());
+            out.push(b')');
         }
     });
     type_name(told.record_type, out);
@@ -421,7 +422,7 @@ mod tests {
     fn a_query_is_one_line_of_words() {
         assert_eq!(
             text_of(|_| {}),
-            "2023-11-14T22:13:20.042Z dns   slot1    allow by github.com of code-hosting AAAA api.github.com -> \
+            "2023-11-14T22:13:20.042Z dns   slot1    allow by github.com (code-hosting) AAAA api.github.com -> \
              NOERROR 2001:db8::1 (udp from 1.1.1.1:53, 1.2 ms)"
         );
         let cached = text_of(|record| {
