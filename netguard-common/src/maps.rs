@@ -345,6 +345,30 @@ impl Place {
             _ => return None,
         })
     }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Internet => "internet",
+            Self::Slot => "slot",
+            Self::Gateway => "gateway",
+            Self::Host => "host",
+            Self::Management => "management",
+            Self::Metadata => "metadata",
+            Self::Private => "private",
+            Self::LinkLocal => "link-local",
+            Self::Multicast => "multicast",
+            Self::Resolver => "resolver",
+            Self::Gate => "gate",
+        }
+    }
+
+    /// The one that is called so.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        (0..=u8::MAX).filter_map(Self::from_raw).find(|place| place.name() == name)
+    }
 }
 
 /// The value of [`PLACES`].

@@ -5,13 +5,19 @@ use std::{
     time::Duration,
 };
 
+use netguard_common::SlotId;
+
 use crate::{Moment, Rule, Transport};
 
 /// One query and its reply.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryRecord<'a> {
+    /// The slot's number.
+    pub slot_id: SlotId,
     /// The slot's name.
     pub slot: &'a str,
+    /// The name of the slot's runtime.
+    pub runtime: &'a str,
     /// The guest.
     pub client: IpAddr,
     /// How it came.

@@ -30,6 +30,8 @@ pub struct Rules {
 pub struct SlotRules {
     /// The slot's name.
     pub name: Arc<str>,
+    /// The name of its runtime.
+    pub runtime: Arc<str>,
     /// What it may ask for.
     pub allowlist: Allowlist,
     /// The addresses of its answers are pinned.

@@ -1,7 +1,9 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod dns;
 mod drops;
 mod explain;
+mod follow;
 mod guard;
 mod loaded;
 mod manual;
@@ -98,6 +100,8 @@ enum Command {
         #[arg(long)]
         instance: Option<Instance>,
     },
+    /// Show what slots have asked the resolver of late and what they got, and what they ask from now on
+    Dns(dns::DnsArgs),
     /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
     Explain(explain::ExplainArgs),
     /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
@@ -332,6 +336,7 @@ impl Cli {
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Drops(args) => drops::drops(&args),
             Command::Top { instance } => top::top(instance),
+            Command::Dns(args) => dns::dns(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),

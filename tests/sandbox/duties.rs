@@ -20,7 +20,8 @@ use hickory_proto::{
 };
 use netguard::{
     datapath::{PinDirectory, PinWriter},
-    journal::{Format, Journal, Writer},
+    feed::Feed,
+    journal::{Format, Journal, Queries, Writer},
     sandbox::confine,
 };
 use netguard_common::{
@@ -175,6 +176,7 @@ fn resolver(
     let names = ["one.example", "two.example"].map(|name| name.parse::<Entry>().expect("a name"));
     let slot = SlotRules {
         name: "slot1".into(),
+        runtime: "vm".into(),
         allowlist: Allowlist::of([Arc::new(names.into_iter().collect::<NameSet>())]),
         pinned: true,
         limits: QueryLimits::default(),
@@ -193,7 +195,8 @@ fn resolver(
         roots: None,
     };
     let forwarder = Arc::new(Forwarder::new(settings, Arc::clone(&cache), |_| {}));
-    Arc::new(Resolver::new(rules, cache, forwarder, pins, Arc::new(journal.clone())))
+    let told = Queries::new(journal.clone(), Feed::default());
+    Arc::new(Resolver::new(rules, cache, forwarder, pins, Arc::new(told)))
 }
 
 /// Every line is out when this returns.

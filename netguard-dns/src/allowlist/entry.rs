@@ -15,6 +15,18 @@ pub enum Kind {
     Exception,
 }
 
+impl Kind {
+    /// What stands before the name.
+    #[must_use]
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::Tree => "",
+            Self::Exact => "=",
+            Self::Exception => "!",
+        }
+    }
+}
+
 /// `github.com`, `=github.com`, `!gist.github.com`, `github.com:22,443`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -45,6 +57,14 @@ pub enum BadEntry {
         "{0:?}: an exception has no ports; write the name without \"!\" and the ports that it may have"
     )]
     ExceptionWithPorts(String),
+}
+
+impl Entry {
+    /// The name with its sign, as whoever asks what decided is told it.
+    #[must_use]
+    pub fn rule(&self) -> String {
+        format!("{}{}", self.kind.sign(), self.name)
+    }
 }
 
 impl FromStr for Entry {

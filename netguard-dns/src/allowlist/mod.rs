@@ -48,11 +48,13 @@ impl<'a> Rule<'a> {
     /// What stands before it in the file.
     #[must_use]
     pub fn sign(&self) -> &'static str {
-        match self.decides.kind {
-            Kind::Tree => "",
-            Kind::Exact => "=",
-            Kind::Exception => "!",
-        }
+        self.decides.kind.sign()
+    }
+
+    /// Where it is from, see [`NameSet::begin`].
+    #[must_use]
+    pub fn origin(&self) -> Option<&'a Arc<str>> {
+        self.set.origin_at(self.decides.at)
     }
 
     /// The ports that it is bound to.
@@ -131,16 +133,22 @@ impl Allowlist {
     }
 }
 
-impl FromIterator<Entry> for NameSet {
+impl Extend<Entry> for NameSet {
     /// Names that fit into memory; for those of a file that may not, see [`NameSet::add`].
-    fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
-        let mut set = Self::default();
+    fn extend<T: IntoIterator<Item = Entry>>(&mut self, entries: T) {
         for entry in entries {
-            if set.add(&entry).is_err() {
+            if self.add(&entry).is_err() {
                 break;
             }
         }
-        set.finish();
+        self.finish();
+    }
+}
+
+impl FromIterator<Entry> for NameSet {
+    fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
+        let mut set = Self::default();
+        set.extend(entries);
         set
     }
 }
@@ -215,6 +223,43 @@ mod tests {
         assert_eq!(decide(&list, "example.net"), "not by !example.net");
         assert_eq!(decide(&list, "a"), "above");
         assert_eq!(list.len(), 5);
+    }
+
+    #[test]
+    fn a_name_knows_where_it_is_from_also_if_another_ends_like_it() {
+        let mut names = NameSet::default();
+        for (origin, listed) in [
+            ("one", &["www.example.com", "a.example.org"][..]),
+            ("two", &["example.com", "=example.org", "www.example.com"]),
+            ("three", &["x.b.example.com", "!b.example.com", "example.com:80"]),
+        ] {
+            names.begin(origin);
+            for name in listed {
+                names.add(&name.parse().unwrap()).unwrap();
+            }
+        }
+        names.finish();
+        let unknown: NameSet = ["example.net".parse().unwrap()].into_iter().collect();
+        let list = Allowlist::of([Arc::new(names), Arc::new(unknown)]);
+        let origin = |text: &str| {
+            let name: DomainName = text.parse().unwrap();
+            match list.decide(&WireName::from(&name)) {
+                Listed::Allowed(rule) | Listed::Excepted(rule) => rule.origin().map(|it| &**it),
+                other => panic!("{text}: {other:?}"),
+            }
+        };
+        for (asked, expected) in [
+            ("www.example.com", Some("one")),
+            ("x.a.example.org", Some("one")),
+            ("example.com", Some("two")),
+            ("example.org", Some("two")),
+            ("x.b.example.com", Some("three")),
+            ("y.b.example.com", Some("three")),
+            ("example.net", None),
+        ] {
+            assert_eq!(origin(asked), expected, "{asked}");
+        }
+        assert_eq!(list.len(), 7);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Names in one arena and a hash table of their suffixes: a million names in 32 MB, looked up label by label from
 //! the right, until a suffix is not there.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Entry, Kind, Rule};
 use crate::{Ports, WireName};
@@ -16,6 +16,8 @@ mod flags {
     pub const EXCEPT: u32 = 1 << 30;
     /// Something below it is allowed.
     pub const ABOVE: u32 = 1 << 31;
+    /// The name is listed in one way or another.
+    pub const LISTED: u32 = ALLOW | EXACT | EXCEPT;
 }
 
 /// The bits of a table's word that say where in the arena the name is; 0 for no name.
@@ -33,6 +35,8 @@ pub struct NameSet {
     listed: usize,
     /// By place in the arena, the few that have ports.
     ports: HashMap<u32, Ports>,
+    /// Where names are from, by the place in the arena where they begin.
+    origins: Vec<(u32, Arc<str>)>,
 }
 
 /// What a set says of a name.
@@ -59,6 +63,11 @@ pub(super) struct Decides {
 pub struct TooMany;
 
 impl NameSet {
+    /// What is added from now on is from there. A name that is there already stays what it is.
+    pub fn begin(&mut self, origin: &str) {
+        self.origins.push((self.arena.len().max(1) as u32, origin.into()));
+    }
+
     /// Adds a name; one that is there already stays.
     ///
     /// # Errors
@@ -95,7 +104,13 @@ impl NameSet {
                 is_new = true;
             }
             let flag = if index == 0 { listed } else { above };
-            if index == 0 && self.table[slot] & flag == 0 {
+            let word = self.table[slot];
+            // What ends a name of elsewhere has a place of its own, by which it is known where it is from.
+            if index == 0 && word & flags::LISTED == 0 && word & OFFSET < self.newest() {
+                self.table[slot] = word & !OFFSET | at as u32;
+                is_new = true;
+            }
+            if index == 0 && word & flag == 0 {
                 self.listed += 1;
             }
             self.table[slot] |= flag;
@@ -206,6 +221,16 @@ impl NameSet {
 
     pub(super) fn ports_at(&self, at: u32) -> Option<&Ports> {
         if self.ports.is_empty() { None } else { self.ports.get(&at) }
+    }
+
+    pub(super) fn origin_at(&self, at: u32) -> Option<&Arc<str>> {
+        let behind = self.origins.partition_point(|(start, _)| *start <= at);
+        Some(&self.origins.get(behind.checked_sub(1)?)?.1)
+    }
+
+    /// Where in the arena names are from where names are added from now.
+    fn newest(&self) -> u32 {
+        self.origins.last().map_or(0, |(start, _)| *start)
     }
 
     /// Where the table has the suffix, or the free place for it.

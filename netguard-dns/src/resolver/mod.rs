@@ -44,10 +44,14 @@ pub struct Resolver {
 pub struct Judged {
     /// True if it is asked of upstreams.
     pub is_allowed: bool,
+    /// True if it is no question that netguard answers.
+    pub is_refused: bool,
     /// Why it is not, or that a listed name covers it: `listed`, `unlisted`, `exception`, `denied-at-run-time`.
     pub why: &'static str,
     /// The listed name that decided, as the list writes it.
     pub rule: Option<String>,
+    /// Where that is from: a category of the allowlist, a list, a key, an order.
+    pub category: Option<String>,
     /// The ports that its addresses are pinned for.
     pub ports: Option<String>,
 }
@@ -60,7 +64,16 @@ impl Judged {
             Decision::Local(why) | Decision::Refused(why) => (false, why, None),
         };
         let ports = rule.and_then(|rule| rule.ports()).map(ToString::to_string);
-        Self { is_allowed, why, rule: rule.map(|rule| rule.to_string()), ports }
+        let category = rule.and_then(|rule| rule.origin()).map(|origin| origin.as_ref().into());
+        let is_refused = matches!(decision, Decision::Refused(_));
+        Self {
+            is_allowed,
+            is_refused,
+            why,
+            rule: rule.map(|rule| rule.to_string()),
+            category,
+            ports,
+        }
     }
 }
 
@@ -362,7 +375,9 @@ impl<'a> Asking<'a> {
     ) -> QueryRecord<'a> {
         let answer = kept.map(|kept| &kept.answer);
         QueryRecord {
+            slot_id: self.slot.id,
             slot: &self.own.name,
+            runtime: &self.own.runtime,
             client: self.client.address,
             transport: self.client.transport,
             name: query.name.lower(),

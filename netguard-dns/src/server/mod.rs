@@ -9,7 +9,7 @@ mod udp;
 use std::{
     io,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
@@ -18,7 +18,7 @@ use std::{
 use netguard_common::SlotId;
 use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
 
-use crate::{QueryLog, Resolver};
+use crate::{Moment, QueryLog, Resolver};
 use sockets::AddressSockets;
 pub use sockets::{Endpoint, Sockets};
 use udp::{Listener, Worker};
@@ -61,6 +61,12 @@ impl Server {
         let workers = (0..threads.max(1)).map(|number| Worker::start(number, &shared));
         let (workers, threads) = workers.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
         Ok(Self { shared, workers, threads, next: AtomicUsize::new(0), listening: Arc::default() })
+    }
+
+    /// Has the log of the queries that waited tell what is due. The threads see to their own.
+    pub fn flush_log(&self, now: Moment) {
+        let mut log = self.shared.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = log.flush(now); // the caller comes again
     }
 
     /// Binds every socket of the endpoint and serves them.

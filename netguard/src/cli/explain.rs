@@ -6,8 +6,11 @@ use anyhow::Context as _;
 use clap::Args;
 use netguard::{
     control,
+    daemon::Weighed,
     datapath::PinDirectory,
-    explain::{self, Protocol, Question, dns_text},
+    drops::{Id, View},
+    explain::{self, Protocol, Question, Recorded, dns_text},
+    feed::Look,
     instance::Instance,
     journal::Format,
 };
@@ -24,9 +27,14 @@ use super::{
 #[derive(Args)]
 pub(super) struct ExplainArgs {
     /// The slot
-    slot: String,
+    #[arg(required_unless_present = "drop")]
+    slot: Option<String>,
     /// Where to, an address or a name: 203.0.113.9:443, [2001:db8::9]:443, github.com [default port: 443]
-    dest: Destination,
+    #[arg(required_unless_present = "drop")]
+    dest: Option<Destination>,
+    /// Explain a drop by what stands in brackets at the end of its line, and what would become of such a packet now
+    #[arg(long, value_name = "ID", conflicts_with_all = ["slot", "dest", "proto", "name", "ingress"])]
+    drop: Option<Id>,
     /// What the packet is of
     #[arg(long, value_enum, default_value_t)]
     proto: Protocol,
@@ -75,12 +83,25 @@ impl FromStr for Destination {
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let instance = the_pinned_instance(args.instance.clone())?;
-    let address = args.dest.host.parse::<IpAddr>().ok();
+    match (&args.drop, &args.slot, &args.dest) {
+        (Some(id), ..) => again(args, &instance, *id),
+        (None, Some(slot), Some(dest)) => of_question(args, &instance, slot, dest),
+        _ => anyhow::bail!("name a slot and where to, or --drop and a drop"), // clap has seen to it
+    }
+}
+
+fn of_question(
+    args: &ExplainArgs,
+    instance: &Instance,
+    slot: &str,
+    dest: &Destination,
+) -> anyhow::Result<ExitCode> {
+    let address = dest.host.parse::<IpAddr>().ok();
     let name = match address {
         Some(_) => args.name.as_deref(),
-        None => Some(args.name.as_deref().unwrap_or(&args.dest.host)),
+        None => Some(args.name.as_deref().unwrap_or(&dest.host)),
     };
-    let dns = name.map(|name| wait_for(control::judge(&instance, &args.slot, name))).transpose()?;
+    let dns = name.map(|name| wait_for(control::judge(instance, slot, name))).transpose()?;
     let addresses = match (address, &dns) {
         (Some(address), _) => vec![address],
         (None, Some(dns)) => pinned(dns),
@@ -94,27 +115,59 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(HOLE));
         }
         anyhow::bail!(
-            "no address of it is pinned for {}: let the slot ask for it, or name an address with --name {}",
-            args.slot,
-            args.dest.host
+            "no address of it is pinned for {slot}: let the slot ask for it, or name an address with --name {}",
+            dest.host
         );
     }
-    enter(&instance)?;
-    let pins = PinDirectory::of(&instance);
+    let weigh = weigher(instance)?;
+    enter(instance)?;
+    let pins = PinDirectory::of(instance);
     let mut would_drop = is_denied && address.is_none();
     for (index, peer) in addresses.into_iter().enumerate() {
         let question = Question {
-            slot: args.slot.clone(),
+            slot: slot.to_owned(),
             peer,
             protocol: args.proto,
-            port: args.dest.port.unwrap_or(443),
+            port: dest.port.unwrap_or(443),
             direction: if args.ingress { Direction::Ingress } else { Direction::Egress },
         };
-        let explained = explain::ask(&pins, question, dns.clone().filter(|_| index == 0))?;
+        let dns = dns.clone().filter(|_| index == 0);
+        let explained = explain::ask(&pins, &question, dns, &weigh)?;
         would_drop |= explained.dropped().is_some();
         show(args, &explained.text(), &explained.json())?;
     }
     Ok(if would_drop { ExitCode::from(HOLE) } else { ExitCode::SUCCESS })
+}
+
+/// A drop that the daemon remembers, and what would become of its packet now.
+fn again(args: &ExplainArgs, instance: &Instance, id: Id) -> anyhow::Result<ExitCode> {
+    let fetch = |format: &str| {
+        let mut bytes = Vec::new();
+        let path = format!("/v1/drops?id={id}&last=1&format={format}");
+        let take = |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        wait_for(control::follow(instance, &path, take)).map(|()| bytes)
+    };
+    let record = serde_json::from_slice(&fetch(View::Lines(Look::Json).name())?)?;
+    let recorded = Recorded::read(record, &fetch(View::Pcapng.name())?)?;
+    let weigh = weigher(instance)?;
+    enter(instance)?;
+    let explained = explain::again(&PinDirectory::of(instance), recorded, &weigh)?;
+    show(args, &explained.text(), &explained.json())?;
+    Ok(if explained.dropped().is_some() { ExitCode::from(HOLE) } else { ExitCode::SUCCESS })
+}
+
+/// Asks the daemon which lines decide; without one nobody knows.
+fn weigher(
+    instance: &Instance,
+) -> anyhow::Result<impl Fn(&Weighed) -> Result<Option<Value>, control::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(move |packet: &Weighed| match runtime.block_on(control::because(instance, packet)) {
+        Err(control::Error::NoDaemon(_)) => Ok(None),
+        told => told.map(Some),
+    })
 }
 
 fn show(args: &ExplainArgs, text: &str, json: &Value) -> anyhow::Result<()> {

@@ -200,8 +200,8 @@ pub(super) struct SlotLimits {
     pub(super) icmp_per_second: Option<Spanned<u32>>,
     pub(super) icmp_max_bytes: Option<Spanned<u16>>,
     pub(super) queries_per_second: Option<u32>,
-    pub(super) names_per_minute: Option<u32>,
-    pub(super) answer_bytes_per_minute: Option<u32>,
+    pub(super) names_per_minute: Option<Spanned<u32>>,
+    pub(super) answer_bytes_per_minute: Option<Spanned<u32>>,
 }
 
 /// An allowlist file: categories by name.

@@ -1,10 +1,15 @@
 //! Where in the file stands what can decide about a packet: byte offsets by slot and key.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use toml::Spanned;
 
-use super::{file, problem::Source, template::Entry};
+use super::{
+    file,
+    name_lines::{Categories, NameLines},
+    problem::Source,
+    template::Entry,
+};
 use crate::policy::{Because, Key, Slot};
 
 /// Where that stands which decided.
@@ -54,6 +59,7 @@ pub(super) struct Lines {
     gate: Option<usize>,
     management: Vec<usize>,
     flows: Option<usize>,
+    names: NameLines,
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +72,7 @@ struct SlotLines {
 }
 
 /// Where a value stands; nowhere if it is what counts without its key.
-fn start<T>(value: &Spanned<T>) -> Option<usize> {
+pub(super) fn start<T>(value: &Spanned<T>) -> Option<usize> {
     let span = value.span();
     (!span.is_empty()).then_some(span.start)
 }
@@ -76,7 +82,11 @@ fn starts<T>(values: &[Spanned<T>]) -> Vec<usize> {
 }
 
 impl Lines {
-    pub(super) fn of(file: &file::File, entries: &[Entry]) -> Self {
+    pub(super) fn of(
+        file: &file::File,
+        entries: &[Entry],
+        categories: Option<Arc<Categories>>,
+    ) -> Self {
         let isolate = file.runtimes.iter().map(|it| it.isolate.as_ref().and_then(start));
         Self {
             slots: entries.iter().map(SlotLines::of).collect(),
@@ -84,7 +94,12 @@ impl Lines {
             gate: file.gate.as_ref().and_then(|gate| start(&gate.ports)),
             management: starts(&file.host.management),
             flows: file.limits.flows.as_ref().and_then(start),
+            names: NameLines::of(&file.dns, entries, categories),
         }
+    }
+
+    pub(super) fn names(&self) -> &NameLines {
+        &self.names
     }
 
     pub(super) fn bridge(&self, slot: usize) -> usize {
@@ -115,6 +130,7 @@ impl Lines {
                 rules.get(*index).map_or(Line::Ordered, |at| Line::At(source.place(*at)))
             }
             Because::Key(Key::Mode) if !slot.lockdown => Line::Ordered,
+            Because::Guarded => of_key(lines.keys.get(&Key::Mode).copied(), Key::Mode.name()),
             Because::Key(key) => of_key(lines.keys.get(key).copied(), key.name()),
             Because::Isolate => {
                 of_key(self.isolate.get(slot.runtime).copied().flatten(), "isolate")
@@ -202,6 +218,7 @@ mod tests {
             (0, Because::Key(Key::Subnet6), "test.toml (default of subnet6)"),
             (2, Because::Key(Key::Mode), "test.toml:27"),
             (1, Because::Key(Key::Mode), "ordered at run time"),
+            (1, Because::Guarded, "test.toml (default of mode)"),
             (0, Because::Isolate, "test.toml:10"),
             (2, Because::Isolate, "test.toml (default of isolate)"),
             (0, Because::Gate, "test.toml (default of gate)"),

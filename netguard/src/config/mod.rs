@@ -5,6 +5,7 @@ mod check;
 mod entry;
 mod file;
 mod lines;
+mod name_lines;
 mod problem;
 mod template;
 mod texts;
@@ -18,7 +19,7 @@ use std::{
 pub use lines::Line;
 pub use problem::{Problem, Problems};
 
-use crate::policy::{Because, Policy};
+use crate::policy::{Because, NameBecause, Policy};
 
 /// A checked configuration, with the places in the file that later messages refer to.
 #[derive(Clone, Debug)]
@@ -156,6 +157,12 @@ impl Config {
     #[must_use]
     pub fn line_of(&self, slot_index: usize, because: &Because) -> Line {
         self.lines.line_of(&self.source, self.policy.slots.get(slot_index), slot_index, because)
+    }
+
+    /// Where that stands which decided about a slot's query.
+    #[must_use]
+    pub fn line_of_name(&self, slot_index: usize, because: &NameBecause) -> Line {
+        self.lines.names().line_of(&self.source, slot_index, because)
     }
 }
 

@@ -13,8 +13,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::escape::encode;
-use crate::instance::Instance;
+use super::{escape::encode, weigh};
+use crate::{daemon::Weighed, instance::Instance};
 
 /// No answer is longer.
 const ANSWER_MAX: usize = 64 << 20;
@@ -111,6 +111,15 @@ pub async fn judge(instance: &Instance, slot: &str, name: &str) -> Result<Value,
     order(instance, Method::GET, &path, String::new()).await
 }
 
+/// Which lines of the configuration decide about a packet: that of its drop, and of the stages that let it go on.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: there is no such slot.
+pub async fn because(instance: &Instance, packet: &Weighed) -> Result<Value, Error> {
+    order(instance, Method::GET, &weigh::path(packet), String::new()).await
+}
+
 /// Makes a slot from the keys of a `[[slot]]` entry. Returns the slot.
 ///
 /// # Errors
@@ -197,21 +206,19 @@ pub async fn status(instance: &Instance) -> Result<Value, Error> {
     order(instance, Method::GET, "/v1/status", String::new()).await
 }
 
-/// Hands over the lines of a feed (`drops`) that `query` asks for as they come, until there are no more or nobody takes them.
+/// Hands over the lines of a feed that `path` asks for as they come, until there are no more or nobody takes them.
 ///
 /// # Errors
 ///
 /// No daemon runs, it refuses, or it ends.
 pub async fn follow(
     instance: &Instance,
-    feed: &str,
-    query: &str,
+    path: &str,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Error> {
     let stream = connect(instance).await?;
     let failed = |source| Error::Talk { instance: instance.clone(), source };
-    let path = format!("/v1/{feed}?{query}");
-    let response = within(TIMEOUT, send(stream, Method::GET, &path, String::new())).await;
+    let response = within(TIMEOUT, send(stream, Method::GET, path, String::new())).await;
     let response = response.map_err(failed)?;
     let status = response.status();
     if !status.is_success() {

@@ -7,7 +7,8 @@
 //! | `POST /v1/confirm` | what the latest reload has put in force stays |
 //! | `GET /v1/diff` | what a reload would change |
 //! | `GET /v1/status` | what the kernel holds and counts, and how the daemon is |
-//! | `GET /v1/drops?last=N&follow=true` | the latest drops, and those that come; by `slot`, `reason` and `runtime` |
+//! | `GET /v1/drops?last=N&follow=true` | the latest drops, and those that come; by `slot`, `reason`, `runtime` and `id` |
+//! | `GET /v1/dns?last=N&follow=true` | the same of queries; by `slot`, `runtime`, `name`, `type`, `rcode` and `side` |
 //! | `GET /v1/pins?slot=NAME` | every pin, or those of one slot |
 //! | `GET /v1/slots` | every slot, and what was ordered about it |
 //! | `POST /v1/slots` with the keys of a `[[slot]]` entry | makes a slot beside those of the file |
@@ -16,6 +17,7 @@
 //! | `PUT` and `DELETE /v1/slots/NAME/lock` | takes the slot's network away, established flows included, and gives it back |
 //! | `POST /v1/slots/NAME/allow` and `/deny` with `{"what": "example.com", "seconds": 600}` | the latest word about a name or prefix, whatever the file says; for good without seconds |
 //! | `GET /v1/slots/NAME/names/DOMAIN` | what a query of the slot for that name would get, and why |
+//! | `GET /v1/slots/NAME/because?direction=egress&frame=HEX` | which lines of the configuration decide about a packet |
 //! | `POST /v1/slots/NAME/forget` with `{"what": "example.com"}` | takes such a word back |
 //!
 //! `docs/openapi.yaml` has all of it for programs. What is wrong is answered with `{"error": "..."}`.
@@ -26,9 +28,10 @@ mod routes;
 mod server;
 mod state;
 mod stream;
+mod weigh;
 
 pub use client::{
-    Error, add_slot, confirm, diff, export, follow, forget, import, judge, lock, reload,
+    Error, add_slot, because, confirm, diff, export, follow, forget, import, judge, lock, reload,
     remove_slot, say, slots, status,
 };
 pub use escape::encode;

@@ -15,13 +15,16 @@ use netguard_common::SlotId;
 use netguard_dns::{DomainName, Moment, Pins, Resolver};
 use serde_json::{Value, json};
 
-use super::{escape::decode, state, stream};
+use super::{escape::decode, state, stream, weigh};
 use crate::{
+    config::{Config, Line},
     daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
     drops::Drop,
     feed::Feed,
     journal::Journal,
     pinned::{NoSlot, Pinned},
+    policy::NameBecause,
+    queries,
 };
 
 /// Six times as long, if every byte is escaped, it still fits a packet to the monitor.
@@ -35,11 +38,13 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/diff", get(diff))
         .route("/v1/status", get(status))
         .route("/v1/drops", get(stream::drops::drops))
+        .route("/v1/dns", get(stream::queries::queries))
         .route("/v1/pins", get(list))
         .route("/v1/slots", get(slots).post(add))
         .route("/v1/slots/{slot}", delete(remove))
         .route("/v1/slots/{slot}/state", get(state::export).put(state::import).layer(large))
         .route("/v1/slots/{slot}/names/{name}", get(judge))
+        .route("/v1/slots/{slot}/because", get(weigh::because))
         .route("/v1/slots/{slot}/lock", put(lock).delete(unlock))
         .route("/v1/slots/{slot}/allow", post(allow))
         .route("/v1/slots/{slot}/deny", post(deny))
@@ -68,15 +73,47 @@ pub struct Daemon {
 pub struct Feeds {
     /// Dropped packets.
     pub drops: Feed<Drop>,
+    /// Queries and what they got.
+    pub queries: Feed<queries::Entry>,
+}
+
+impl Feeds {
+    /// Forgets what slots that are gone have done.
+    pub fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        self.drops.keep(&is_there);
+        self.queries.keep(is_there);
+    }
 }
 
 /// What orders may speak of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Names {
     /// The slots by number.
     pub slots: BTreeMap<SlotId, String>,
     /// The runtimes.
     pub runtimes: Vec<String>,
+    /// Where all that stands, and what decides.
+    pub config: Arc<Config>,
+}
+
+impl Names {
+    /// Of that configuration, with its slots that were made at run time.
+    #[must_use]
+    pub fn of(config: Arc<Config>) -> Self {
+        let policy = &config.policy;
+        Self {
+            slots: policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect(),
+            runtimes: policy.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
+            config,
+        }
+    }
+
+    /// Where that stands which decided about a query of the slot.
+    pub(super) fn line_of(&self, slot: &str, because: &NameBecause) -> String {
+        let index = self.config.policy.slots.iter().position(|it| it.name == slot);
+        let line = index.map(|index| self.config.line_of_name(index, because));
+        line.unwrap_or(Line::BuiltIn).to_string()
+    }
 }
 
 /// What is wrong with an order.
@@ -238,6 +275,13 @@ async fn judge(
     let now = Moment::now();
     let gone = || Wrong::new(StatusCode::NOT_FOUND, format!("slot {slot:?} is gone already"));
     let judged = daemon.resolver.judge(id, &name, now).ok_or_else(gone)?;
+    let because = NameBecause::of(
+        judged.is_refused,
+        Some(judged.why),
+        || judged.rule.clone(),
+        judged.category.as_deref(),
+    );
+    let line = daemon.names().line_of(&slot, &because);
     let pins = daemon.apart(move |pins| pins.list(now)).await?;
     let own = pins.iter().filter(|pin| pin.slot == id && *pin.name == *name.as_str());
     let pins: Vec<_> = own
@@ -254,6 +298,8 @@ async fn judge(
         "allowed": judged.is_allowed,
         "why": judged.why,
         "rule": judged.rule,
+        "category": judged.category,
+        "line": line,
         "ports": judged.ports,
         "pins": pins,
     })))

@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Answer, CarriedPin, Fault, Order, Refusal};
+use super::{Answer, CarriedPin, Fault, Order, Refusal, Weighed};
 
 /// How many may wait for the loop.
 const ORDERS_MAX: usize = 64;
@@ -17,6 +17,8 @@ pub enum Wanted {
     Order(Order),
     /// That a slot takes over what another one had pinned.
     Pins(String, Vec<CarriedPin>),
+    /// What decides about a packet.
+    Because(Weighed),
 }
 
 /// Hands orders to the monitor; cheap to clone.

@@ -46,6 +46,7 @@ pub use asked::{Orders, Wanted};
 pub use channel::{Answer, CarriedPin, Fault, Order, Refusal, SECONDS_MAX, Said, SlotState};
 pub use guard::{Guarded, guard};
 pub use overlay::Counted;
+pub use records::Weighed;
 pub use state::{StateError, carried};
 pub use worker::run as work;
 

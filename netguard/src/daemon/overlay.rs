@@ -12,7 +12,7 @@ use netguard_common::SlotId;
 use netguard_dns::{Allowlist, DomainName, Entry, Kind, NameSet};
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Policy, Rule};
+use crate::policy::{Policy, Rule, origin};
 
 /// All of it. Slots and what is said of them go by name: their numbers are the configuration's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +123,7 @@ impl Overlay {
         for slot in &mut policy.slots {
             slot.lockdown |= self.locked.contains(&slot.name);
             let mut names = NameSet::default();
+            names.begin(origin::ORDERED);
             for (target, word) in self.words_of(&slot.name) {
                 match target {
                     Target::Prefix(rule) if word.is_allowed => slot.egress.allow.push(rule),

@@ -16,16 +16,24 @@ use netguard_dns::{
 
 use super::CarriedPin;
 use crate::{
+    control,
     datapath::PinWriter,
-    journal::Journal,
+    journal::{Journal, Queries},
+    listing,
     policy::{Policy, Slot, Unnamed, is_public},
 };
 
 /// A resolver for the slots of the policy.
-pub(super) fn of(policy: &Policy, pins: &Arc<Pins>, journal: &Journal) -> Resolver {
+pub(super) fn of(
+    policy: &Policy,
+    pins: &Arc<Pins>,
+    journal: &Journal,
+    feeds: &control::Feeds,
+) -> Resolver {
     let cache = Arc::new(Cache::new(policy.dns.cache_bytes));
     let forwarder = forwarder(policy, &cache, journal);
-    Resolver::new(rules(policy), cache, forwarder, Arc::clone(pins), Arc::new(journal.clone()))
+    let told = Queries::new(journal.clone(), feeds.queries.clone());
+    Resolver::new(rules(policy), cache, forwarder, Arc::clone(pins), Arc::new(told))
 }
 
 /// Makes the resolver one for another policy. What it has learnt of upstreams and answers is forgotten: it may be what the
@@ -60,6 +68,7 @@ fn rules(policy: &Policy) -> Rules {
         let own = dns.slots.get(&slot.id).cloned().unwrap_or_default();
         let rules = SlotRules {
             name: slot.name.as_str().into(),
+            runtime: listing::runtime(policy, slot).into(),
             allowlist: own.allowlist,
             pinned: slot.egress.unnamed == Unnamed::Pinned,
             limits: own.limits,

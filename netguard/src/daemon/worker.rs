@@ -29,7 +29,9 @@ use tokio::{
 
 use super::{
     asked::{Asked, Orders, Wanted},
-    channel::{Answer, Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
+    channel::{
+        Answer, Channel, Fault, HostView, PolicyText, Received, Refusal, ToMonitor, ToWorker,
+    },
     meeting::{SignsOfLife, come_to},
     overlay::Overlay,
     raise_file_limit,
@@ -153,7 +155,7 @@ struct Worker {
     config: Config,
     overlay: Overlay,
     /// With the slots that were made at run time, but without what else was ordered.
-    whole: Config,
+    whole: Arc<Config>,
     /// With all of it.
     policy: Policy,
     drops: AsyncFd<DropStream>,
@@ -191,7 +193,7 @@ impl Worker {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
         let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
-        let whole = with_slots(&config, &overlay)?;
+        let whole = Arc::new(with_slots(&config, &overlay)?);
         let policy = overlay.apply(&whole.policy);
         let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
@@ -200,13 +202,13 @@ impl Worker {
         let (journal, writer) = Journal::start(format)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
         deny(&pins, &overlay.denied(&policy))?;
-        let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
+        let feeds = control::Feeds::default();
+        let resolver = Arc::new(resolver::of(&policy, &pins, &journal, &feeds));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
-        let feeds = control::Feeds::default();
         let daemon = control::Daemon::new(
             Arc::clone(&pins),
-            names(&policy),
+            control::Names::of(Arc::clone(&whole)),
             Arc::clone(&resolver),
             give,
             feeds.clone(),
@@ -248,6 +250,10 @@ impl Worker {
                     // Whoever asked may have hung up.
                     let _ = answer.send(Ok(json!({ "taken": taken, "of": pins.len() })));
                 }
+                Event::Asked((Wanted::Because(packet), answer)) => {
+                    let gone = || Refusal::new(Fault::Absent, "the slot is gone already");
+                    let _ = answer.send(self.reader().weigh(&packet).ok_or_else(gone));
+                }
                 Event::Asked((Wanted::Order(order), answer)) => {
                     let id = self.next_order;
                     self.next_order += 1;
@@ -257,6 +263,7 @@ impl Worker {
                 Event::Drops => self.log_drops(),
                 Event::Housekeeping => {
                     self.resolver.report_over_rate();
+                    self.server.flush_log(Moment::now());
                     self.pins.expire(Moment::now());
                     self.signs.give();
                 }
@@ -343,7 +350,7 @@ impl Worker {
     async fn change(&mut self, overlay: Overlay, is_new_file: bool) -> io::Result<()> {
         let has_other_slots = is_new_file || self.overlay.slots != overlay.slots;
         if has_other_slots {
-            self.whole = with_slots(&self.config, &overlay)?;
+            self.whole = Arc::new(with_slots(&self.config, &overlay)?);
         }
         let policy = overlay.apply(&self.whole.policy);
         let old = std::mem::replace(&mut self.overlay, overlay);
@@ -367,9 +374,9 @@ impl Worker {
         }
         count(deny(&self.pins, &denied));
         if has_other_slots {
-            let names = names(&self.policy);
+            let names = control::Names::of(Arc::clone(&self.whole));
             let there: BTreeSet<_> = names.slots.values().map(String::as_str).collect();
-            self.feeds.drops.keep(|slot| there.contains(slot));
+            self.feeds.keep(|slot| there.contains(slot));
             self.control.replace_names(names);
         }
         self.done(failed, unpinned).await
@@ -377,24 +384,28 @@ impl Worker {
 
     /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
     fn log_drops(&mut self) {
-        let reader = Reader {
-            clock: Clock::read(),
-            policy: &self.policy,
-            whole: &self.whole,
-            host: &self.host,
-            resolver: &self.resolver,
-            pins: &self.pins,
-        };
+        let clock = Clock::read();
         self.more_drops = true;
         for _ in 0..DROPS_AT_ONCE {
             let Some(record) = self.drops.get_mut().next_ready() else {
                 self.more_drops = false;
                 return;
             };
-            if let Some(drop) = reader.read(&record).map(Arc::new) {
+            if let Some(drop) = self.reader().read(&record, &clock).map(Arc::new) {
                 self.feeds.drops.add(&drop);
                 self.journal.write(Entry::Drop(drop));
             }
+        }
+    }
+
+    /// Reads records, and what is asked about packets, by what is in force.
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            policy: &self.policy,
+            whole: &self.whole,
+            host: &self.host,
+            resolver: &self.resolver,
+            pins: &self.pins,
         }
     }
 
@@ -403,14 +414,6 @@ impl Worker {
         let Self { journal, writer, resolver, control, server, listening, .. } = self;
         drop((control, listening, server, resolver, journal));
         writer.finish();
-    }
-}
-
-/// What orders may speak of.
-fn names(policy: &Policy) -> control::Names {
-    control::Names {
-        slots: policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect(),
-        runtimes: policy.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
     }
 }
 

@@ -94,7 +94,7 @@ impl Capture {
     }
 }
 
-/// `slot1 egress cross-slot 540017 netguard.toml:12`
+/// `slot1 egress cross-slot 540017 netguard.toml:12 [1a2b3c4d5e]`
 fn comment(drop: &Drop) -> String {
     let slot = drop.slot.as_deref().unwrap_or("-");
     let (direction, reason) = (drop.direction.name(), drop.reason);
@@ -103,7 +103,7 @@ fn comment(drop: &Drop) -> String {
         words += " ";
         words += name;
     }
-    words
+    words + &format!(" [{}]", drop.id)
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
             }
         }
         assert_eq!((interfaces, packets.len()), (1, 2));
-        let comment = "slot1 egress not-pinned 540047 netguard.toml:7 www.example.com";
+        let comment = "slot1 egress not-pinned 540047 netguard.toml:7 www.example.com [1a2b]";
         let comment = EnhancedPacketOption::Common(CommonOption::Comment(comment.into()));
         assert_eq!(packets[0].options, std::slice::from_ref(&comment));
         assert_eq!(packets[1].options, [comment, EnhancedPacketOption::DropCount(3)]);

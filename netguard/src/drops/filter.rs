@@ -6,12 +6,14 @@ use ipnet::IpNet;
 use netguard_common::DropReason;
 use netguard_dns::DomainName;
 
-use super::Drop;
+use super::{Drop, Id};
 use crate::feed;
 
 /// Which drops somebody wants; all of them without conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// Only this one.
+    pub id: Option<Id>,
     /// Only this slot's.
     pub slot: Option<String>,
     /// Only those of this reason.
@@ -74,6 +76,7 @@ impl feed::Filter<Drop> for Filter {
         let is_it = |wanted: &Option<String>, found| wanted.is_none() || wanted == found;
         is_it(&self.slot, &drop.slot)
             && is_it(&self.runtime, &drop.runtime)
+            && self.id.is_none_or(|id| id == drop.id)
             && self.reason.is_none_or(|reason| reason == drop.reason)
             && self.since.is_none_or(|since| since <= drop.time)
             && self.to.as_ref().is_none_or(|to| to.admits(drop))
@@ -107,6 +110,17 @@ mod tests {
         }
         let of_none = samples::drop_of(None, DropReason::Host, 1);
         assert!(!filter("one", None, "").admits(&of_none));
+    }
+
+    #[test]
+    fn a_drop_is_found_by_what_its_line_ends_with() {
+        let drop = samples::tcp();
+        for (id, is_it) in [("1a2b", true), ("[1A2B]", true), ("1a2c", false)] {
+            let filter = Filter { id: Some(id.parse().unwrap()), ..Filter::default() };
+            assert_eq!(filter.admits(&drop), is_it, "{id}");
+        }
+        assert_eq!(drop.id.to_string().parse(), Ok(drop.id));
+        assert!("".parse::<Id>().is_err() && "slot1".parse::<Id>().is_err());
     }
 
     #[test]

@@ -5,37 +5,14 @@ use std::{
     time::SystemTime,
 };
 
-use anstyle::{AnsiColor, Style};
 use netguard_common::Direction;
 use serde_json::json;
 
 use super::Drop;
+use crate::paint::Paint;
 
 /// The version of the JSON: raised when a key goes or means something else, not when one comes.
 pub const JSON_VERSION: u32 = 1;
-
-/// How words look.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Paint {
-    time: Style,
-    slot: Style,
-    reason: Style,
-    line: Style,
-}
-
-impl Paint {
-    pub(super) fn new(colored: bool) -> Self {
-        if !colored {
-            return Self::default();
-        }
-        Self {
-            time: Style::new().dimmed(),
-            slot: AnsiColor::Cyan.on_default(),
-            reason: AnsiColor::Red.on_default().bold(),
-            line: AnsiColor::Yellow.on_default(),
-        }
-    }
-}
 
 /// A moment as lines have it, in UTC.
 pub(crate) fn timestamp(time: SystemTime) -> String {
@@ -44,11 +21,11 @@ pub(crate) fn timestamp(time: SystemTime) -> String {
 
 /// The line of the journal.
 pub(crate) fn text(drop: &Drop, out: &mut impl Write) -> io::Result<()> {
-    painted(drop, &Paint::default(), out)
+    painted(drop, &Paint::PLAIN, out)
 }
 
 pub(super) fn painted(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::Result<()> {
-    let Paint { time, slot, reason, line } = paint;
+    let Paint { time, slot, denied: reason, line, .. } = paint;
     write!(
         out,
         "{time}{}{time:#} drop  {slot}{:<8}{slot:#} {:<7} {reason}{:<19}{reason:#} {} {} (",
@@ -64,18 +41,19 @@ pub(super) fn painted(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
     }
     writeln!(
         out,
-        "{} bytes) at {} {} by {line}{}{line:#}: {}",
+        "{} bytes) at {} {} by {line}{}{line:#}: {} [{}]",
         drop.length,
         drop.interface,
         drop.hook.program(),
         drop.line,
         drop.because,
+        drop.id,
     )
 }
 
 /// What somebody who watches wants to read: without date, code, length and program.
 pub(super) fn compact(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::Result<()> {
-    let Paint { time, slot, reason, line } = paint;
+    let Paint { time, slot, denied: reason, line, .. } = paint;
     let moment = timestamp(drop.time);
     let (_, of_day) = moment.trim_end_matches('Z').split_once('T').unwrap_or(("", &moment));
     let way = match drop.direction {
@@ -92,7 +70,7 @@ pub(super) fn compact(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
     if let Some(name) = &drop.name {
         write!(out, " {name}")?;
     }
-    writeln!(out, " {line}{}{line:#}", drop.line)
+    writeln!(out, " {line}{}{line:#} [{}]", drop.line, drop.id)
 }
 
 /// One object.
@@ -100,6 +78,7 @@ pub(crate) fn json(drop: &Drop, out: &mut impl Write) -> io::Result<()> {
     let object = json!({
         "event": "drop",
         "version": JSON_VERSION,
+        "id": drop.id.to_string(),
         "time": timestamp(drop.time),
         "slot": drop.slot,
         "runtime": drop.runtime,
@@ -138,11 +117,11 @@ mod tests {
         assert_eq!(
             written(|out| text(&drop, out)),
             "1970-01-01T00:00:01.002Z drop  slot1    egress  not-pinned          540047 tcp 10.1.0.2:4000 -> \
-             203.0.113.10:443 syn (www.example.com, 60 bytes) at vm ng_xdp by netguard.toml:7: egress = \"pinned\"\n"
+             203.0.113.10:443 syn (www.example.com, 60 bytes) at vm ng_xdp by netguard.toml:7: egress = \"pinned\" [1a2b]\n"
         );
         assert_eq!(
-            written(|out| compact(&drop, &Paint::default(), out)),
-            "00:00:01.002 slot1 > not-pinned tcp 10.1.0.2:4000 -> 203.0.113.10:443 syn www.example.com netguard.toml:7\n"
+            written(|out| compact(&drop, &Paint::PLAIN, out)),
+            "00:00:01.002 slot1 > not-pinned tcp 10.1.0.2:4000 -> 203.0.113.10:443 syn www.example.com netguard.toml:7 [1a2b]\n"
         );
     }
 

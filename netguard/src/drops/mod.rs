@@ -9,7 +9,8 @@ mod samples;
 mod view;
 
 use std::{
-    net::IpAddr,
+    fmt,
+    str::FromStr,
     time::{Duration, SystemTime},
 };
 
@@ -24,6 +25,8 @@ use crate::{config::Line, feed, policy::Dropped};
 /// One dropped packet, as logs tell it.
 #[derive(Clone, Debug)]
 pub struct Drop {
+    /// What it is asked for by: the kernel's time of it, which is the same for every worker that reads the record.
+    pub id: Id,
     /// When it was dropped.
     pub time: SystemTime,
     /// The slot's name; none for an interface that has no slot.
@@ -51,6 +54,30 @@ pub struct Drop {
     /// What decided, in words.
     pub because: String,
 }
+
+/// A drop's own number, as lines have it: hexadecimal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Id(pub u64);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl FromStr for Id {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let number = u64::from_str_radix(text.trim_matches(['[', ']']), 16);
+        number.map(Self).map_err(|_| BadId(text.to_owned()))
+    }
+}
+
+/// A text that is no drop's number.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no drop; write what stands in brackets at the end of its line, like 1a2b3c4d5e")]
+pub struct BadId(String);
 
 /// The difference between the kernel's monotonic clock and the wall clock.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +123,7 @@ impl Drop {
         let (slot, runtime) = name_slot(record.slot_id).unzip();
         let reason = record.reason()?;
         Some(Self {
+            id: Id(record.time_ns),
             time: clock.wall(record.time_ns),
             slot,
             runtime,
@@ -111,15 +139,6 @@ impl Drop {
             line: Line::BuiltIn.to_string(),
             because: reason.sentence().trim_end_matches('.').to_owned(),
         })
-    }
-
-    /// The address at the other end, seen from the slot.
-    #[must_use]
-    pub fn peer(&self) -> Option<IpAddr> {
-        match self.direction {
-            Direction::Egress => self.packet.dst,
-            Direction::Ingress => self.packet.src,
-        }
     }
 
     /// What the policy is asked about.

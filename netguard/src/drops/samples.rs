@@ -7,11 +7,12 @@ use std::{
 
 use netguard_common::{Direction, DropReason, Hook};
 
-use super::{Drop, Summary};
+use super::{Drop, Id, Summary};
 
 /// One that is told apart by its length.
 pub(super) fn drop_of(slot: Option<&str>, reason: DropReason, length: u32) -> Arc<Drop> {
     Arc::new(Drop {
+        id: Id(0x1a2b),
         time: SystemTime::UNIX_EPOCH,
         slot: slot.map(str::to_owned),
         runtime: slot.map(|slot| format!("of-{slot}")),

@@ -1,6 +1,9 @@
 //! The packet that is asked about, built as its sender would: the first one of a connection, with nothing wrong in it.
 
-use std::net::IpAddr;
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use etherparse::{PacketBuilder, err::packet::BuildWriteError};
 
@@ -66,5 +69,17 @@ impl Packet {
         // Nothing of it is too long, and memory takes every byte.
         written.map_err(|_| OtherFamily { src, dst })?;
         Ok(frame)
+    }
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { src, dst, .. } = *self;
+        let end = |address: IpAddr, port: u16| SocketAddr::from((address, port));
+        match self.carried {
+            Carried::Tcp(from, to) => write!(f, "tcp {} -> {}", end(src, from), end(dst, to)),
+            Carried::Udp(from, to) => write!(f, "udp {} -> {}", end(src, from), end(dst, to)),
+            Carried::Ping(_) => write!(f, "ping {src} -> {dst}"),
+        }
     }
 }

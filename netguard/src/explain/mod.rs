@@ -1,27 +1,33 @@
-//! `netguard explain`: a packet built and put to the programs that are loaded, as a question that leaves no trace, and what they
-//! answer, stage by stage. What stands beside the answer is read from the same maps. Needs no daemon but for names.
+//! `netguard explain`: a packet put to the programs that are loaded, as a question that leaves no trace, and what they answer, stage
+//! by stage: one that is built for the question, or one that was dropped. What stands beside the answer is read from the same maps;
+//! which line of the configuration decides, the daemon says.
 
 mod frame;
+mod loaded;
 mod print;
+mod recorded;
 mod stages;
+mod steps;
 
-use std::{fmt, net::IpAddr};
+use std::net::IpAddr;
 
-use netguard_common::{
-    Address, Direction, DropReason, Hook, NO_SLOT, SlotId,
-    maps::{Place, PortKind, SlotEntry, read_name, slot_flags},
-    vouched_by,
-};
+use netguard_common::{Direction, DropReason, Hook, NO_SLOT, maps::slot_flags, vouched_by};
 use serde_json::Value;
 
 pub use frame::{Carried, OtherFamily, Packet};
 pub use print::dns_text;
+pub use recorded::{NotAgain, Recorded};
 pub use stages::Stage;
 
 use crate::{
-    datapath::{self, Asked, InForce, PinDirectory, View},
+    control,
+    daemon::Weighed,
+    datapath::{self, Asked, PinDirectory},
+    drops::Summary,
     pinned::NoSlot,
 };
+use loaded::Loaded;
+use steps::Step;
 
 /// The source of a guest whose MAC the policy does not know: locally administered, no group.
 pub const ANY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
@@ -53,32 +59,18 @@ pub enum Protocol {
     Icmp,
 }
 
-impl Protocol {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Icmp => "icmp",
-        }
-    }
-
-    /// The number in IP headers, as rules know it.
-    const fn number(self) -> u8 {
-        match self {
-            Self::Icmp => 1,
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-}
+/// Says which lines of the configuration decide about a packet; none if nobody knows, because no daemon runs.
+pub type Weigh<'a> = dyn Fn(&Weighed) -> Result<Option<Value>, control::Error> + 'a;
 
 /// What became of the question.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    question: Question,
-    packet: Packet,
+    slot: String,
+    packet: Summary,
     /// What the resolver says of the name, if one was asked for.
     dns: Option<Value>,
+    /// The record of the packet, if it was dropped once.
+    recorded: Option<Recorded>,
     /// The programs that the packet meets, until one drops it.
     hops: Vec<Hop>,
 }
@@ -90,23 +82,9 @@ struct Hop {
     interface: String,
     hook: Hook,
     asked: Asked,
+    /// What the daemon says of the lines that decide, see [`Weigh`].
+    weighed: Value,
     steps: Vec<Step>,
-}
-
-/// What one stage says.
-#[derive(Clone, Debug)]
-struct Step {
-    stage: Stage,
-    became: Became,
-    /// What it went by.
-    note: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Became {
-    Passed,
-    Decided,
-    NotReached,
 }
 
 /// Why a question has no answer.
@@ -115,12 +93,18 @@ pub enum Error {
     /// The kernel does not answer.
     #[error(transparent)]
     Datapath(#[from] datapath::Error),
+    /// The daemon does not.
+    #[error(transparent)]
+    Daemon(#[from] control::Error),
     /// There is no such slot.
     #[error(transparent)]
     NoSlot(#[from] NoSlot),
     /// No packet can be like that.
     #[error(transparent)]
     OtherFamily(#[from] OtherFamily),
+    /// A record cannot be asked about.
+    #[error(transparent)]
+    NotAgain(#[from] NotAgain),
     /// The slot has nothing that a packet could come from.
     #[error("slot {slot:?} has no {family} subnet, so it can send nothing to {peer}")]
     NoFamily {
@@ -147,10 +131,12 @@ impl Error {
     }
 }
 
-/// What is loaded, and whom it knows.
-struct Loaded {
-    view: View,
-    in_force: InForce,
+/// A packet as the programs get it.
+struct Subject<'a> {
+    frame: &'a [u8],
+    packet: Summary,
+    /// The interface that it is asked at, if it must be one of several.
+    interface: Option<&'a str>,
 }
 
 /// Asks.
@@ -160,13 +146,14 @@ struct Loaded {
 /// The kernel does not answer, or no packet can be like that.
 pub fn ask(
     pins: &PinDirectory,
-    question: Question,
+    question: &Question,
     dns: Option<Value>,
+    weigh: &Weigh<'_>,
 ) -> Result<Explained, Error> {
-    let loaded = Loaded { view: View::open(pins)?, in_force: InForce::open(pins)? };
+    let loaded = Loaded::open(pins, weigh)?;
     let id = loaded.find(&question.slot)?;
-    let slot = loaded.view.slots[&id];
-    let guest = loaded.guest_address(&slot, &question)?;
+    let slot = loaded.slot(id);
+    let guest = loaded.guest_address(slot, question)?;
     let guest_mac = if slot.flags & slot_flags::MAC != 0 { slot.mac } else { ANY_MAC };
     let sender_port = ephemeral_port();
     let carried = match question.protocol {
@@ -190,245 +177,92 @@ pub fn ask(
             carried,
         },
     };
-    let bytes = packet.build()?;
-    let other = loaded.owner(question.peer)?.filter(|other| *other != id);
-    let mut hops = Vec::new();
-    match question.direction {
-        Direction::Egress => {
-            hops.push(loaded.hop(id, Hook::PortEgress, &bytes, 0, &question)?);
-            let passes = hops.iter().all(|hop| hop.asked == Asked::Pass);
-            if let Some(other) = other.filter(|_| passes) {
-                let mark = loaded.voucher(id, other);
-                hops.push(loaded.hop(other, Hook::PortIngress, &bytes, mark, &question)?);
-            }
-        }
-        Direction::Ingress => {
-            let mark = other.map_or(vouched_by(NO_SLOT), |other| loaded.voucher(other, id));
-            hops.push(loaded.hop(id, Hook::PortIngress, &bytes, mark, &question)?);
-        }
-    }
-    Ok(Explained { question, packet, dns, hops })
+    let frame = packet.build()?;
+    let packet = Summary::of(&frame);
+    let subject = Subject { frame: &frame, packet, interface: None };
+    let hops = loaded.hops(&question.slot, question.direction, &subject)?;
+    let (slot, packet) = (question.slot.clone(), subject.packet);
+    Ok(Explained { slot, packet, dns, recorded: None, hops })
+}
+
+/// Asks once more about a packet that was dropped.
+///
+/// # Errors
+///
+/// The kernel does not answer, the slot is gone, or what is left of the packet is too little.
+pub fn again(
+    pins: &PinDirectory,
+    recorded: Recorded,
+    weigh: &Weigh<'_>,
+) -> Result<Explained, Error> {
+    let slot = recorded.slot()?.to_owned();
+    let frame = recorded.frame()?;
+    let loaded = Loaded::open(pins, weigh)?;
+    let (packet, interface) = (Summary::of(&frame), recorded.interface());
+    let subject = Subject { frame: &frame, packet, interface };
+    let hops = loaded.hops(&slot, recorded.direction()?, &subject)?;
+    let packet = subject.packet;
+    Ok(Explained { slot, packet, dns: None, recorded: Some(recorded), hops })
 }
 
 impl Explained {
     /// Why it would be dropped, if it would.
     #[must_use]
     pub fn dropped(&self) -> Option<DropReason> {
-        self.hops.iter().find_map(|hop| match hop.asked {
-            Asked::Drop(reason) => Some(reason),
-            Asked::Pass | Asked::Redirect => None,
-        })
+        self.hops.iter().find_map(Hop::dropped)
     }
 }
 
-impl Loaded {
-    fn find(&self, name: &str) -> Result<SlotId, NoSlot> {
-        let names = self.view.slots.iter();
-        let names = names.map(|(id, slot)| (*id, read_name(&slot.name).to_owned())).collect();
-        NoSlot::find(&names, name)
-    }
-
-    /// An address that the slot's workload can have.
-    fn guest_address(&self, slot: &SlotEntry, question: &Question) -> Result<IpAddr, Error> {
-        let is_v4 = question.peer.is_ipv4();
-        let (subnet, gateway) =
-            if is_v4 { (slot.subnet4, slot.gateway4) } else { (slot.subnet6, slot.gateway6) };
-        if subnet == Address::UNSPECIFIED {
-            let family = if is_v4 { "IPv4" } else { "IPv6" };
-            let (slot, peer) = (question.slot.clone(), question.peer);
-            return Err(Error::NoFamily { slot, family, peer });
+impl Hop {
+    const fn dropped(&self) -> Option<DropReason> {
+        match self.asked {
+            Asked::Drop(reason) => Some(reason),
+            Asked::Pass | Asked::Redirect => None,
         }
-        let host = |number: u128| Address((u128::from_be_bytes(subnet.0) + number).to_be_bytes());
-        // The gateway is one of the first two, as a rule; a guest usually the other of the first three.
-        let free = [2, 1, 3].map(host).into_iter();
-        let mut free = free.filter(|it| *it != gateway && IpAddr::from(*it) != question.peer);
-        Ok(free.next().unwrap_or(subnet).into())
     }
 
-    /// The slot whose address it is.
-    fn owner(&self, address: IpAddr) -> Result<Option<SlotId>, Error> {
-        let entry = self.in_force.place(address)?;
-        let entry = entry.filter(|it| [Place::Slot as u8, Place::Gate as u8].contains(&it.place));
-        Ok(entry.map(|it| it.slot_id).filter(|id| *id != NO_SLOT))
+    fn direction(&self) -> Direction {
+        direction_of(self.hook)
     }
+}
 
-    /// Who vouches for what one slot sends another: the host, unless both are on one bridge.
-    fn voucher(&self, from: SlotId, to: SlotId) -> u32 {
-        let bridge = |id| self.view.slots.get(&id).map(|slot| slot.bridge_ifindex);
-        vouched_by(if bridge(from) == bridge(to) { from } else { NO_SLOT })
-    }
+fn direction_of(hook: Hook) -> Direction {
+    if hook == Hook::PortEgress { Direction::Egress } else { Direction::Ingress }
+}
 
-    fn hop(
+impl Loaded<'_> {
+    /// The way of a packet through the programs of one slot, or of two.
+    fn hops(
         &self,
-        id: SlotId,
-        hook: Hook,
-        frame: &[u8],
-        mark: u32,
-        question: &Question,
-    ) -> Result<Hop, Error> {
-        let slot = &self.view.slots[&id];
-        let name = read_name(&slot.name).to_owned();
-        let is_port = |port: &netguard_common::maps::PortEntry| {
-            port.slot_id == id && port.kind == PortKind::Port as u8
+        slot: &str,
+        direction: Direction,
+        subject: &Subject<'_>,
+    ) -> Result<Vec<Hop>, Error> {
+        let id = self.find(slot)?;
+        let peer = match direction {
+            Direction::Egress => subject.packet.dst,
+            Direction::Ingress => subject.packet.src,
         };
-        let mut ports = self.view.ports.iter().filter(|(_, port)| is_port(port));
-        let Some((ifindex, port)) = ports.next() else { return Err(Error::NoPort(name)) };
-        if let Some(wrong) = self.in_force.wrong_on(*ifindex, port)?.into_iter().next() {
-            return Err(Error::NotOurs(wrong));
-        }
-        let asked = self.in_force.program(hook)?.ask(frame, *ifindex, mark)?;
-        let steps = self.steps(id, slot, hook, asked, question)?;
-        let interface = read_name(&port.name).to_owned();
-        Ok(Hop { slot: name, interface, hook, asked, steps })
-    }
-
-    fn steps(
-        &self,
-        id: SlotId,
-        slot: &SlotEntry,
-        hook: Hook,
-        asked: Asked,
-        question: &Question,
-    ) -> Result<Vec<Step>, Error> {
-        let decided = match asked {
-            Asked::Drop(reason) => Some(Stage::of(reason)),
-            Asked::Redirect => Some(Stage::Dns),
-            Asked::Pass => None,
+        let other = match peer {
+            Some(peer) => self.owner(peer)?.filter(|other| *other != id),
+            None => None,
         };
-        let leaves = hook == Hook::PortEgress;
-        let mut steps = Vec::new();
-        for stage in Stage::ALL {
-            // What enters has no rules of its own and no limits.
-            if !leaves && matches!(stage, Stage::EncryptedDns | Stage::Rule | Stage::Limits) {
-                continue;
-            }
-            let became = match decided {
-                Some(decided) if stage == decided => Became::Decided,
-                Some(decided) if stage > decided => Became::NotReached,
-                _ => Became::Passed,
-            };
-            let note = match (became, asked) {
-                (Became::NotReached, _) => String::new(),
-                (Became::Decided, Asked::Drop(reason)) => {
-                    self.with_place(stage, reason, question)?
-                }
-                _ => self.note(stage, id, slot, leaves, question)?,
-            };
-            steps.push(Step { stage, became, note });
+        if direction == Direction::Ingress {
+            let mark = other.map_or(vouched_by(NO_SLOT), |other| self.voucher(other, id));
+            return Ok(vec![self.hop(id, Hook::PortIngress, mark, subject)?]);
         }
-        Ok(steps)
-    }
-
-    fn with_place(
-        &self,
-        stage: Stage,
-        reason: DropReason,
-        question: &Question,
-    ) -> Result<String, Error> {
-        let told = format!("{} ({}): {}", reason.name(), reason.code(), reason.sentence());
-        if stage != Stage::Place {
-            return Ok(told);
+        let mut hops = vec![self.hop(id, Hook::PortEgress, 0, subject)?];
+        let passes = hops.iter().all(|hop| hop.asked == Asked::Pass);
+        if let Some(other) = other.filter(|_| passes) {
+            let mark = self.voucher(id, other);
+            let subject = Subject { packet: subject.packet.clone(), interface: None, ..*subject };
+            hops.push(self.hop(other, Hook::PortIngress, mark, &subject)?);
         }
-        Ok(format!("{told} {} is {}.", question.peer, self.place_text(question.peer)?))
-    }
-
-    /// What a stage that lets the packet go on went by. Where the policy's file says so is to be told here too.
-    fn note(
-        &self,
-        stage: Stage,
-        id: SlotId,
-        slot: &SlotEntry,
-        leaves: bool,
-        question: &Question,
-    ) -> Result<String, Error> {
-        let Question { protocol, port, peer, .. } = question;
-        Ok(match stage {
-            Stage::Frame => "a frame that netguard knows".to_owned(),
-            Stage::Lockdown => "the slot has a network".to_owned(),
-            Stage::Identity if leaves => "its own MAC and address".to_owned(),
-            Stage::Identity => "vouched for".to_owned(),
-            Stage::Sanity => format!("a sound {} packet", protocol.name()),
-            Stage::Dns if leaves && *port == 53 && *protocol != Protocol::Icmp => {
-                "a query: it goes to the slot's resolver, whatever its address".to_owned()
-            }
-            Stage::Dns => "no DNS".to_owned(),
-            Stage::EncryptedDns => "not port 853, no ICMP that is too long".to_owned(),
-            Stage::Place => self.place_text(*peer)?,
-            Stage::State => "opens a flow".to_owned(),
-            Stage::Rule => self.rule_text(id, slot, question)?,
-            Stage::Limits => "within what the slot may send now".to_owned(),
-        })
-    }
-
-    fn place_text(&self, address: IpAddr) -> Result<String, Error> {
-        let Some(entry) = self.in_force.place(address)? else {
-            return Ok("an address that the policy does not know".to_owned());
-        };
-        let owner = self.view.slots.get(&entry.slot_id);
-        let owner = owner.map_or("", |slot| read_name(&slot.name));
-        Ok(match Place::from_raw(entry.place) {
-            Some(Place::Internet) => "the internet".to_owned(),
-            Some(Place::Slot) => format!("slot {owner}"),
-            Some(Place::Gateway) => format!("the gateway of slot {owner}"),
-            Some(Place::Host) => "the host".to_owned(),
-            Some(Place::Management) => "the management network".to_owned(),
-            Some(Place::Metadata) => "a metadata service".to_owned(),
-            Some(Place::Private) => "private".to_owned(),
-            Some(Place::LinkLocal) => "link-local".to_owned(),
-            Some(Place::Multicast) => "multicast".to_owned(),
-            Some(Place::Resolver) => "a DNS-over-HTTPS resolver".to_owned(),
-            Some(Place::Gate) if owner.is_empty() => "the gate".to_owned(),
-            Some(Place::Gate) => format!("the gate, slot {owner}"),
-            None => "a place that this version does not know".to_owned(),
-        })
-    }
-
-    /// What let the packet go on where rules are asked.
-    fn rule_text(
-        &self,
-        id: SlotId,
-        slot: &SlotEntry,
-        question: &Question,
-    ) -> Result<String, Error> {
-        let Question { protocol, port, peer, .. } = question;
-        let port = if *protocol == Protocol::Icmp { 0 } else { *port };
-        let rule = self.in_force.rule(id, *peer, (protocol.number(), port))?;
-        let mapped = if peer.is_ipv4() { 96 } else { 0 };
-        let length = |entry: u8| u32::from(entry).saturating_sub(mapped);
-        Ok(match rule {
-            Some(rule) if rule.allowed == 1 => {
-                format!("a rule of the slot for a /{} allows it", length(rule.prefix_length))
-            }
-            Some(rule) => {
-                format!("a rule of the slot for a /{} speaks of it", length(rule.prefix_length))
-            }
-            None if slot.flags & slot_flags::OPEN != 0 => {
-                "no rule speaks of it, and the slot is open".to_owned()
-            }
-            None if slot.flags & slot_flags::PINNED != 0 => {
-                "no rule speaks of it; what the internet has is pinned".to_owned()
-            }
-            None => "no rule is asked there".to_owned(),
-        })
+        Ok(hops)
     }
 }
 
 /// A port that no connection of the slot is likely to have now.
 fn ephemeral_port() -> u16 {
     rand::random_range(49152..=65535)
-}
-
-impl fmt::Display for Packet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { src, dst, .. } = self;
-        match self.carried {
-            Carried::Tcp(from, to) => write!(f, "tcp {} -> {}", end(*src, from), end(*dst, to)),
-            Carried::Udp(from, to) => write!(f, "udp {} -> {}", end(*src, from), end(*dst, to)),
-            Carried::Ping(_) => write!(f, "ping {src} -> {dst}"),
-        }
-    }
-}
-
-fn end(address: IpAddr, port: u16) -> std::net::SocketAddr {
-    (address, port).into()
 }

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Became, Explained, Hop, Step};
+use super::{
+    Explained,
+    steps::{Became, Step, because},
+};
 use crate::datapath::Asked;
 
 impl Became {
@@ -18,16 +21,6 @@ impl Became {
     }
 }
 
-impl Hop {
-    const fn is_drop(&self) -> bool {
-        matches!(self.asked, Asked::Drop(_))
-    }
-
-    fn direction(&self) -> &'static str {
-        if self.hook == netguard_common::Hook::PortEgress { "egress" } else { "ingress" }
-    }
-}
-
 impl Explained {
     /// As text for people.
     #[must_use]
@@ -37,15 +30,30 @@ impl Explained {
             out += &dns_text(dns);
         }
         // Writing to a String cannot fail.
+        if let Some(recorded) = &self.recorded {
+            let text = |key: &str| recorded.record()[key].as_str().unwrap_or("-").to_owned();
+            let code = &recorded.record()["code"];
+            let _ = writeln!(
+                out,
+                "{}: dropped as {} ({code}) by {}: {}\n",
+                text("time"),
+                text("reason"),
+                text("line"),
+                text("because"),
+            );
+        }
         let _ = writeln!(out, "{}: {}", self.packet, self.verdict());
         for hop in &self.hops {
             let program = hop.hook.program();
-            let (way, slot) = (hop.direction(), &hop.slot);
+            let (way, slot) = (hop.direction().name(), &hop.slot);
             let _ = writeln!(out, "\n{way} of {slot}, by {program} on {}", hop.interface);
-            for Step { stage, became, note } in &hop.steps {
-                let word = became.word(hop.is_drop());
+            for Step { stage, became, note, because } in &hop.steps {
+                let word = became.word(hop.dropped().is_some());
                 let line = format!("  {word:<8} {:<14} {note}", stage.name());
                 let _ = writeln!(out, "{}", line.trim_end());
+                if let Some((line, because)) = because {
+                    let _ = writeln!(out, "{:26}by {line}: {because}", "");
+                }
             }
         }
         out
@@ -55,46 +63,64 @@ impl Explained {
     #[must_use]
     pub fn json(&self) -> Value {
         let hops = self.hops.iter().map(|hop| {
-            let steps = hop.steps.iter().map(|Step { stage, became, note }| {
+            let steps = hop.steps.iter().map(|Step { stage, became, note, because }| {
+                let (line, because) = because.clone().unzip();
                 let result = match became {
                     Became::Passed => "passed",
                     Became::Decided => "decided",
                     Became::NotReached => "not reached",
                 };
-                json!({ "stage": stage.name(), "result": result, "note": note })
+                json!({
+                    "stage": stage.name(),
+                    "result": result,
+                    "note": note,
+                    "line": line,
+                    "because": because,
+                })
             });
             json!({
                 "slot": hop.slot,
                 "interface": hop.interface,
                 "program": hop.hook.program(),
-                "direction": hop.direction(),
+                "direction": hop.direction().name(),
                 "verdict": verdict_name(hop.asked),
                 "stages": steps.collect::<Vec<_>>(),
             })
         });
         let reason = self.dropped();
+        let last = self.hops.last();
+        let (line, because) = last.and_then(|hop| because(&hop.weighed)).unzip();
         json!({
             "version": 1,
-            "slot": self.question.slot,
+            "slot": self.slot,
             "packet": self.packet.to_string(),
             "source": self.packet.src,
             "destination": self.packet.dst,
-            "verdict": self.hops.last().map(|hop| verdict_name(hop.asked)),
+            "verdict": last.map(|hop| verdict_name(hop.asked)),
             "reason": reason.map(netguard_common::DropReason::name),
             "code": reason.map(netguard_common::DropReason::code),
             "sentence": reason.map(netguard_common::DropReason::sentence),
+            "line": line,
+            "because": because,
+            "name": last.map(|hop| &hop.weighed["name"]),
             "dns": self.dns,
+            "recorded": self.recorded.as_ref().map(super::Recorded::record),
             "hops": hops.collect::<Vec<_>>(),
         })
     }
 
     fn verdict(&self) -> String {
+        let now = match &self.recorded {
+            None => "",
+            Some(recorded) if recorded.is_shortened() => "a shorter one ",
+            Some(_) => "now it ",
+        };
         match (self.dropped(), self.hops.last().map(|hop| hop.asked)) {
             (Some(reason), _) => {
-                format!("would be dropped: {} ({})", reason.name(), reason.code())
+                format!("{now}would be dropped: {} ({})", reason.name(), reason.code())
             }
-            (None, Some(Asked::Redirect)) => "would go to the slot's resolver".to_owned(),
-            (None, _) => "would pass".to_owned(),
+            (None, Some(Asked::Redirect)) => format!("{now}would go to the slot's resolver"),
+            (None, _) => format!("{now}would pass"),
         }
     }
 }
@@ -116,10 +142,15 @@ pub fn dns_text(dns: &Value) -> String {
         Some(rule) => format!(" by {rule:?}"),
         None => String::new(),
     };
+    let rule = match dns["category"].as_str() {
+        Some(category) => format!("{rule} of {category}"),
+        None => rule,
+    };
+    let line = dns["line"].as_str().map(|line| format!(" ({line})")).unwrap_or_default();
     if dns["allowed"] == true {
-        out += &format!("allowed{rule}");
+        out += &format!("allowed{rule}{line}");
     } else {
-        out += &format!("denied, {}{rule}", text("why"));
+        out += &format!("denied, {}{rule}{line}", text("why"));
     }
     if let Some(ports) = dns["ports"].as_str() {
         out += &format!(", on ports {ports}");

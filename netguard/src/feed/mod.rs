@@ -1,6 +1,7 @@
 //! What happens, as it happens, for a few who follow it, and the latest of it for who asks later: drops, queries, events. Who is
 //! slow loses some, and is told how many; nobody waits for him. No I/O.
 
+mod look;
 mod recent;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
+pub use look::Look;
 pub use recent::Recent;
 
 /// How many may follow at once.

@@ -5,7 +5,6 @@
 //! answer.
 
 mod line;
-mod query;
 mod sheet;
 
 use std::{
@@ -18,6 +17,8 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
 };
+
+pub use sheet::Queries;
 
 use crate::drops::Drop;
 

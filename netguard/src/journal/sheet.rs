@@ -1,15 +1,34 @@
 //! What one thread of the resolver writes into the log: lines that are handed over together.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use netguard_dns::{Journal as Told, Moment, QueryLog, QueryRecord};
+use netguard_dns::{Moment, QueryLog, QueryRecord};
 
-use super::{Event, Format, Journal, query};
+use super::{Event, Format, Journal};
+use crate::{
+    feed::Feed,
+    paint::Paint,
+    queries::{
+        Allowance, Entry, Query, Timestamp,
+        line::{self, Told},
+    },
+};
+
+/// Where the resolver tells of queries: the log has all of them, who follows as many as there is room for.
+pub struct Queries {
+    journal: Journal,
+    feed: Feed<Entry>,
+}
 
 /// Lines of one thread that are handed over together.
 struct Sheet {
     journal: Journal,
     format: Format,
+    feed: Feed<Entry>,
+    allowance: Allowance,
     lines: Vec<u8>,
     count: u64,
     /// When lines were handed over the last time.
@@ -18,11 +37,21 @@ struct Sheet {
     anchor: Anchor,
 }
 
-impl Told for Journal {
+impl Queries {
+    /// Of that log, and of who follows that feed.
+    #[must_use]
+    pub fn new(journal: Journal, feed: Feed<Entry>) -> Self {
+        Self { journal, feed }
+    }
+}
+
+impl netguard_dns::Journal for Queries {
     fn query_log(&self) -> Box<dyn QueryLog> {
         Box::new(Sheet {
-            journal: self.clone(),
-            format: self.format,
+            journal: self.journal.clone(),
+            format: self.journal.format,
+            feed: self.feed.clone(),
+            allowance: Allowance::default(),
             lines: Vec::new(),
             count: 0,
             flushed: Moment::default(),
@@ -32,7 +61,7 @@ impl Told for Journal {
     }
 
     fn note(&self, message: String) {
-        Self::note(self, message);
+        self.journal.note(message);
     }
 }
 
@@ -48,12 +77,22 @@ impl QueryLog for Sheet {
             self.anchor = Anchor::drop();
             self.lines.reserve(ENOUGH + 1024);
         }
-        self.clock.set(self.anchor.time_of(record.came));
+        let time = self.anchor.time_of(record.came);
+        self.clock.set(time);
+        let told = Told::of(record);
         match self.format {
-            Format::Text => query::text(record, &self.clock, &mut self.lines),
-            Format::Json => query::json(record, &self.clock, &mut self.lines),
+            Format::Text => {
+                line::text(&told, &self.clock, &Paint::PLAIN, None, &mut self.lines);
+            }
+            Format::Json => line::json(&told, &self.clock, None, &mut self.lines),
         }
         self.lines.push(b'\n');
+        if self.allowance.is_over(record.came) {
+            self.begin_second(record.came);
+        }
+        if self.allowance.take(record) {
+            self.feed.add(&Arc::new(Entry::Query(Query::of(record, time))));
+        }
         self.count += 1;
         if self.lines.len() >= ENOUGH {
             self.flush_now();
@@ -61,16 +100,20 @@ impl QueryLog for Sheet {
     }
 
     fn flush(&mut self, now: Moment) -> Option<Duration> {
+        if self.allowance.left(now).is_some_and(|left| left.is_zero()) {
+            self.begin_second(now);
+        }
+        let of_feed = self.allowance.left(now);
         if self.count == 0 {
-            return None;
+            return of_feed;
         }
         let age = now.since(self.flushed);
         if age < OLD {
-            return Some(OLD - age);
+            return of_feed.into_iter().chain([OLD - age]).min();
         }
         self.flushed = now;
         self.flush_now();
-        None
+        of_feed
     }
 
     fn flush_now(&mut self) {
@@ -78,6 +121,21 @@ impl QueryLog for Sheet {
             let lines = std::mem::take(&mut self.lines);
             self.journal.write(Event::Lines(lines, std::mem::take(&mut self.count)));
         }
+    }
+}
+
+impl Sheet {
+    fn begin_second(&mut self, now: Moment) {
+        let feed = &self.feed;
+        let tell = |more| feed.add(&Arc::new(Entry::Suppressed(more)));
+        self.allowance.begin(now, SystemTime::now(), tell);
+    }
+}
+
+impl Drop for Sheet {
+    /// What is counted is told.
+    fn drop(&mut self) {
+        self.begin_second(Moment::now());
     }
 }
 
@@ -96,39 +154,5 @@ impl Anchor {
         let later = self.time.checked_add(moment.since(self.moment));
         let time = later.and_then(|time| time.checked_sub(self.moment.since(moment)));
         time.unwrap_or(self.time)
-    }
-}
-
-/// A moment as RFC 3339 has it, written anew once a second but for its milliseconds.
-pub(super) struct Timestamp {
-    second: u64,
-    text: [u8; 24],
-}
-
-impl Default for Timestamp {
-    fn default() -> Self {
-        Self { second: 0, text: *b"1970-01-01T00:00:00.000Z" }
-    }
-}
-
-impl Timestamp {
-    pub(super) fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    pub(super) fn set(&mut self, time: SystemTime) {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        if since.as_secs() != self.second {
-            self.second = since.as_secs();
-            let text = humantime::format_rfc3339_millis(time).to_string();
-            if let Ok(text) = text.as_bytes().try_into() {
-                self.text = text;
-            }
-        }
-        let mut millis = since.subsec_millis();
-        for digit in self.text[20..23].iter_mut().rev() {
-            *digit = b'0' + (millis % 10) as u8;
-            millis /= 10;
-        }
     }
 }

@@ -1,11 +1,14 @@
 //! What decided that a packet was dropped: a rule, a key, or netguard itself. Pure: where it stands is the configuration's
 //! business, and the decision itself [`super::Openings`]'.
 
+mod passing;
 mod words;
 
 use std::net::IpAddr;
 
 use netguard_common::{Direction, DropReason};
+
+pub use passing::{Passed, Passing};
 
 use super::{Policy, Slot, Traffic, evaluate::winner};
 
@@ -36,6 +39,8 @@ pub enum Because {
     },
     /// A key of the slot, by what it says or by what counts without it.
     Key(Key),
+    /// `mode` of a slot that is not in lockdown.
+    Guarded,
     /// `isolate` of the slot's runtime.
     Isolate,
     /// `[gate]`, or that there is none.

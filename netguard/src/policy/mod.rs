@@ -9,6 +9,7 @@ mod dns;
 mod evaluate;
 mod facts;
 mod matrix;
+mod name_because;
 mod places;
 mod plan;
 mod rules;
@@ -18,11 +19,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use because::{Because, Dropped, Key};
+pub use because::{Because, Dropped, Key, Passed, Passing};
 pub use dns::{DnsPolicy, SlotDns, is_public};
 pub use evaluate::{Evaluator, IsLocal, Openings, Pin, Traffic, Verdict};
 pub use facts::{Facts, InterfaceFact};
 pub use matrix::{Cell, Matrix, Row};
+pub use name_because::{NameBecause, NameKey, origin};
 pub use plan::{Plan, Prefix, ServicePrefix};
 pub use rules::{Protocol, Rule, Service};
 pub use slot::{Egress, HostServices, Limits, Ports, Slot, Subnet, Unnamed};

@@ -35,6 +35,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const DRAWN_EACH: Duration = Duration::from_millis(100);
 /// How long a feed that has ended is left alone.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How much of what was before the screen shows.
+const REMEMBERED: usize = 50;
 /// How many pieces of news may wait to be shown.
 const WAITING_MAX: usize = 1024;
 
@@ -78,8 +80,8 @@ pub async fn run(instance: &Instance) -> Result<(), Error> {
     screen.take_sample(Sample::read(&status, began.elapsed()));
     let tasks = [
         tokio::spawn(ask(instance.clone(), tell.clone())),
-        tokio::spawn(follow(instance.clone(), "drops", "last=50&", tell.clone(), News::Dropped)),
-        tokio::spawn(follow(instance.clone(), "dns", "decision=deny&", tell.clone(), News::Asked)),
+        tokio::spawn(follow(instance.clone(), "drops", "", tell.clone(), News::Dropped)),
+        tokio::spawn(follow(instance.clone(), "dns", "&side=denied", tell.clone(), News::Asked)),
     ];
     std::thread::spawn(move || listen(&tell));
     let mut terminal = ratatui::try_init().map_err(Error::Terminal)?;
@@ -162,11 +164,11 @@ async fn ask(instance: Instance, tell: Sender<News>) {
 async fn follow(
     instance: Instance,
     feed: &str,
-    query: &str,
+    condition: &str,
     tell: Sender<News>,
     news: fn(Value) -> News,
 ) {
-    let mut query = format!("{query}follow=true&format=json");
+    let mut last = REMEMBERED;
     while !tell.is_closed() {
         let mut rest = Vec::new();
         let take = |piece: &[u8]| {
@@ -174,7 +176,7 @@ async fn follow(
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<_> = rest.drain(..=end).collect();
                 if let Ok(item) = serde_json::from_slice::<Value>(&line)
-                    && item["event"].is_string()
+                    && (item["event"] == "drop" || item["event"] == "dns")
                 {
                     // Nobody can read so fast.
                     let _ = tell.try_send(news(item));
@@ -183,8 +185,9 @@ async fn follow(
             Ok(())
         };
         // Whatever has ended it, the status says what is wrong.
-        let _ = control::follow(&instance, feed, &query, take).await;
+        let path = format!("/v1/{feed}?follow=true&format=json&last={last}{condition}");
+        let _ = control::follow(&instance, &path, take).await;
         tokio::time::sleep(AGAIN).await;
-        query = "last=0&follow=true&format=json".to_owned();
+        last = 0;
     }
 }

@@ -51,6 +51,7 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
         QueryLimits { queries_per_second: 0, names_per_minute: 0, answer_bytes_per_minute: 0 };
     let slot = SlotRules {
         name: "slot1".into(),
+        runtime: "vm".into(),
         allowlist: Allowlist::of([Arc::new(names)]),
         pinned: true,
         limits,

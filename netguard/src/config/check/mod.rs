@@ -6,7 +6,7 @@ mod host;
 mod names;
 mod slots;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use toml::Spanned;
@@ -16,6 +16,7 @@ pub(super) use names::shipped_allowlist;
 use super::{
     file,
     lines::Lines,
+    name_lines::Categories,
     problem::{Problem, Problems, Source},
     template,
     texts::Texts,
@@ -29,7 +30,7 @@ pub(super) fn check(
     source: &Source,
     texts: &mut Texts,
 ) -> Result<(Policy, Lines), Problems> {
-    let mut checker = Checker { source, texts, problems: Vec::new() };
+    let mut checker = Checker { source, texts, problems: Vec::new(), categories: None };
     if file.slots.is_empty() {
         // A file that was cut short must not take the guards of every slot away.
         let message = "no slot is named: add [[slot]]; to stop guarding, use `netguard unload`";
@@ -48,8 +49,9 @@ pub(super) fn check(
     let host = checker.host(&file.host, &entries, &slots);
     let flows_max = checker.flows_max(&file.limits);
     let dns = checker.dns(&file.dns, &slots, &entries);
-    Problems::unless_empty(checker.problems)?;
-    let lines = Lines::of(file, &entries);
+    let Checker { problems, categories, .. } = checker;
+    Problems::unless_empty(problems)?;
+    let lines = Lines::of(file, &entries, categories);
     Ok((Policy { slots, runtimes, gate, host, flows_max, dns }, lines))
 }
 
@@ -70,6 +72,8 @@ struct Checker<'a> {
     source: &'a Source,
     texts: &'a mut Texts,
     problems: Vec<Problem>,
+    /// Where the names of the allowlist's categories stand.
+    categories: Option<Arc<Categories>>,
 }
 
 impl Checker<'_> {

@@ -14,12 +14,13 @@ use toml::Spanned;
 use super::{
     super::{
         file::{self, AllowlistFile},
+        name_lines::Categories,
         problem::Source,
         template,
     },
     Checker,
 };
-use crate::policy::SlotDns;
+use crate::policy::{SlotDns, origin};
 
 /// The allowlist that netguard ships.
 const SHIPPED_ALLOWLIST: &str =
@@ -40,6 +41,7 @@ pub(super) fn of_slots(
         categories: dns.categories.as_deref(),
         lists: dns.lists.as_deref(),
         names: dns.names.as_deref(),
+        origin: origin::NAMES,
     };
     // Also if every slot has keys of its own: what is wrong with them is wrong.
     shelf.allowlist(checker, hosts);
@@ -50,11 +52,14 @@ pub(super) fn of_slots(
             categories: own.categories.as_deref().or(hosts.categories),
             lists: own.lists.as_deref().or(hosts.lists),
             names: own.names.as_deref().or(hosts.names),
+            origin: if own.names.is_some() { origin::OWN_NAMES } else { origin::NAMES },
         };
         let allowlist = shelf.allowlist(checker, chosen);
         let limits = limits(&entry.rest.limits);
         slots.insert(*entry.id.get_ref(), SlotDns { allowlist, limits });
     }
+    let Shelf { source, places: names, .. } = shelf;
+    checker.categories = Some(Arc::new(Categories { source, names }));
     slots
 }
 
@@ -64,16 +69,21 @@ struct Chosen<'a> {
     categories: Option<&'a [Spanned<String>]>,
     lists: Option<&'a [Spanned<PathBuf>]>,
     names: Option<&'a [Spanned<String>]>,
+    /// Where the names are from.
+    origin: &'static str,
 }
 
 fn limits(limits: &file::SlotLimits) -> QueryLimits {
     let default = QueryLimits::default();
+    let given =
+        |limit: &Option<Spanned<u32>>, default| limit.as_ref().map_or(default, |it| *it.get_ref());
     QueryLimits {
         queries_per_second: limits.queries_per_second.unwrap_or(default.queries_per_second),
-        names_per_minute: limits.names_per_minute.unwrap_or(default.names_per_minute),
-        answer_bytes_per_minute: limits
-            .answer_bytes_per_minute
-            .unwrap_or(default.answer_bytes_per_minute),
+        names_per_minute: given(&limits.names_per_minute, default.names_per_minute),
+        answer_bytes_per_minute: given(
+            &limits.answer_bytes_per_minute,
+            default.answer_bytes_per_minute,
+        ),
     }
 }
 
@@ -81,6 +91,8 @@ fn limits(limits: &file::SlotLimits) -> QueryLimits {
 struct Shelf {
     categories: AllowlistFile,
     source: Source,
+    /// Where names of categories stand.
+    places: HashMap<String, usize>,
     /// By the places of their names in the file: slots of one template have the same.
     chosen: HashMap<Option<Vec<String>>, Arc<NameSet>>,
     lists: HashMap<PathBuf, Arc<NameSet>>,
@@ -93,6 +105,7 @@ impl Shelf {
         let of = |categories, source| Self {
             categories,
             source,
+            places: HashMap::new(),
             chosen: HashMap::new(),
             lists: HashMap::new(),
             single: HashMap::new(),
@@ -125,7 +138,7 @@ impl Shelf {
         for path in chosen.lists.unwrap_or_default() {
             sets.push(self.list(checker, path));
         }
-        sets.push(self.names(checker, chosen.names.unwrap_or_default()));
+        sets.push(self.names(checker, chosen.names.unwrap_or_default(), chosen.origin));
         Allowlist::of(sets)
     }
 
@@ -152,11 +165,16 @@ impl Shelf {
             if !key.as_ref().is_none_or(is_wanted) {
                 continue;
             }
+            set.begin(category);
             for name in &list.names {
-                let added = name.get_ref().parse::<Entry>().map_err(|error| error.to_string());
-                let added = added.and_then(|it| set.add(&it).map_err(|error| error.to_string()));
+                let at = name.span().start;
+                let entry = name.get_ref().parse::<Entry>().map_err(|error| error.to_string());
+                let added = entry.and_then(|entry| {
+                    self.places.entry(entry.rule()).or_insert(at);
+                    set.add(&entry).map_err(|error| error.to_string())
+                });
                 if let Err(message) = added {
-                    checker.problems.push(self.source.problem(name.span().start, message));
+                    checker.problems.push(self.source.problem(at, message));
                 }
             }
         }
@@ -175,6 +193,7 @@ impl Shelf {
             return Arc::clone(set);
         }
         let mut set = NameSet::default();
+        set.begin(&format!("{}{}", origin::LIST, path.get_ref().display()));
         match checker.texts.read(&full) {
             Err(error) => {
                 checker.refuse(path, format!("list {} cannot be read: {error}", full.display()));
@@ -206,13 +225,20 @@ impl Shelf {
     }
 
     /// Single names.
-    fn names(&mut self, checker: &mut Checker<'_>, names: &[Spanned<String>]) -> Arc<NameSet> {
+    fn names(
+        &mut self,
+        checker: &mut Checker<'_>,
+        names: &[Spanned<String>],
+        origin: &str,
+    ) -> Arc<NameSet> {
         let Some(first) = names.first() else { return Arc::default() };
         let key = first.span().start;
         if let Some(set) = self.single.get(&key) {
             return Arc::clone(set);
         }
-        let set: NameSet = checker.parse_all::<Entry>(names, "names").into_iter().collect();
+        let mut set = NameSet::default();
+        set.begin(origin);
+        set.extend(checker.parse_all::<Entry>(names, "names"));
         let set = Arc::new(set);
         self.single.insert(key, Arc::clone(&set));
         set

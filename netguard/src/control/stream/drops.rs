@@ -9,10 +9,11 @@ use netguard_common::DropReason;
 
 use super::{
     super::routes::{Daemon, Names, Wrong, pairs},
-    Span, answer, since,
+    Span, answer, find_runtime, since,
 };
 use crate::{
     drops::{Filter, To, View},
+    feed::Look,
     pinned::NoSlot,
 };
 
@@ -21,6 +22,12 @@ pub(in super::super) async fn drops(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Wrong> {
     let (filter, span, view) = read(&query.unwrap_or_default(), &daemon.names())?;
+    if let Some(id) = filter.id
+        && daemon.feeds.drops.last(&filter, 1).is_empty()
+    {
+        let words = format!("no drop {id} is remembered; `netguard drops` shows those that are");
+        return Err(Wrong::new(StatusCode::NOT_FOUND, words));
+    }
     let mut printer = view.begin(span.colored);
     answer(&daemon.feeds.drops, filter, &span, view.media_type(), move |drops, lost| {
         printer.print(drops.iter().map(AsRef::as_ref), lost)
@@ -28,7 +35,8 @@ pub(in super::super) async fn drops(
 }
 
 fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
-    let (mut filter, mut span, mut view) = (Filter::default(), Span::default(), View::Json);
+    let (mut filter, mut span, mut view) =
+        (Filter::default(), Span::default(), View::Lines(Look::Json));
     for (key, value) in pairs(query) {
         match (key, value.as_str()) {
             ("slot", slot) => {
@@ -37,14 +45,15 @@ fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
             }
             ("runtime", runtime) => filter.runtime = Some(find_runtime(runtime, names)?),
             ("reason", name) => filter.reason = Some(find_reason(name)?),
+            ("id", id) => filter.id = Some(id.parse().map_err(Wrong::bad)?),
             ("since", time) => filter.since = Some(since(time)?),
             ("to", to) => filter.to = Some(to.parse::<To>().map_err(Wrong::bad)?),
-            ("format", name) if let Some(found) = find_view(name) => view = found,
+            ("format", name) if let Some(found) = View::find(name) => view = found,
             (key, value) => {
                 if !span.take(key, value)? {
                     return Err(Wrong::bad(format!(
                         "{key}={value} is no condition; there are slot=NAME, reason=NAME, runtime=NAME, to=ADDRESS, PREFIX \
-                         or NAME, since=10m, format=json, text, compact or pcapng, {}",
+                         or NAME, id=1a2b3c, since=10m, format=json, text, compact or pcapng, {}",
                         Span::CONDITIONS,
                     )));
                 }
@@ -52,20 +61,6 @@ fn read(query: &str, names: &Names) -> Result<(Filter, Span, View), Wrong> {
         }
     }
     Ok((filter, span, view))
-}
-
-fn find_view(name: &str) -> Option<View> {
-    View::ALL.into_iter().find(|view| view.name() == name)
-}
-
-fn find_runtime(name: &str, names: &Names) -> Result<String, Wrong> {
-    let found = names.runtimes.iter().find(|runtime| *runtime == name);
-    let none = || {
-        let there = names.runtimes.join(", ");
-        let words = format!("no runtime is called {name:?}; there are {there}");
-        Wrong::new(StatusCode::NOT_FOUND, words)
-    };
-    found.cloned().ok_or_else(none)
 }
 
 fn find_reason(name: &str) -> Result<DropReason, Wrong> {

@@ -1,6 +1,7 @@
 //! Feeds as streams: the latest items, and those that come, as long as somebody reads them.
 
 pub(super) mod drops;
+pub(super) mod queries;
 
 use std::{convert::Infallible, sync::Arc, time::SystemTime};
 
@@ -11,7 +12,7 @@ use axum::{
 };
 use futures_util::stream;
 
-use super::routes::Wrong;
+use super::routes::{Names, Wrong};
 use crate::feed::{Feed, Item};
 
 /// In a response's extensions: it may take as long as its reader wants.
@@ -83,6 +84,16 @@ where
     let mut response = (kind, Body::from_stream(pieces)).into_response();
     response.extensions_mut().insert(Lasting);
     Ok(response)
+}
+
+fn find_runtime(runtime: &str, names: &Names) -> Result<String, Wrong> {
+    let found = names.runtimes.iter().find(|it| *it == runtime);
+    let none = || {
+        let there = names.runtimes.join(", ");
+        let words = format!("no runtime is called {runtime:?}; there are {there}");
+        Wrong::new(StatusCode::NOT_FOUND, words)
+    };
+    found.cloned().ok_or_else(none)
 }
 
 /// So long ago.

@@ -9,10 +9,21 @@ impl Because {
     /// In words, as the file would have it; and what would let such a packet pass, where a key can say that.
     #[must_use]
     pub fn text(&self, policy: &Policy, slot: &Slot, packet: &Dropped) -> String {
-        let said = self.said(policy, slot, packet);
+        let sentence = || packet.reason.sentence().trim_end_matches('.').to_owned();
+        let said = self.said(policy, slot).unwrap_or_else(sentence);
         match self.way_out(slot, packet) {
             Some(way_out) => format!("{said}; {way_out} would let it pass"),
             None => said,
+        }
+    }
+
+    /// In words, of what let a packet pass.
+    #[must_use]
+    pub fn opening_text(&self, policy: &Policy, slot: &Slot) -> String {
+        match self {
+            Self::Isolate => "isolate = false".to_owned(),
+            Self::Gate => "what [gate] lets pass".to_owned(),
+            _ => self.said(policy, slot).unwrap_or_default(),
         }
     }
 
@@ -36,8 +47,9 @@ impl Because {
         }
     }
 
-    fn said(&self, policy: &Policy, slot: &Slot, packet: &Dropped) -> String {
-        match self {
+    /// None if nobody has written it.
+    fn said(&self, policy: &Policy, slot: &Slot) -> Option<String> {
+        Some(match self {
             Self::Rule { allow, index } => {
                 let (key, rules) = match allow {
                     true => ("allow", &slot.egress.allow),
@@ -57,8 +69,9 @@ impl Because {
             Self::Management(None) => "not in management".to_owned(),
             Self::Flows => format!("limits.flows = {}", policy.flows_max),
             Self::DeniedName(name) => format!("deny of {name}"),
-            Self::BuiltIn => packet.reason.sentence().trim_end_matches('.').to_owned(),
-        }
+            Self::Guarded => "mode = \"guarded\"".to_owned(),
+            Self::BuiltIn => return None,
+        })
     }
 
     fn way_out(&self, slot: &Slot, packet: &Dropped) -> Option<String> {
