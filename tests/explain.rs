@@ -1,6 +1,6 @@
 //! Questions leave no trace, and their answers are what then really happens.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::unix::net::UnixStream};
 
 use hickory_proto::rr::RecordType;
 use netguard::datapath::{Asked, PinnedProgram};
@@ -12,7 +12,7 @@ use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
     client::Asker,
-    control::Stream,
+    control::{self, Stream},
     hosts::shell,
     kernel::{FROM_HOST, Kernel, Outcome, SLOTS},
     lab::{Lab, Packets},
@@ -399,13 +399,25 @@ fn what_lets_a_packet_pass_has_its_line_too() {
             "{words:?}"
         );
     }
-    let text = explain(&lab, &["slot1", "203.0.113.10:80"]);
+    let words = ["slot1", "203.0.113.10:80"];
+    let text = explain(&lab, &words);
     let line = format!(
         "  ok       rule           a rule of the slot for a /24 allows it\n{:26}by {}: allow = [",
         "",
         at("203.0.113.0/24")
     );
     assert!(text.stdout.contains(&line), "{text:?}");
+    // The programs answer without a daemon, which alone knows lines.
+    let pid = lab.daemon_pid().expect("a daemon");
+    let _ = lab.exec("hv", &format!("kill -KILL {pid}")).success();
+    until("the daemon has ended", || lab.daemon_pid().is_none());
+    until("nobody answers", || UnixStream::connect(control::socket(&lab)).is_err());
+    let text = explain(&lab, &words);
+    assert!(
+        text.success()
+            .contains("  ok       rule           a rule of the slot for a /24 allows it\n  ok"),
+        "{text:?}"
+    );
 }
 
 #[test]

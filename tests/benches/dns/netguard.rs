@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use netguard::journal::{Format, Journal};
+use netguard::{
+    feed::Feed,
+    journal::{Format, Journal, Queries},
+};
 use netguard_dns::{
     Allowlist, Cache, DEFAULT_NAME_MAX, DEFAULT_TYPES, Endpoint, Entry, NameSet, Pins, QueryLimits,
     QueryLog, QueryRecord, Resolver, Rules, Server, SlotRules,
@@ -67,7 +70,7 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
         Arc::new(NoLog)
     } else {
         dup2_stdout(File::create(log).with_context(|| format!("cannot create {log}"))?)?;
-        Arc::new(Journal::start(Format::Text)?.0)
+        Arc::new(Queries::new(Journal::start(Format::Text)?.0, Feed::default()))
     };
     let settings = Settings {
         upstreams: vec![Upstream { address: UPSTREAM.parse()?, transport: Transport::Plain }],
