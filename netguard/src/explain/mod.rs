@@ -71,6 +71,8 @@ pub struct Explained {
     dns: Option<Value>,
     /// The record of the packet, if it was dropped once.
     recorded: Option<Recorded>,
+    /// Why nobody was asked: the record is all that there is.
+    unasked: Option<NotAgain>,
     /// The programs that the packet meets, until one drops it.
     hops: Vec<Hop>,
 }
@@ -137,6 +139,8 @@ struct Subject<'a> {
     packet: Summary,
     /// The interface that it is asked at, if it must be one of several.
     interface: Option<&'a str>,
+    /// No program has seen it before that of the port, on its way in.
+    is_unvouched: bool,
 }
 
 /// Asks.
@@ -179,30 +183,38 @@ pub fn ask(
     };
     let frame = packet.build()?;
     let packet = Summary::of(&frame);
-    let subject = Subject { frame: &frame, packet, interface: None };
+    let subject = Subject { frame: &frame, packet, interface: None, is_unvouched: false };
     let hops = loaded.hops(&question.slot, question.direction, &subject)?;
     let (slot, packet) = (question.slot.clone(), subject.packet);
-    Ok(Explained { slot, packet, dns, recorded: None, hops })
+    Ok(Explained { slot, packet, dns, recorded: None, unasked: None, hops })
 }
 
-/// Asks once more about a packet that was dropped.
+/// Asks once more about a packet that was dropped. Where that cannot be, the record is the answer.
 ///
 /// # Errors
 ///
-/// The kernel does not answer, the slot is gone, or what is left of the packet is too little.
+/// The kernel does not answer, or the slot is gone.
 pub fn again(
     pins: &PinDirectory,
     recorded: Recorded,
     weigh: &Weigh<'_>,
 ) -> Result<Explained, Error> {
-    let slot = recorded.slot()?.to_owned();
-    let frame = recorded.frame()?;
+    let slot = recorded.slot().map(str::to_owned);
+    let (slot, frame) = match slot.and_then(|slot| Ok((slot, recorded.frame()?))) {
+        Ok(asked) => asked,
+        Err(why) => {
+            let (slot, packet) = (recorded.slot().unwrap_or("-").to_owned(), recorded.summary());
+            let (recorded, unasked) = (Some(recorded), Some(why));
+            return Ok(Explained { slot, packet, dns: None, recorded, unasked, hops: Vec::new() });
+        }
+    };
     let loaded = Loaded::open(pins, weigh)?;
     let (packet, interface) = (Summary::of(&frame), recorded.interface());
-    let subject = Subject { frame: &frame, packet, interface };
+    let is_unvouched = recorded.is_unvouched();
+    let subject = Subject { frame: &frame, packet, interface, is_unvouched };
     let hops = loaded.hops(&slot, recorded.direction()?, &subject)?;
     let packet = subject.packet;
-    Ok(Explained { slot, packet, dns: None, recorded: Some(recorded), hops })
+    Ok(Explained { slot, packet, dns: None, recorded: Some(recorded), unasked: None, hops })
 }
 
 impl Explained {
@@ -248,7 +260,11 @@ impl Loaded<'_> {
             None => None,
         };
         if direction == Direction::Ingress {
-            let mark = other.map_or(vouched_by(NO_SLOT), |other| self.voucher(other, id));
+            let mark = match other {
+                _ if subject.is_unvouched => 0,
+                Some(other) => self.voucher(other, id),
+                None => vouched_by(NO_SLOT),
+            };
             return Ok(vec![self.hop(id, Hook::PortIngress, mark, subject)?]);
         }
         let mut hops = vec![self.hop(id, Hook::PortEgress, 0, subject)?];

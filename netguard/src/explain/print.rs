@@ -104,12 +104,16 @@ impl Explained {
             "because": because,
             "name": last.map(|hop| &hop.weighed["name"]),
             "dns": self.dns,
+            "unasked": self.unasked.as_ref().map(ToString::to_string),
             "recorded": self.recorded.as_ref().map(super::Recorded::record),
             "hops": hops.collect::<Vec<_>>(),
         })
     }
 
     fn verdict(&self) -> String {
+        if let Some(why) = &self.unasked {
+            return format!("not asked about again: {why}");
+        }
         let now = match &self.recorded {
             None => "",
             Some(recorded) if recorded.is_shortened() => "a shorter one ",

@@ -1,8 +1,10 @@
 //! A packet that was dropped once: its record as the daemon tells it, and what of it the kernel has kept, from a capture file.
 
-use netguard_common::Direction;
+use netguard_common::{Direction, DropReason};
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
+
+use crate::drops::Summary;
 
 /// The kernel takes no longer packet as a question: a page less what stands around a packet in it (`bpf_test_init` in
 /// net/bpf/test_run.c, Linux 6.1 to 6.18), and some room.
@@ -19,14 +21,17 @@ pub struct Recorded {
 }
 
 /// A record that cannot be asked about.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAgain {
     /// It is of no slot.
-    #[error("the packet was dropped at {0}, which is no slot's: there is nobody to ask for")]
+    #[error("{0} was no slot's: there is nobody to ask for")]
     NoSlot(String),
     /// Too little is left.
-    #[error("the kernel has kept nothing of the packet that could be asked about")]
+    #[error("the kernel has kept nothing of it that could be asked about")]
     Empty,
+    /// It ends too early.
+    #[error("it ends before its IP header does, and the kernel takes no such packet as a question")]
+    Short,
     /// The daemon tells it in a way that this version does not know.
     #[error("the daemon is of another version: restart it")]
     Unknown,
@@ -59,6 +64,11 @@ impl Recorded {
         self.record[key].as_str()
     }
 
+    /// What it was, as far as the kernel has kept it.
+    pub(super) fn summary(&self) -> Summary {
+        Summary::of(&self.captured)
+    }
+
     pub(super) fn slot(&self) -> Result<&str, NotAgain> {
         let interface = || self.interface().unwrap_or_default().to_owned();
         self.text("slot").ok_or_else(|| NotAgain::NoSlot(interface()))
@@ -66,6 +76,11 @@ impl Recorded {
 
     pub(super) fn interface(&self) -> Option<&str> {
         self.text("interface")
+    }
+
+    /// True if it was dropped because nobody had vouched for it.
+    pub(super) fn is_unvouched(&self) -> bool {
+        self.text("reason") == Some(DropReason::UnguardedPort.name())
     }
 
     pub(super) fn direction(&self) -> Result<Direction, NotAgain> {
@@ -79,6 +94,14 @@ impl Recorded {
         let mut frame = self.captured.clone();
         if frame.len() < ETHERNET {
             return Err(NotAgain::Empty);
+        }
+        let ip_header = match frame[12..ETHERNET] {
+            [0x08, 0x00] => 20,
+            [0x86, 0xdd] => 40,
+            _ => 0, // other protocols are not looked at
+        };
+        if frame.len() < ETHERNET + ip_header {
+            return Err(NotAgain::Short);
         }
         frame.resize(self.length.clamp(frame.len(), LONGEST), 0);
         if self.is_shortened() {
@@ -160,6 +183,8 @@ mod tests {
         assert_eq!((&frame[..128], frame.len()), (&long[..128], long.len()));
         assert!(frame[128..].iter().all(|byte| *byte == 0));
         assert_eq!(recorded(&whole[..13], 60).frame(), Err(NotAgain::Empty));
+        assert_eq!(recorded(&whole[..33], 33).frame(), Err(NotAgain::Short));
+        assert!(recorded(&whole[..34], 34).frame().is_ok());
     }
 
     #[test]
