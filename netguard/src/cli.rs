@@ -1,6 +1,7 @@
 //! The command line: arguments, dispatch, exit codes.
 
 mod drops;
+mod events;
 mod explain;
 mod guard;
 mod loaded;
@@ -91,6 +92,8 @@ enum Command {
     },
     /// Show the packets that were dropped of late, and those that are dropped from now on
     Drops(drops::DropsArgs),
+    /// Show what has happened to netguard itself of late, and what happens from now on
+    Events(events::EventsArgs),
     /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
     Explain(explain::ExplainArgs),
     /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
@@ -324,6 +327,7 @@ impl Cli {
             Command::Policy { file, matrix, json } => policy(&file, matrix, json),
             Command::Status { json, instance } => loaded::status(json, instance),
             Command::Drops(args) => drops::drops(&args),
+            Command::Events(args) => events::events(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),

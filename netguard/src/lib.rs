@@ -9,6 +9,7 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod drops;
+pub mod events;
 pub mod explain;
 pub mod feed;
 pub mod firewall;

@@ -80,7 +80,7 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<ExitCode> {
     }
     let instance = the_instance(args.instance.clone())?;
     let view = if args.pcap.is_some() { View::Pcapng } else { args.output.into() };
-    let mut query = format!("follow={}&format={}", args.follow, view.name());
+    let mut query = format!("drops?follow={}&format={}", args.follow, view.name());
     let last = args.last.or_else(|| args.since.is_none().then_some(LAST));
     let texts = [
         ("last", last.map(|last| last.to_string())),
@@ -101,9 +101,18 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<ExitCode> {
             "a capture file is nothing for a terminal; write --pcap FILE, or pipe it into tshark -r -"
         );
     }
+    print_stream(&instance, query, args.pcap.as_deref().filter(|_| !to_stdout))
+}
+
+/// Prints what a feed has to tell, into a file or on standard output.
+pub(super) fn print_stream(
+    instance: &Instance,
+    mut path: String,
+    file: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
     // As everybody wants it: not in a pipe, not under NO_COLOR.
     if AutoStream::choice(&io::stdout()) != ColorChoice::Never {
-        query += "&colored=true";
+        path += "&colored=true";
     }
     let mut out: Option<Box<dyn Write>> = None;
     let mut failed = None;
@@ -111,8 +120,7 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<ExitCode> {
         let written = match &mut out {
             Some(out) => write(out, piece),
             // Made only when there is something to write: who is refused finds no empty file.
-            None => open(args.pcap.as_deref().filter(|_| !to_stdout))
-                .and_then(|opened| write(out.insert(opened), piece)),
+            None => open(file).and_then(|opened| write(out.insert(opened), piece)),
         };
         written.map_err(|error| {
             let kind = error.kind();
@@ -120,11 +128,11 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<ExitCode> {
             io::Error::from(kind)
         })
     };
-    wait_for(control::drops(&instance, &query, print))?;
+    wait_for(control::stream(instance, &path, print))?;
     match failed {
         // A reader that has gone has read enough.
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let file = args.pcap.as_deref().unwrap_or(Path::new("standard output"));
+            let file = file.unwrap_or(Path::new("standard output"));
             Err(error).with_context(|| format!("cannot write {}", file.display()))
         }
         _ => Ok(ExitCode::SUCCESS),

@@ -197,19 +197,20 @@ pub async fn status(instance: &Instance) -> Result<Value, Error> {
     order(instance, Method::GET, "/v1/status", String::new()).await
 }
 
-/// Hands over the lines of drops that `query` asks for as they come, until there are no more or nobody takes them.
+/// Hands over what `path` has to tell as it comes, until there is no more or nobody takes it: `drops?follow=true`,
+/// `events?last=5`.
 ///
 /// # Errors
 ///
 /// No daemon runs, it refuses, or it ends.
-pub async fn drops(
+pub async fn stream(
     instance: &Instance,
-    query: &str,
+    path: &str,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Error> {
     let stream = connect(instance).await?;
     let failed = |source| Error::Talk { instance: instance.clone(), source };
-    let path = format!("/v1/drops?{query}");
+    let path = format!("/v1/{path}");
     let response = within(TIMEOUT, send(stream, Method::GET, &path, String::new())).await;
     let response = response.map_err(failed)?;
     let status = response.status();

@@ -8,6 +8,7 @@
 //! | `GET /v1/diff` | what a reload would change |
 //! | `GET /v1/status` | what the kernel holds and counts, and how the daemon is |
 //! | `GET /v1/drops?last=N&follow=true` | the latest drops, and those that come; by `slot`, `reason` and `runtime` |
+//! | `GET /v1/events?last=N&follow=true` | what has happened to netguard itself, and what happens; by `slot` and `event` |
 //! | `GET /v1/pins?slot=NAME` | every pin, or those of one slot |
 //! | `GET /v1/slots` | every slot, and what was ordered about it |
 //! | `POST /v1/slots` with the keys of a `[[slot]]` entry | makes a slot beside those of the file |
@@ -28,8 +29,8 @@ mod state;
 mod stream;
 
 pub use client::{
-    Error, add_slot, confirm, diff, drops, export, forget, import, judge, lock, reload,
-    remove_slot, say, slots, status,
+    Error, add_slot, confirm, diff, export, forget, import, judge, lock, reload, remove_slot, say,
+    slots, status, stream,
 };
 pub use escape::encode;
 pub use routes::{Daemon, Feeds, Names};

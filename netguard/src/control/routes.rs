@@ -19,6 +19,7 @@ use super::{escape::decode, state, stream};
 use crate::{
     daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
     drops::Drop,
+    events::Event,
     feed::Feed,
     journal::Journal,
     pinned::{NoSlot, Pinned},
@@ -35,6 +36,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/diff", get(diff))
         .route("/v1/status", get(status))
         .route("/v1/drops", get(stream::drops::drops))
+        .route("/v1/events", get(stream::events::events))
         .route("/v1/pins", get(list))
         .route("/v1/slots", get(slots).post(add))
         .route("/v1/slots/{slot}", delete(remove))
@@ -68,6 +70,8 @@ pub struct Daemon {
 pub struct Feeds {
     /// Dropped packets.
     pub drops: Feed<Drop>,
+    /// What happens to netguard itself.
+    pub events: Feed<Event>,
 }
 
 /// What orders may speak of.

@@ -10,8 +10,7 @@ use tokio::{
 };
 
 use super::{
-    channel::{Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
-    overlay::Overlay,
+    channel::{Channel, Received, ToMonitor, ToWorker},
     workers::Newcomer,
 };
 
@@ -53,17 +52,13 @@ impl Worker {
     /// Tells a worker that has just come the first things and waits until they are in force.
     pub(super) async fn begin(
         newcomer: Newcomer,
-        json: bool,
-        policy: PolicyText,
-        overlay: Overlay,
-        host: HostView,
+        begin: &ToWorker,
         descriptors: &[OwnedFd],
     ) -> io::Result<Self> {
         let Newcomer { channel, process } = newcomer;
         let channel = Arc::new(channel);
         let mut worker = Self { process, channel, born: Instant::now(), said: VecDeque::new() };
-        let begin = ToWorker::Begin { json, policy, overlay, host };
-        worker.tell(&begin, descriptors).await?;
+        worker.tell(begin, descriptors).await?;
         worker.done().await?;
         Ok(worker)
     }

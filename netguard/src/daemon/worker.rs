@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{
     asked::{Asked, Orders, Wanted},
-    channel::{Answer, Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
+    channel::{Answer, Channel, HostView, PolicyText, Received, ToMonitor, ToWorker, Told},
     meeting::{SignsOfLife, come_to},
     overlay::Overlay,
     raise_file_limit,
@@ -105,12 +105,16 @@ pub fn run(instance: Option<&Instance>) -> io::Result<()> {
     runtime.block_on(async {
         let channel = Arc::new(Channel::of(socket)?);
         let Some((told, descriptors)) = first_word(&channel, &signs).await? else { return Ok(()) };
-        let ToWorker::Begin { json, policy, overlay, host } = told else {
+        let ToWorker::Begin { json, policy, overlay, host, events } = told else {
             return Err(io::Error::other("the monitor does not begin"));
         };
         let worker = confined.map_err(|error| io::Error::other(anyhow::Error::from(error)));
         let worker = worker.and_then(|_| {
-            Worker::make(Arc::clone(&channel), signs, json, &policy, overlay, host, descriptors)
+            let format = if json { Format::Json } else { Format::Text };
+            let (journal, writer) = Journal::start(format)?;
+            remember(&journal, events);
+            let journal = (journal, writer);
+            Worker::make(Arc::clone(&channel), signs, journal, &policy, overlay, host, descriptors)
         });
         let mut worker = match worker {
             Ok(worker) => worker,
@@ -181,7 +185,7 @@ impl Worker {
     fn make(
         channel: Arc<Channel>,
         signs: SignsOfLife,
-        json: bool,
+        (journal, writer): (Journal, Writer),
         policy: &PolicyText,
         overlay: Overlay,
         host: HostView,
@@ -196,14 +200,12 @@ impl Worker {
         let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
-        let format = if json { Format::Json } else { Format::Text };
-        let (journal, writer) = Journal::start(format)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
         deny(&pins, &overlay.denied(&policy))?;
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
-        let feeds = control::Feeds::default();
+        let feeds = control::Feeds { events: journal.events().clone(), ..Default::default() };
         let daemon = control::Daemon::new(
             Arc::clone(&pins),
             names(&policy),
@@ -289,6 +291,10 @@ impl Worker {
             ToWorker::Begin { .. } => Err(io::Error::other("the monitor begins twice")),
             ToWorker::Host(host) => {
                 self.host = host;
+                Ok(())
+            }
+            ToWorker::Events(events) => {
+                remember(&self.journal, events);
                 Ok(())
             }
             ToWorker::Make { v6, threads } => match Sockets::fresh(v6, threads) {
@@ -403,6 +409,13 @@ impl Worker {
         let Self { journal, writer, resolver, control, server, listening, .. } = self;
         drop((control, listening, server, resolver, journal));
         writer.finish();
+    }
+}
+
+/// Remembers what the monitor tells, which has logged it.
+fn remember(journal: &Journal, events: Vec<Told>) {
+    for event in events.into_iter().filter_map(Told::event) {
+        journal.events().add(&Arc::new(event));
     }
 }
 

@@ -16,10 +16,12 @@ use std::{
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use crate::drops::Drop;
+use netguard_common::EventKind;
+
+use crate::{drops::Drop, events, feed::Feed};
 
 /// How many events may wait for the reader.
 const QUEUE_LENGTH: usize = 16384;
@@ -48,21 +50,15 @@ pub enum Event {
     /// Whole lines that a thread of the resolver has written itself, and how many.
     Lines(Vec<u8>, u64),
     /// Something happened to netguard itself.
-    Note(SystemTime, String),
+    Note(Arc<events::Event>),
 }
 
 impl Event {
-    /// A note of this moment.
-    #[must_use]
-    pub fn note(message: impl Into<String>) -> Self {
-        Self::Note(SystemTime::now(), message.into())
-    }
-
     /// How many lines it is, and how many bytes where lines are written already.
     fn size(&self) -> (u64, usize) {
         match self {
             Self::Lines(lines, count) => (*count, lines.len()),
-            Self::Drop(_) | Self::Note(..) => (1, 0),
+            Self::Drop(_) | Self::Note(_) => (1, 0),
         }
     }
 }
@@ -73,6 +69,7 @@ pub struct Journal {
     format: Format,
     queue: SyncSender<Event>,
     backlog: Arc<Backlog>,
+    events: Feed<events::Event>,
 }
 
 /// What the queue itself does not tell.
@@ -107,11 +104,12 @@ impl Journal {
     pub fn start(format: Format) -> io::Result<(Self, Writer)> {
         let (queue, events) = sync_channel(QUEUE_LENGTH);
         let backlog = Arc::new(Backlog::default());
-        let shared = Arc::clone(&backlog);
+        let events_told = Feed::default();
+        let (shared, told) = (Arc::clone(&backlog), events_told.clone());
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write(format, &events, &shared))?;
-        Ok((Self { format, queue, backlog }, Writer { thread }))
+            .spawn(move || write(format, &events, &shared, &told))?;
+        Ok((Self { format, queue, backlog, events: events_told }, Writer { thread }))
     }
 
     /// Hands in an event; never waits. If the queue is full the event is lost, and counted.
@@ -131,9 +129,16 @@ impl Journal {
         self.backlog.lost_ever.load(Ordering::Relaxed)
     }
 
-    /// Hands in a note of this moment.
-    pub fn note(&self, message: impl Into<String>) {
-        self.write(Event::note(message));
+    /// Hands in what happened to netguard itself, for the log and for who follows it.
+    pub fn note(&self, event: &Arc<events::Event>) {
+        self.events.add(event);
+        self.write(Event::Note(Arc::clone(event)));
+    }
+
+    /// What happened to netguard itself.
+    #[must_use]
+    pub fn events(&self) -> &Feed<events::Event> {
+        &self.events
     }
 }
 
@@ -149,15 +154,17 @@ impl Writer {
 }
 
 /// Ends when every journal is gone, or when there is no reader any more.
-fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog) {
+fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog, told: &Feed<events::Event>) {
     let mut out = BufWriter::new(io::stdout());
     while let Some(event) = next(events, &mut out) {
         let missing = backlog.lost.swap(0, Ordering::Relaxed);
         let gap = (missing > 0).then(|| {
-            Event::note(format!("{missing} log lines were lost: whoever reads them is too slow"))
+            let text = format!("{missing} log lines were lost: whoever reads them is too slow");
+            Arc::new(events::Event::now(EventKind::LinesLost, None, text))
         });
         let (lines, bytes) = event.size();
         backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let gap = gap.inspect(|gap| told.add(gap)).map(Event::Note);
         for (event, is_gap) in gap.iter().map(|gap| (gap, true)).chain([(&event, false)]) {
             match format.write(event, &mut out) {
                 Ok(()) => {}

@@ -1,10 +1,15 @@
 //! What one thread of the resolver writes into the log: lines that are handed over together.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use netguard_common::EventKind;
 use netguard_dns::{Journal as Told, Moment, QueryLog, QueryRecord};
 
 use super::{Event, Format, Journal, query};
+use crate::events;
 
 /// Lines of one thread that are handed over together.
 struct Sheet {
@@ -31,8 +36,8 @@ impl Told for Journal {
         })
     }
 
-    fn note(&self, message: String) {
-        Self::note(self, message);
+    fn over_limit(&self, slot: &str, message: String) {
+        self.note(&Arc::new(events::Event::now(EventKind::OverLimit, Some(slot), message)));
     }
 }
 

@@ -114,7 +114,7 @@ impl netguard_dns::Journal for NoLog {
         Box::new(Self)
     }
 
-    fn note(&self, message: String) {
+    fn over_limit(&self, _: &str, message: String) {
         eprintln!("{message}");
     }
 }
