@@ -18,6 +18,7 @@ pub mod journal;
 pub mod lab;
 pub mod links;
 pub mod listing;
+pub mod metrics;
 mod netlink;
 pub mod pinned;
 pub mod policy;

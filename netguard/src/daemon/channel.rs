@@ -91,6 +91,10 @@ pub(super) enum ToWorker {
     Host(HostView),
     /// Make the sockets for one address of a slot and so many threads. Who binds them may not make any.
     Make { v6: bool, threads: usize },
+    /// Make a socket for a stream. Who binds it may not make any.
+    MakeStream { v6: bool },
+    /// Serve metrics at the socket that comes with this, or nowhere if none does.
+    Metrics,
     /// Serve a slot. With the sockets of so many addresses.
     Listen { id: u64, slot: SlotId, addresses: usize },
     /// Serve no longer what was given under that number.

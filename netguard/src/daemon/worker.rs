@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::CStr,
     io::{self, stdin},
+    net::TcpListener,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::net::UnixListener,
@@ -18,6 +19,7 @@ use netguard_dns::{DomainName, Moment, Pins, Resolver, Server, SlotServer, Socke
 use nix::sys::{
     prctl::set_name,
     signal::{SigHandler, Signal, signal},
+    socket::{AddressFamily, SockFlag, SockType, socket},
 };
 use serde_json::json;
 use tokio::{
@@ -297,17 +299,16 @@ impl Worker {
                 remember(&self.journal, events);
                 Ok(())
             }
-            ToWorker::Make { v6, threads } => match Sockets::fresh(v6, threads) {
-                Ok(sockets) => {
-                    self.channel.send(&ToMonitor::Made, &sockets).await?;
-                    drop(sockets);
-                    self.done(Vec::new(), 0).await
-                }
-                Err(error) => {
-                    let reason = format!("no socket can be made: {error}");
-                    self.say(&ToMonitor::Refused { reason }).await
-                }
-            },
+            ToWorker::Make { v6, threads } => self.hand_over(Sockets::fresh(v6, threads)).await,
+            ToWorker::MakeStream { v6 } => {
+                let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+                let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+                self.hand_over(made.map(|made| vec![made]).map_err(io::Error::from)).await
+            }
+            ToWorker::Metrics => {
+                let listener = descriptors.into_iter().next().map(TcpListener::from);
+                self.control.serve_metrics(listener)
+            }
             ToWorker::Listen { id, slot, addresses } => {
                 let sockets = Sockets::of_descriptors(descriptors, addresses)?;
                 self.listening.insert(id, self.server.serve(slot, sockets)?);
@@ -334,6 +335,21 @@ impl Worker {
                 Ok(())
             }
             ToWorker::Ping => self.say(&ToMonitor::Pong).await,
+        }
+    }
+
+    /// Gives the monitor sockets, which has none of its own making.
+    async fn hand_over(&self, sockets: io::Result<Vec<OwnedFd>>) -> io::Result<()> {
+        match sockets {
+            Ok(sockets) => {
+                self.channel.send(&ToMonitor::Made, &sockets).await?;
+                drop(sockets);
+                self.done(Vec::new(), 0).await
+            }
+            Err(error) => {
+                let reason = format!("no socket can be made: {error}");
+                self.say(&ToMonitor::Refused { reason }).await
+            }
         }
     }
 

@@ -7,8 +7,10 @@
 mod line;
 mod query;
 mod sheet;
+mod tally;
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufWriter, ErrorKind, Write},
     sync::{
         Arc,
@@ -21,6 +23,8 @@ use std::{
 
 use netguard_common::EventKind;
 
+use self::tally::Tallies;
+pub use self::tally::{LATENCIES, Tally};
 use crate::{drops::Drop, events, feed::Feed};
 
 /// How many events may wait for the reader.
@@ -70,6 +74,7 @@ pub struct Journal {
     queue: SyncSender<Event>,
     backlog: Arc<Backlog>,
     events: Feed<events::Event>,
+    tallies: Tallies,
 }
 
 /// What the queue itself does not tell.
@@ -109,7 +114,10 @@ impl Journal {
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || write(format, &events, &shared, &told))?;
-        Ok((Self { format, queue, backlog, events: events_told }, Writer { thread }))
+        Ok((
+            Self { format, queue, backlog, events: events_told, tallies: Tallies::default() },
+            Writer { thread },
+        ))
     }
 
     /// Hands in an event; never waits. If the queue is full the event is lost, and counted.
@@ -133,6 +141,12 @@ impl Journal {
     pub fn note(&self, event: &Arc<events::Event>) {
         self.events.add(event);
         self.write(Event::Note(Arc::clone(event)));
+    }
+
+    /// What became of queries, by slot, of those that are there.
+    #[must_use]
+    pub fn queries(&self, is_there: impl Fn(&str) -> bool) -> BTreeMap<String, Tally> {
+        self.tallies.of(is_there)
     }
 
     /// What happened to netguard itself.

@@ -221,7 +221,7 @@ fn type_name(record_type: u16, out: &mut Vec<u8>) {
 }
 
 /// The IANA mnemonics of the codes that netguard and its upstreams give.
-fn rcode(code: u16, out: &mut Vec<u8>) {
+pub(super) fn rcode(code: u16, out: &mut Vec<u8>) {
     let name = match code {
         0 => "NOERROR",
         1 => "FORMERR",

@@ -8,7 +8,7 @@ use std::{
 use netguard_common::EventKind;
 use netguard_dns::{Journal as Told, Moment, QueryLog, QueryRecord};
 
-use super::{Event, Format, Journal, query};
+use super::{Event, Format, Journal, query, tally::Own};
 use crate::events;
 
 /// Lines of one thread that are handed over together.
@@ -17,6 +17,7 @@ struct Sheet {
     format: Format,
     lines: Vec<u8>,
     count: u64,
+    tally: Own,
     /// When lines were handed over the last time.
     flushed: Moment,
     clock: Timestamp,
@@ -30,6 +31,7 @@ impl Told for Journal {
             format: self.format,
             lines: Vec::new(),
             count: 0,
+            tally: Own::default(),
             flushed: Moment::default(),
             clock: Timestamp::default(),
             anchor: Anchor::drop(),
@@ -60,6 +62,7 @@ impl QueryLog for Sheet {
         }
         self.lines.push(b'\n');
         self.count += 1;
+        self.tally.count(record);
         if self.lines.len() >= ENOUGH {
             self.flush_now();
         }
@@ -80,6 +83,7 @@ impl QueryLog for Sheet {
 
     fn flush_now(&mut self) {
         if self.count > 0 {
+            self.tally.hand_over(&self.journal.tallies);
             let lines = std::mem::take(&mut self.lines);
             self.journal.write(Event::Lines(lines, std::mem::take(&mut self.count)));
         }
