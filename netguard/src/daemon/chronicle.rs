@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_worker_is_told_each_event_once_and_the_next_one_all_of_them() {
-        let (journal, _writer) = Journal::start(Format::Text).unwrap();
+        let (journal, _writer) = Journal::start(Format::Text, None).unwrap();
         let mut chronicle = Chronicle::begin(journal);
         let texts = |events: Vec<Arc<Event>>| {
             events.iter().map(|event| event.text.clone()).collect::<Vec<_>>()

@@ -38,7 +38,7 @@ use crate::{
     control,
     datapath::{self, Changes, Datapath, Failed, PinDirectory, Shared},
     instance::{Instance, Lock},
-    journal::{Format, Journal, Writer},
+    journal::{Format, Journal, Journald, Writer},
     links::{self, Changed, Watcher},
     policy::{Facts, Plan, Policy},
 };
@@ -149,7 +149,7 @@ impl Monitor {
         if let Some(tc) = options.tc {
             datapath.hold_by(tc);
         }
-        let (journal, writer) = Journal::start(options.format)?;
+        let (journal, writer) = Journal::start(options.format, Journald::behind_stdout())?;
         let signals = [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,

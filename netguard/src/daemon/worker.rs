@@ -44,7 +44,7 @@ use crate::{
     datapath::{DropStream, Shared},
     drops::Clock,
     instance::Instance,
-    journal::{Event as Entry, Format, Journal, Writer},
+    journal::{Event as Entry, Format, Journal, Journald, Writer},
     policy::Policy,
     sandbox::{self, Confinement},
 };
@@ -94,6 +94,7 @@ pub fn run(instance: Option<&Instance>) -> io::Result<()> {
         }
     };
     let threads = resolver::threads();
+    let journald = Journald::behind_stdout();
     let user = workers::user()?;
     let confined = sandbox::confine(&Confinement {
         uid: user.uid.as_raw(),
@@ -113,7 +114,7 @@ pub fn run(instance: Option<&Instance>) -> io::Result<()> {
         let worker = confined.map_err(|error| io::Error::other(anyhow::Error::from(error)));
         let worker = worker.and_then(|_| {
             let format = if json { Format::Json } else { Format::Text };
-            let (journal, writer) = Journal::start(format)?;
+            let (journal, writer) = Journal::start(format, journald)?;
             remember(&journal, events);
             let journal = (journal, writer);
             Worker::make(Arc::clone(&channel), signs, journal, &policy, overlay, host, descriptors)

@@ -197,7 +197,7 @@ mod tests {
         flow::{FlowKey, FlowState},
     };
 
-    use super::*;
+    use super::{super::flow_table::EMPTY, *};
 
     const SECOND: u64 = 1_000_000_000;
     const NOW: u64 = 10_000 * SECOND;

@@ -24,7 +24,7 @@ use super::{Error, pins::PinDirectory};
 pub(super) type Entry = [AtomicU64; size_of::<Flow>() / size_of::<u64>()];
 pub(super) const SEEN: usize = mem::offset_of!(Flow, seen_ns) / size_of::<u64>();
 pub(super) const STATE: usize = mem::offset_of!(Flow, state) / size_of::<u64>();
-const EMPTY: u64 = FlowState::Empty as u64;
+pub(super) const EMPTY: u64 = FlowState::Empty as u64;
 pub(super) const CLAIMED: u64 = FlowState::Claimed as u64;
 
 /// How often an entry is read that says something else each time. Then the next look finds it.

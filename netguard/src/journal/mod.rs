@@ -4,6 +4,7 @@
 //! costs lines, which are counted, and never the daemon's time: it has ports to guard and names to
 //! answer.
 
+mod journald;
 mod line;
 mod query;
 mod sheet;
@@ -23,6 +24,7 @@ use std::{
 
 use netguard_common::EventKind;
 
+pub use self::journald::Journald;
 use self::tally::Tallies;
 pub use self::tally::{LATENCIES, Tally};
 use crate::{drops::Drop, events, feed::Feed};
@@ -101,19 +103,20 @@ pub struct Writer {
 }
 
 impl Journal {
-    /// Starts the thread that writes to standard output.
+    /// Starts the thread that writes to standard output, or to journald what has fields there.
     ///
     /// # Errors
     ///
     /// The system refuses a thread.
-    pub fn start(format: Format) -> io::Result<(Self, Writer)> {
+    pub fn start(format: Format, journald: Option<Journald>) -> io::Result<(Self, Writer)> {
         let (queue, events) = sync_channel(QUEUE_LENGTH);
         let backlog = Arc::new(Backlog::default());
         let events_told = Feed::default();
         let (shared, told) = (Arc::clone(&backlog), events_told.clone());
+        let to = To { format, journald };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write(format, &events, &shared, &told))?;
+            .spawn(move || write(&to, &events, &shared, &told))?;
         Ok((
             Self { format, queue, backlog, events: events_told, tallies: Tallies::default() },
             Writer { thread },
@@ -167,8 +170,23 @@ impl Writer {
     }
 }
 
+/// Where and how events are written.
+struct To {
+    format: Format,
+    journald: Option<Journald>,
+}
+
+impl To {
+    fn write(&self, event: &Event, out: &mut impl Write) -> io::Result<()> {
+        match &self.journald {
+            Some(journald) if journald.send(self.format, event) => Ok(()),
+            _ => self.format.write(event, out),
+        }
+    }
+}
+
 /// Ends when every journal is gone, or when there is no reader any more.
-fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog, told: &Feed<events::Event>) {
+fn write(to: &To, events: &Receiver<Event>, backlog: &Backlog, told: &Feed<events::Event>) {
     let mut out = BufWriter::new(io::stdout());
     while let Some(event) = next(events, &mut out) {
         let missing = backlog.lost.swap(0, Ordering::Relaxed);
@@ -180,7 +198,7 @@ fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog, told: &Fee
         backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
         let gap = gap.inspect(|gap| told.add(gap)).map(Event::Note);
         for (event, is_gap) in gap.iter().map(|gap| (gap, true)).chain([(&event, false)]) {
-            match format.write(event, &mut out) {
+            match to.write(event, &mut out) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return, // nobody reads
                 Err(_) => {

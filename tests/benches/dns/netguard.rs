@@ -66,7 +66,7 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
         Arc::new(NoLog)
     } else {
         dup2_stdout(File::create(log).with_context(|| format!("cannot create {log}"))?)?;
-        Arc::new(Journal::start(Format::Text)?.0)
+        Arc::new(Journal::start(Format::Text, None)?.0)
     };
     let settings = Settings {
         upstreams: vec![Upstream { address: UPSTREAM.parse()?, transport: Transport::Plain }],
