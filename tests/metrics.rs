@@ -222,7 +222,24 @@ fn a_real_prometheus_reads_it_and_the_shipped_rules_and_dashboard_name_what_ther
     let dashboard = shipped("grafana/netguard.json");
     let panels = dashboard.parse::<Value>().expect("JSON")["panels"].clone();
     assert!(panels.as_array().is_some_and(|panels| panels.len() > 10));
-    let (wanted, text) = ([names(&rules), names(&dashboard)], scrape(&lab));
+    let text = scrape(&lab);
+    let document =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md"));
+    let document = document.expect("the document");
+    let described: BTreeSet<_> =
+        document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let families: Vec<_> = families
+        .map(
+            |(name, kind)| {
+                if kind == "counter" { format!("{name}_total") } else { name.to_owned() }
+            },
+        )
+        .collect();
+    let families: BTreeSet<_> = families.iter().map(String::as_str).collect();
+    assert_eq!(families, described, "docs/metrics.md");
+
+    let wanted = [names(&rules), names(&dashboard)];
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let there: BTreeSet<_> = samples.filter_map(|line| line.split(['{', ' ']).next()).collect();
     for name in wanted.iter().flatten() {

@@ -1,6 +1,6 @@
 //! The daemon's two processes: which holds what privileges, and what becomes of each when the other one dies.
 
-use std::{fs, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use netguard::sandbox::{Privileges, table};
 use netguard_tests::{
