@@ -87,6 +87,9 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
         ("1.1.1.1\"]", "1.1.1.1\"]\nallowlist = \"no.toml\"", "3:13", "cannot be read"),
         ("1.1.1.1\"]", "1.1.1.1\"]\nport = 0", "3:8", "port 0 is no port"),
         ("[dns]", "[host]\nmanagement = [\"10.9.9.9/8\"]\n[dns]", "2:15", "has host bits set"),
+        ("[dns]", "[metrics]\nlisten = \"0.0.0.0:9540\"\n[dns]", "2:10", "on a loopback address"),
+        ("[dns]", "[metrics]\nlisten = \"127.0.0.1\"\n[dns]", "2:10", "like \"127.0.0.1:9540\""),
+        ("[dns]", "[metrics]\nlisten = \"[::1]:0\"\n[dns]", "2:10", "not on \"[::1]:0\""),
         (
             "[dns]",
             "[host]\nmanagement = [\"10.1.0.2/32\"]\n[dns]",

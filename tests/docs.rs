@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use netguard_common::DropReason;
+use netguard_common::{DropReason, EventKind};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -57,6 +57,49 @@ fn architecture_lists_every_drop_reason_as_the_registry_has_it() {
         let row = format!("| {} | `{}` | {} |", reason.code(), reason.name(), reason.sentence());
         assert!(text.contains(&row), "ARCHITECTURE.md lacks the row\n{row}");
     }
+}
+
+/// `docs/codes.md` as the registry has it. `NETGUARD_WRITE_DOCS=1` writes it.
+#[test]
+fn the_document_of_codes_is_the_registrys() {
+    let mut written = include_str!("docs/codes.head.md").to_owned();
+    let row = |code: u32, name: &str, sentence: &str, seed: &str| {
+        format!("| {code} | `{name}` | {sentence} | {seed} |\n")
+    };
+    written += "\n## Events\n\n| code | event | what happened | comes from |\n|---|---|---|---|\n";
+    for it in EventKind::ALL {
+        written += &row(it.code(), it.name(), it.sentence(), it.seed());
+    }
+    written +=
+        "\n## Drops\n\n| code | reason | what the packet did | comes from |\n|---|---|---|---|\n";
+    for it in DropReason::ALL {
+        written += &row(it.code(), it.name(), it.sentence(), it.seed());
+    }
+    if std::env::var_os("NETGUARD_WRITE_DOCS").is_some() {
+        fs::write(root().join("docs/codes.md"), &written).expect("it is written");
+    }
+    let found = fs::read_to_string(root().join("docs/codes.md")).unwrap_or_default();
+    let how = "NETGUARD_WRITE_DOCS=1 cargo test -p netguard-tests --test docs";
+    assert!(found == written, "docs/codes.md is not what the registry says; write it by: {how}");
+}
+
+#[test]
+fn every_code_has_one_meaning_and_a_source() {
+    let reasons = DropReason::ALL.iter().map(|it| (it.code(), it.name(), it.sentence(), it.seed()));
+    let events = EventKind::ALL.iter().map(|it| (it.code(), it.name(), it.sentence(), it.seed()));
+    let mut codes = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for (code, name, sentence, seed) in reasons.chain(events) {
+        assert!(codes.insert(code) && names.insert(name), "{code} {name}");
+        assert!(sentence.ends_with('.') && !seed.is_empty(), "{name}");
+    }
+    for (index, kind) in EventKind::ALL.iter().enumerate() {
+        assert_eq!(EventKind::from_raw(*kind as u8), Some(*kind));
+        assert_eq!((kind.code(), index + 1), (541_000 + *kind as u32, *kind as usize));
+    }
+    // Other people's alert rules wait for these.
+    assert_eq!(EventKind::PolicyApplied.code(), 541_001);
+    assert_eq!(EventKind::DetachAlarm.code(), 541_004);
 }
 
 #[test]

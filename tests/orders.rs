@@ -102,7 +102,7 @@ fn a_reload_puts_all_of_another_policy_in_force_or_nothing() {
     assert_eq!(refused.code, 2, "{refused:?}");
     assert!(refused.stderr.contains("netguard.toml:2:8: invalid type: integer"), "{refused:?}");
     hang_up(pid);
-    until("the refusal is told", || has_noted(&lab, "SIGHUP: not reloaded"));
+    until("the refusal is told", || has_noted(&lab, "not reloaded"));
     // What fits the file but not the host.
     lab.reconfigure(&config("\"github.com\"", "bridge = \"nobridge{n}\""));
     let refused = run(&lab, &["reload"]);

@@ -1,29 +1,15 @@
 //! The daemon's two processes: which holds what privileges, and what becomes of each when the other one dies.
 
-use std::{fs, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use netguard::sandbox::{Privileges, table};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
-    daemon::{self, is_note},
+    daemon::{self, is_note, processes},
     lab::{Background, Lab},
     until,
 };
-
-/// The monitor and its worker.
-fn processes(lab: &Lab) -> (u32, u32) {
-    let monitor = lab.daemon_pid().expect("a daemon");
-    let tasks = fs::read_dir(format!("/proc/{monitor}/task")).expect("its threads").flatten();
-    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let children: Vec<u32> = children
-        .flat_map(|them| {
-            them.split_whitespace().filter_map(|it| it.parse().ok()).collect::<Vec<_>>()
-        })
-        .collect();
-    let [worker] = children[..] else { panic!("one child, not {children:?}") };
-    (u32::try_from(monitor).expect("a process"), worker)
-}
 
 fn kill(pid: u32) {
     let pid = pid.to_string();

@@ -1,5 +1,5 @@
 //! What the kernel programs and user space share: the names and layouts of the maps, where a flow stands in its own,
-//! the record of a drop, the registry of drop reasons, and who vouches for a frame.
+//! the record of a drop, the registry of codes, and who vouches for a frame.
 //!
 //! Everything here is a fixed `repr(C)` layout or a number with a name. No logic but encoding and places, no
 //! dependency, no allocation: `netguard-ebpf` and `netguard` must read and find the same bytes the same way.
@@ -14,7 +14,7 @@ pub mod reason;
 pub mod record;
 
 pub use address::Address;
-pub use reason::DropReason;
+pub use reason::{DropReason, EventKind};
 
 /// Which way a packet goes, always seen from the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -10,7 +10,7 @@ mod shares;
 mod tests;
 
 use std::{
-    collections::{HashMap, hash_map},
+    collections::{BTreeMap, HashMap, hash_map},
     io,
     net::IpAddr,
     sync::{
@@ -484,6 +484,13 @@ impl Pins {
             }
         }
         failed.map_or(Ok(adopted), Err)
+    }
+
+    /// How many addresses each slot has pinned, but for what was over and not removed yet.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<SlotId, usize> {
+        let slots = self.slots();
+        slots.iter().map(|(id, slot)| (*id, slot.table().addresses.len())).collect()
     }
 
     /// Every live pin, by slot, name and address.

@@ -116,6 +116,6 @@ pub trait Journal: Send + Sync {
     /// A log for one thread.
     fn query_log(&self) -> Box<dyn QueryLog>;
 
-    /// Something else than a query, in one sentence.
-    fn note(&self, message: String);
+    /// A slot asks more than it may, in one sentence.
+    fn over_limit(&self, slot: &str, message: String);
 }

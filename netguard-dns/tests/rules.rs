@@ -27,7 +27,7 @@ impl Journal for Nothing {
         Box::new(Self)
     }
 
-    fn note(&self, message: String) {
+    fn over_limit(&self, _: &str, message: String) {
         eprintln!("{message}");
     }
 }

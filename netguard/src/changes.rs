@@ -218,6 +218,7 @@ fn describe_host(policy: &Policy) -> BTreeSet<String> {
         format!("dns names of at most {} bytes", policy.dns.name_max),
         format!("dns cache {} bytes, {:?}", policy.dns.cache_bytes, policy.dns.cache_max_ttl),
     ];
+    lines.extend(host.metrics.map(|at| format!("metrics on {at}")));
     lines.extend(host.management.iter().map(|net| format!("management {net}")));
     lines.extend(host.uplinks.iter().map(|uplink| format!("uplink {uplink}")));
     if let Some(protection) = &host.protection {

@@ -2,6 +2,7 @@
 
 mod dns;
 mod drops;
+mod events;
 mod explain;
 mod follow;
 mod guard;
@@ -102,6 +103,8 @@ enum Command {
     },
     /// Show what slots have asked the resolver of late and what they got, and what they ask from now on
     Dns(dns::DnsArgs),
+    /// Show what has happened to netguard itself of late, and what happens from now on
+    Events(events::EventsArgs),
     /// Say what would become of a packet, and why: put to the loaded programs, which keep no trace of it
     Explain(explain::ExplainArgs),
     /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
@@ -337,6 +340,7 @@ impl Cli {
             Command::Drops(args) => drops::drops(&args),
             Command::Top { instance } => top::top(instance),
             Command::Dns(args) => dns::dns(&args),
+            Command::Events(args) => events::events(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),

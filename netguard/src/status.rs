@@ -49,6 +49,7 @@ impl Status {
                     "name": read_name(&slot.name),
                     "interfaces": self.interfaces(*id),
                     "counters": self.counters(*id),
+                    "flows": self.view.flows.as_ref().map(|flows| flows.get(id).copied().unwrap_or_default()),
                     "carried": self.carried.get(read_name(&slot.name)).map_or(&[][..], Vec::as_slice),
                 })
             })
@@ -304,6 +305,35 @@ fn few(names: &[String]) -> String {
     match names {
         [first, second, _, ..] => format!("{first} {second} and {} more", names.len() - 2),
         _ => names.join(" "),
+    }
+}
+
+/// A counter of a status, as its JSON has it.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterText<'a> {
+    /// `egress` or `ingress`.
+    pub direction: &'a str,
+    /// `pass`, `redirect` or the name of a reason.
+    pub outcome: &'a str,
+    /// Of a reason.
+    pub code: Option<u64>,
+    /// How many packets.
+    pub packets: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+impl<'a> CounterText<'a> {
+    /// Reads one; none if it is no counter.
+    #[must_use]
+    pub fn of(row: &'a Value) -> Option<Self> {
+        Some(Self {
+            direction: row["direction"].as_str()?,
+            outcome: row["outcome"].as_str()?,
+            code: row["code"].as_u64(),
+            packets: row["packets"].as_u64()?,
+            bytes: row["bytes"].as_u64()?,
+        })
     }
 }
 

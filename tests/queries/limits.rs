@@ -83,8 +83,8 @@ fn script(lab: &Lab, slot: u8, body: &str) -> String {
 }
 
 fn notes(lab: &Lab, words: &str) -> Vec<String> {
-    let events = lab.events().into_iter().filter(|event| event["event"] == "note");
-    let texts = events.filter_map(|event| event["message"].as_str().map(str::to_owned));
+    let texts =
+        lab.events().into_iter().filter_map(|event| event["message"].as_str().map(str::to_owned));
     texts.filter(|text| text.contains(words)).collect()
 }
 

@@ -217,7 +217,7 @@ fn by_place() -> Vec<Case> {
         egress(
             2,
             R::NoResolver,
-            { as_if(2, "fe80::6e:67ff:fe00:202", "2001:db8::53").udp(1, 53, b"query") },
+            as_if(2, "fe80::6e:67ff:fe00:202", "2001:db8::53").udp(1, 53, b"query"),
             default_of("subnet6"),
         ),
     ]

@@ -141,7 +141,7 @@ async fn resolve(map: PinWriter, cache: Arc<Cache>) {
     let greeted = tokio::spawn(greet(hello.0));
     tokio::spawn(answer(plain.0, UdpSocket::bind(plain.1).await.expect("an upstream")));
 
-    let (journal, writer) = Journal::start(Format::Text).expect("the journal");
+    let (journal, writer) = Journal::start(Format::Text, None).expect("the journal");
     let pins = Arc::new(Pins::new(Box::new(map), [SLOT], 4096));
     let resolver = resolver(upstreams, cache, pins, &journal);
     let server = Server::start(&resolver, 2, Handle::current()).expect("the threads");

@@ -20,13 +20,24 @@ pub fn socket(lab: &Lab) -> PathBuf {
     Path::new("/run/netguard").join(lab.instance()).join("control.sock")
 }
 
-/// One request as bytes, and what comes back.
+/// One request as bytes, and what comes back as JSON.
 ///
 /// # Panics
 ///
 /// Nobody listens.
 #[must_use]
 pub fn request(lab: &Lab, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (status, body) = request_text(lab, method, path, body);
+    (status, serde_json::from_str(&body).unwrap_or_default())
+}
+
+/// One request as bytes, and what comes back.
+///
+/// # Panics
+///
+/// Nobody listens.
+#[must_use]
+pub fn request_text(lab: &Lab, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = UnixStream::connect(socket(lab)).expect("the socket");
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
@@ -36,7 +47,7 @@ pub fn request(lab: &Lab, method: &str, path: &str, body: &str) -> (u16, Value) 
     let _ = stream.read_to_string(&mut answer);
     let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (status, serde_json::from_str(body).unwrap_or_default())
+    (status, body.to_owned())
 }
 
 /// A request whose answer is lines of JSON, which come one by one.

@@ -1,7 +1,7 @@
 //! A lab's daemon ended and started again, as systemd does it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::Path,
     process::{Command, Stdio},
 };
@@ -13,6 +13,25 @@ use crate::{
     lab::{Background, Lab},
     until,
 };
+
+/// The monitor of the lab's daemon and its worker.
+///
+/// # Panics
+///
+/// One of them does not run.
+#[must_use]
+pub fn processes(lab: &Lab) -> (u32, u32) {
+    let monitor = lab.daemon_pid().expect("a daemon");
+    let tasks = fs::read_dir(format!("/proc/{monitor}/task")).expect("its threads").flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let children: Vec<u32> = children
+        .flat_map(|them| {
+            them.split_whitespace().filter_map(|it| it.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect();
+    let [worker] = children[..] else { panic!("one child, not {children:?}") };
+    (u32::try_from(monitor).expect("a process"), worker)
+}
 
 /// Ends the lab's daemon by a signal (`TERM`) and waits until it is gone.
 ///
@@ -105,9 +124,8 @@ pub fn start_worker(
     Background::from(command.stdin(Stdio::null()).stdout(log).spawn().expect("it starts"))
 }
 
-/// True if the event is a note that contains the words.
+/// True if the event is netguard's own and contains the words.
 #[must_use]
 pub fn is_note(event: &Value, words: &str) -> bool {
-    event["event"] == "note"
-        && event["message"].as_str().is_some_and(|message| message.contains(words))
+    event["message"].as_str().is_some_and(|message| message.contains(words))
 }

@@ -11,7 +11,18 @@ impl Servers {
     /// What xtask has unpacked. Without it the test prints why it is skipped, and fails where a skip is not allowed.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers/packages");
+        Self::unpacked("servers")
+    }
+
+    /// The same of Prometheus.
+    #[must_use]
+    pub fn prometheus() -> Option<Self> {
+        Self::unpacked("prometheus")
+    }
+
+    fn unpacked(folder: &str) -> Option<Self> {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+        let packages = target.join(folder).join("packages");
         if !packages.exists() {
             skip("this test starts Debian's servers: run `cargo xtask setup` on Debian");
             return None;

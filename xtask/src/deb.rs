@@ -18,7 +18,7 @@ use crate::{
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Files as they are: from `dist`, to the machine, with their mode.
-const FILES: [(&str, &str, u32); 15] = [
+const FILES: [(&str, &str, u32); 17] = [
     ("dist/netguard.service", "usr/lib/systemd/system/netguard.service", 0o644),
     ("dist/netguard-pins.service", "usr/lib/systemd/system/netguard-pins.service", 0o644),
     ("dist/netguard-worker.service", "usr/lib/systemd/system/netguard-worker.service", 0o644),
@@ -29,6 +29,12 @@ const FILES: [(&str, &str, u32); 15] = [
     ("dist/netguard.toml", "usr/share/netguard/netguard.toml", 0o644),
     ("dist/allowlist.toml", "usr/share/netguard/allowlist.toml", 0o644),
     ("dist/apparmor/usr.bin.netguard", "etc/apparmor.d/usr.bin.netguard", 0o644),
+    (
+        "dist/prometheus/netguard.rules.yml",
+        "usr/share/netguard/prometheus/netguard.rules.yml",
+        0o644,
+    ),
+    ("dist/grafana/netguard.json", "usr/share/netguard/grafana/netguard.json", 0o644),
     ("dist/examples/lockdown.toml", "usr/share/doc/netguard/examples/lockdown.toml", 0o644),
     ("dist/examples/microvms.toml", "usr/share/doc/netguard/examples/microvms.toml", 0o644),
     ("dist/examples/mixed.toml", "usr/share/doc/netguard/examples/mixed.toml", 0o644),

@@ -1,5 +1,5 @@
-//! Servers that tests start for themselves, as Debian ships them, unpacked into `target/servers`: an installed one
-//! would run as a service and take port 53.
+//! Servers that tests start for themselves, as Debian ships them, unpacked into `target`: an installed one would run as a
+//! service and take its port.
 
 use anyhow::Result;
 
@@ -9,22 +9,34 @@ use crate::{
 };
 
 /// Upstreams, and a guest's resolver with the bus that its own client asks over.
-const PACKAGES: [&str; 4] = ["knot", "unbound", "systemd-resolved", "dbus-daemon"];
+const SERVERS: [&str; 4] = ["knot", "unbound", "systemd-resolved", "dbus-daemon"];
+/// What reads metrics, and checks the rules that alerts are made by.
+const PROMETHEUS: [&str; 1] = ["prometheus"];
 
 /// Unpacks the packages, once. Where there are none the tests of these servers say so themselves.
 pub fn unpack() -> Result<()> {
-    let packages = root().join("target/servers/packages");
+    unpack_into("servers", &SERVERS, |download| download.with_dependencies(&SERVERS))?;
+    // What else it depends on are pages for browsers.
+    unpack_into("prometheus", &PROMETHEUS, |download| download.alone(&PROMETHEUS))
+}
+
+fn unpack_into(
+    folder: &str,
+    names: &[&str],
+    fetch: impl FnOnce(&Download) -> Result<()>,
+) -> Result<()> {
+    let packages = root().join("target").join(folder).join("packages");
     if packages.exists() {
         return Ok(());
     }
-    let names = PACKAGES.join(" ");
+    let names = names.join(" ");
     if !available(&["x86_64", "aarch64"]) {
         step(&format!("no servers for tests: they are Debian's packages {names}"));
         return Ok(());
     }
     update_list()?;
-    step(&format!("unpacking Debian packages into target/servers: {names}"));
-    let download = Download::into("servers")?;
-    download.with_dependencies(&PACKAGES)?;
+    step(&format!("unpacking Debian packages into target/{folder}: {names}"));
+    let download = Download::into(folder)?;
+    fetch(&download)?;
     download.unpack(&packages)
 }

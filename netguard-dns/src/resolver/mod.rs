@@ -232,7 +232,7 @@ impl Resolver {
                 let message = format!(
                     "slot {name} asks more than {most} times a second: {dropped} queries dropped"
                 );
-                self.journal.note(message);
+                self.journal.over_limit(name, message);
             }
         }
     }
@@ -336,7 +336,7 @@ impl Resolver {
                 "slot {} is over {what} below {domain}: refused for the rest of the minute",
                 own.name
             );
-            self.journal.note(message);
+            self.journal.over_limit(&own.name, message);
         }
     }
 

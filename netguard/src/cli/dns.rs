@@ -11,6 +11,9 @@ use super::follow::{FollowArgs, Into};
 pub(super) struct DnsArgs {
     #[command(flatten)]
     of: FollowArgs,
+    /// Only those of slots of this runtime
+    #[arg(long)]
+    runtime: Option<String>,
     /// Only queries for this name and all below it
     #[arg(long)]
     name: Option<String>,
@@ -42,6 +45,7 @@ pub(super) fn dns(args: &DnsArgs) -> anyhow::Result<ExitCode> {
         ("type", args.record_type.as_deref()),
         ("rcode", args.rcode.as_deref()),
         ("side", side),
+        ("runtime", args.runtime.as_deref()),
     ];
     args.of.show("dns", args.output.name(), &conditions, &Into::Lines)
 }

@@ -14,6 +14,9 @@ use super::follow::{FollowArgs, Into};
 pub(super) struct DropsArgs {
     #[command(flatten)]
     of: FollowArgs,
+    /// Only those of slots of this runtime
+    #[arg(long)]
+    runtime: Option<String>,
     /// Only those that were dropped for this reason: cross-slot, not-pinned
     #[arg(long)]
     reason: Option<String>,
@@ -36,6 +39,10 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<ExitCode> {
         Some(file) => (View::Pcapng, Into::File(file)),
         None => (View::Lines(args.output), Into::Lines),
     };
-    let conditions = [("reason", args.reason.as_deref()), ("to", args.to.as_deref())];
+    let conditions = [
+        ("reason", args.reason.as_deref()),
+        ("to", args.to.as_deref()),
+        ("runtime", args.runtime.as_deref()),
+    ];
     args.of.show("drops", view.name(), &conditions, &into)
 }

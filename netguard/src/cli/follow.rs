@@ -28,9 +28,6 @@ pub(super) struct FollowArgs {
     /// Only those of this slot
     #[arg(long)]
     slot: Option<String>,
-    /// Only those of slots of this runtime
-    #[arg(long)]
-    runtime: Option<String>,
     /// The instance [default: the one that is loaded]
     #[arg(long)]
     instance: Option<Instance>,
@@ -62,7 +59,6 @@ impl FollowArgs {
             ("last", last.as_deref()),
             ("since", since.as_deref()),
             ("slot", self.slot.as_deref()),
-            ("runtime", self.runtime.as_deref()),
         ];
         for (key, value) in own.iter().chain(conditions) {
             if let Some(value) = value {

@@ -16,6 +16,8 @@ pub(super) struct File {
     pub(super) host: Host,
     #[serde(default)]
     pub(super) limits: Totals,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
     pub(super) dns: Dns,
     pub(super) gate: Option<Gate>,
     #[serde(default, rename = "runtime")]
@@ -48,6 +50,14 @@ pub(super) struct Host {
 pub(super) struct Totals {
     /// How many flows are tracked at once.
     pub(super) flows: Option<Spanned<u32>>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    /// An address of the host's own and a port; served on the control socket alone if absent.
+    pub(super) listen: Option<Spanned<String>>,
 }
 
 /// `[gate]`

@@ -9,6 +9,8 @@
 //! | `GET /v1/status` | what the kernel holds and counts, and how the daemon is |
 //! | `GET /v1/drops?last=N&follow=true` | the latest drops, and those that come; by `slot`, `reason`, `runtime` and `id` |
 //! | `GET /v1/dns?last=N&follow=true` | the same of queries; by `slot`, `runtime`, `name`, `type`, `rcode` and `side` |
+//! | `GET /v1/events?last=N&follow=true` | what has happened to netguard itself, and what happens; by `slot` and `event` |
+//! | `GET /metrics` | the numbers of the status and of the resolver, as Prometheus reads them |
 //! | `GET /v1/pins?slot=NAME` | every pin, or those of one slot |
 //! | `GET /v1/slots` | every slot, and what was ordered about it |
 //! | `POST /v1/slots` with the keys of a `[[slot]]` entry | makes a slot beside those of the file |
@@ -24,6 +26,7 @@
 
 mod client;
 mod escape;
+mod metrics;
 mod routes;
 mod server;
 mod state;

@@ -15,11 +15,12 @@ use netguard_common::SlotId;
 use netguard_dns::{DomainName, Moment, Pins, Resolver};
 use serde_json::{Value, json};
 
-use super::{escape::decode, state, stream, weigh};
+use super::{escape::decode, metrics, state, stream, weigh};
 use crate::{
     config::{Config, Line},
     daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
     drops::Drop,
+    events::Event,
     feed::Feed,
     journal::Journal,
     pinned::{NoSlot, Pinned},
@@ -37,8 +38,10 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/confirm", post(confirm))
         .route("/v1/diff", get(diff))
         .route("/v1/status", get(status))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/drops", get(stream::drops::drops))
         .route("/v1/dns", get(stream::queries::queries))
+        .route("/v1/events", get(stream::events::events))
         .route("/v1/pins", get(list))
         .route("/v1/slots", get(slots).post(add))
         .route("/v1/slots/{slot}", delete(remove))
@@ -57,6 +60,11 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .with_state(daemon)
 }
 
+/// What whoever may not give orders is answered.
+pub(super) fn metrics_router(daemon: Daemon) -> Router {
+    Router::new().route("/metrics", get(metrics::metrics)).with_state(daemon)
+}
+
 /// What orders are about.
 #[derive(Clone)]
 pub struct Daemon {
@@ -65,7 +73,7 @@ pub struct Daemon {
     resolver: Arc<Resolver>,
     pub(super) orders: Orders,
     pub(super) feeds: Feeds,
-    journal: Journal,
+    pub(super) journal: Journal,
 }
 
 /// What can be followed.
@@ -75,6 +83,8 @@ pub struct Feeds {
     pub drops: Feed<Drop>,
     /// Queries and what they got.
     pub queries: Feed<queries::Entry>,
+    /// What happens to netguard itself.
+    pub events: Feed<Event>,
 }
 
 impl Feeds {
@@ -183,6 +193,17 @@ impl Daemon {
         Ok(Json(self.orders.give(order).await?))
     }
 
+    /// What the kernel holds and counts, and how the daemon is, as far as the monitor knows it; and how many pins slots have.
+    pub(super) async fn status(&self) -> Result<Value, Wrong> {
+        let Json(mut status) = self.give(Order::Status).await?;
+        let counts = self.pins.counts();
+        for slot in status["slots"].as_array_mut().into_iter().flatten() {
+            let id = slot["id"].as_u64().and_then(|id| SlotId::try_from(id).ok());
+            slot["pins"] = id.map(|id| counts.get(&id).copied().unwrap_or_default()).into();
+        }
+        Ok(status)
+    }
+
     /// Runs what asks the kernel beside the runtime's own threads.
     pub(super) async fn apart<T: Send + 'static>(
         &self,
@@ -255,7 +276,7 @@ pub(super) fn pairs(query: &str) -> impl Iterator<Item = (&str, String)> {
 }
 
 async fn status(State(daemon): State<Daemon>) -> Result<Json<Value>, Wrong> {
-    let Json(mut status) = daemon.give(Order::Status).await?;
+    let mut status = daemon.status().await?;
     let lost = status["daemon"]["log_lines_lost"].as_u64().unwrap_or_default();
     status["daemon"]["log_lines_lost"] = (lost + daemon.journal.lost()).into();
     Ok(Json(status))

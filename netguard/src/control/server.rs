@@ -2,8 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    io,
-    os::unix::net,
+    io, net,
+    os::unix::net as unix,
     path::Path,
     pin::pin,
     sync::{
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, serve::Listener};
 use futures_util::TryFutureExt as _;
 use hyper::{
     server::conn::http1,
@@ -25,7 +25,8 @@ use hyper_util::{
 };
 use nix::unistd::Group;
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
     sync::Semaphore,
     task::JoinHandle,
 };
@@ -42,8 +43,6 @@ const CONNECTIONS_MAX: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one request may take from its first byte to its last, unless its answer is [`Lasting`].
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long to wait when the system has no descriptor left for a caller.
-const BREATH: Duration = Duration::from_millis(100);
 /// Whose members may give orders, if there is such a group.
 const GROUP: &str = "netguard";
 
@@ -51,7 +50,7 @@ const GROUP: &str = "netguard";
 #[derive(Debug)]
 pub struct Socket {
     _file: SocketFile,
-    listener: net::UnixListener,
+    listener: unix::UnixListener,
 }
 
 impl Socket {
@@ -64,14 +63,14 @@ impl Socket {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let group = Group::from_name(GROUP).ok().flatten();
         let (file, listener) =
-            SocketFile::make(path, group.map(|it| it.gid), |path| net::UnixListener::bind(path))?;
+            SocketFile::make(path, group.map(|it| it.gid), |path| unix::UnixListener::bind(path))?;
         listener.set_nonblocking(true)?;
         Ok(Self { _file: file, listener })
     }
 
     /// Where callers are waited for.
     #[must_use]
-    pub fn listener(&self) -> &net::UnixListener {
+    pub fn listener(&self) -> &unix::UnixListener {
         &self.listener
     }
 }
@@ -80,6 +79,7 @@ impl Socket {
 pub struct Server {
     daemon: Daemon,
     task: JoinHandle<()>,
+    metrics: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -87,11 +87,30 @@ impl Server {
     pub fn replace_names(&self, names: Names) {
         self.daemon.replace_names(names);
     }
+
+    /// Serves metrics, and nothing else, to whoever comes to that listener, and to nobody at the one before.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell of callers.
+    pub fn serve_metrics(&mut self, listener: Option<net::TcpListener>) -> io::Result<()> {
+        if let Some(before) = self.metrics.take() {
+            before.abort();
+        }
+        if let Some(listener) = listener {
+            listener.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener)?;
+            let router = routes::metrics_router(self.daemon.clone());
+            self.metrics = Some(tokio::spawn(accept(listener, router)));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+        self.metrics.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -100,10 +119,10 @@ impl Drop for Server {
 /// # Errors
 ///
 /// The system does not tell of callers.
-pub fn serve(listener: net::UnixListener, daemon: Daemon) -> io::Result<Server> {
+pub fn serve(listener: unix::UnixListener, daemon: Daemon) -> io::Result<Server> {
     let listener = UnixListener::from_std(listener)?;
     let task = tokio::spawn(accept(listener, routes::router(daemon.clone())));
-    Ok(Server { daemon, task })
+    Ok(Server { daemon, task, metrics: None })
 }
 
 /// A caller that is heard, or may be.
@@ -113,14 +132,11 @@ struct Caller {
     has_spoken: Arc<AtomicBool>,
 }
 
-async fn accept(listener: UnixListener, router: Router) {
+async fn accept(mut listener: impl Listener, router: Router) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut callers = VecDeque::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(BREATH).await;
-            continue;
-        };
+        let (stream, _) = listener.accept().await;
         callers.retain(|caller: &Caller| !caller.task.is_finished());
         if room.available_permits() == 0 {
             // Who has not said what it wants makes room for somebody who may.
@@ -142,7 +158,11 @@ async fn accept(listener: UnixListener, router: Router) {
 }
 
 /// One request and its answer.
-async fn converse(stream: UnixStream, router: Router, has_spoken: &AtomicBool) {
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    has_spoken: &AtomicBool,
+) {
     let router = TowerToHyperService::new(router);
     let lasts = AtomicBool::new(false);
     let service = service_fn(|request| {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use netguard_common::{Direction, DropReason};
+use netguard_common::{Direction, DropReason, EventKind};
 use serde_json::{Map, Value};
 
 use super::{
@@ -80,7 +80,8 @@ impl Monitor {
         overlay.carried.insert(slot.to_owned(), state.counters);
         overlay.carried.retain(|_, counted| !counted.is_empty());
         self.change(self.config.clone(), overlay).await?;
-        self.journal.note(format!("slot {slot} has taken over what slot {} was", state.name));
+        let text = format!("slot {slot} has taken over what slot {} was", state.name);
+        self.chronicle.tell_of(EventKind::SlotTakenOver, Some(slot), text);
         let mut answer = self.read_back(slot)?;
         answer["made"] = is_there.is_none().into();
         Ok(answer)

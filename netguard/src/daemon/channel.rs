@@ -8,9 +8,10 @@ use std::{
     net::{IpAddr, Shutdown},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
+    time::SystemTime,
 };
 
-use netguard_common::SlotId;
+use netguard_common::{EventKind, SlotId};
 use netguard_dns::Ports;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -20,6 +21,7 @@ use tokio_seqpacket::{
 };
 
 use super::overlay::{Counted, Overlay};
+use crate::events::Event;
 
 /// What is longer travels in memory of its own, which the worker may read but not make: what it says is never so long, see
 /// `BODY_MAX` in `control::routes`. A socket takes a third more.
@@ -45,6 +47,31 @@ pub(super) struct PolicyText {
     pub(super) packed: String,
 }
 
+/// What happened to netguard itself.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Told {
+    time: SystemTime,
+    /// Its number in the registry.
+    kind: u8,
+    slot: Option<String>,
+    text: String,
+}
+
+impl From<&Event> for Told {
+    fn from(event: &Event) -> Self {
+        let Event { time, kind, slot, text } = event;
+        Self { time: *time, kind: *kind as u8, slot: slot.clone(), text: text.clone() }
+    }
+}
+
+impl Told {
+    /// None if it is of a kind that this version does not know.
+    pub(super) fn event(self) -> Option<Event> {
+        let Self { time, kind, slot, text } = self;
+        Some(Event { time, kind: EventKind::from_raw(kind)?, slot, text })
+    }
+}
+
 /// What the monitor tells.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
@@ -55,11 +82,19 @@ pub(super) enum ToWorker {
         policy: PolicyText,
         overlay: Overlay,
         host: HostView,
+        /// What is remembered.
+        events: Vec<Told>,
     },
+    /// What has happened.
+    Events(Vec<Told>),
     /// Interfaces came or went.
     Host(HostView),
     /// Make the sockets for one address of a slot and so many threads. Who binds them may not make any.
     Make { v6: bool, threads: usize },
+    /// Make a socket for a stream. Who binds it may not make any.
+    MakeStream { v6: bool },
+    /// Serve metrics at the socket that comes with this, or nowhere if none does.
+    Metrics,
     /// Serve a slot. With the sockets of so many addresses.
     Listen { id: u64, slot: SlotId, addresses: usize },
     /// Serve no longer what was given under that number.

@@ -10,8 +10,7 @@ use tokio::{
 };
 
 use super::{
-    channel::{Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
-    overlay::Overlay,
+    channel::{Channel, Received, ToMonitor, ToWorker},
     workers::Newcomer,
 };
 
@@ -53,17 +52,13 @@ impl Worker {
     /// Tells a worker that has just come the first things and waits until they are in force.
     pub(super) async fn begin(
         newcomer: Newcomer,
-        json: bool,
-        policy: PolicyText,
-        overlay: Overlay,
-        host: HostView,
+        begin: &ToWorker,
         descriptors: &[OwnedFd],
     ) -> io::Result<Self> {
         let Newcomer { channel, process } = newcomer;
         let channel = Arc::new(channel);
         let mut worker = Self { process, channel, born: Instant::now(), said: VecDeque::new() };
-        let begin = ToWorker::Begin { json, policy, overlay, host };
-        worker.tell(&begin, descriptors).await?;
+        worker.tell(begin, descriptors).await?;
         worker.done().await?;
         Ok(worker)
     }
@@ -90,7 +85,19 @@ impl Worker {
 
     /// Has it make the sockets for one address and so many threads.
     pub(super) async fn sockets(&mut self, v6: bool, threads: usize) -> io::Result<Vec<OwnedFd>> {
-        self.tell(&ToWorker::Make { v6, threads }, &[]).await?;
+        self.made(&ToWorker::Make { v6, threads }).await
+    }
+
+    /// Has it make the socket for a stream.
+    pub(super) async fn stream_socket(&mut self, v6: bool) -> io::Result<OwnedFd> {
+        let other = || io::Error::other("the worker answers something else");
+        let made = self.made(&ToWorker::MakeStream { v6 }).await?;
+        let [socket] = <[OwnedFd; 1]>::try_from(made).map_err(|_| other())?;
+        Ok(socket)
+    }
+
+    async fn made(&mut self, what: &ToWorker) -> io::Result<Vec<OwnedFd>> {
+        self.tell(what, &[]).await?;
         match self.answer().await? {
             (ToMonitor::Made, sockets) => {
                 // A socket stays bound as long as anybody has it: only then they are the monitor's alone.

@@ -1,16 +1,23 @@
 //! Where guests ask: the sockets on the gateways of every slot's bridge. The worker makes them, so that the monitor need not be
 //! allowed any of the Internet's; the monitor binds and keeps them, so that what a guest asks while one worker has died waits for the
-//! next.
+//! next. So it does with the port where metrics are served.
 
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::OwnedFd,
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
 };
 
 use netguard_common::SlotId;
 use netguard_dns::{Endpoint, Sockets, threads_of_slot};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        Backlog, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt, sockopt,
+    },
+};
 
 use super::{channel::ToWorker, child::Worker, resolver};
 use crate::policy::{Facts, Policy};
@@ -18,12 +25,17 @@ use crate::policy::{Facts, Policy};
 /// How long the sockets of a daemon that has just died may stay bound.
 const REBIND: Duration = Duration::from_secs(2);
 
+/// How many who want metrics may wait for the worker.
+const METRICS_BACKLOG: i32 = 16;
+
 /// The sockets of all slots.
 pub(super) struct Listening {
     born: Instant,
     /// By bridge and slot.
     endpoints: BTreeMap<(u32, SlotId), Listens>,
     next_id: u64,
+    /// Where metrics are served.
+    metrics: Option<(SocketAddr, OwnedFd)>,
 }
 
 struct Listens {
@@ -34,7 +46,7 @@ struct Listens {
 
 impl Listening {
     pub(super) fn new() -> Self {
-        Self { born: Instant::now(), endpoints: BTreeMap::new(), next_id: 0 }
+        Self { born: Instant::now(), endpoints: BTreeMap::new(), next_id: 0, metrics: None }
     }
 
     /// Listens on the bridges that exist, and has the worker serve that; a bridge that was made anew gets new sockets, because the
@@ -75,7 +87,42 @@ impl Listening {
                 Err(error) => failed.push(error.to_string()),
             }
         }
+        failed.extend(self.follow_metrics(policy.host.metrics, worker).await.err().map(|error| {
+            let at = policy.host.metrics.map_or_else(String::new, |at| at.to_string());
+            format!("cannot serve metrics on {at}: {error}; who listens there? (ss -ltnp)")
+        }));
         failed
+    }
+
+    async fn follow_metrics(
+        &mut self,
+        wanted: Option<SocketAddr>,
+        worker: &mut Worker,
+    ) -> io::Result<()> {
+        if self.metrics.as_ref().map(|(at, _)| *at) == wanted {
+            return Ok(());
+        }
+        if self.metrics.take().is_some() {
+            worker.tell(&ToWorker::Metrics, &[]).await?;
+        }
+        let Some(at) = wanted else { return Ok(()) };
+        let socket = worker.stream_socket(at.is_ipv6()).await?;
+        let of_kind = getsockopt(&socket, sockopt::SockType)?;
+        if of_kind != SockType::Stream {
+            return Err(io::Error::other("the socket is not what it should be"));
+        }
+        // A restart must not wait for connections of the last daemon to time out.
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        while let Err(error) = bind(socket.as_raw_fd(), &SockaddrStorage::from(at)) {
+            if error != Errno::EADDRINUSE || self.born.elapsed() >= REBIND {
+                return Err(error.into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        listen(&socket, Backlog::new(METRICS_BACKLOG)?)?;
+        worker.tell(&ToWorker::Metrics, &[socket.try_clone()?]).await?;
+        self.metrics = Some((at, socket));
+        Ok(())
     }
 
     async fn listen(&mut self, endpoint: Endpoint, worker: &mut Worker) -> io::Result<Listens> {
@@ -107,7 +154,12 @@ impl Listening {
 
     /// All of it, for a worker that has just come up.
     pub(super) fn whole(&self) -> io::Result<Vec<(ToWorker, Vec<OwnedFd>)>> {
-        self.endpoints.values().map(Listens::message).collect()
+        let mut whole =
+            self.endpoints.values().map(Listens::message).collect::<io::Result<Vec<_>>>()?;
+        if let Some((_, socket)) = &self.metrics {
+            whole.push((ToWorker::Metrics, vec![socket.try_clone()?]));
+        }
+        Ok(whole)
     }
 }
 

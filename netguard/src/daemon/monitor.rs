@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use netguard_common::EventKind;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, Interval, MissedTickBehavior, sleep_until},
@@ -24,6 +25,7 @@ use super::{
     account::Account,
     channel::{Channel, HostView, PolicyText, ToMonitor, ToWorker},
     child::{Happened, Worker},
+    chronicle::Chronicle,
     host,
     listening::Listening,
     overlay::Overlay,
@@ -36,7 +38,7 @@ use crate::{
     control,
     datapath::{self, Changes, Datapath, Failed, PinDirectory, Shared},
     instance::{Instance, Lock},
-    journal::{Format, Journal, Writer},
+    journal::{Format, Journal, Journald, Writer},
     links::{self, Changed, Watcher},
     policy::{Facts, Plan, Policy},
 };
@@ -97,7 +99,7 @@ pub(super) struct Monitor {
     /// waited for the kernel.
     unanswered: u32,
     control: control::Socket,
-    pub(super) journal: Journal,
+    pub(super) chronicle: Chronicle,
     writer: Writer,
     /// What is not as the policy wants it; told when it changes.
     pub(super) failures: BTreeSet<String>,
@@ -147,7 +149,7 @@ impl Monitor {
         if let Some(tc) = options.tc {
             datapath.hold_by(tc);
         }
-        let (journal, writer) = Journal::start(options.format)?;
+        let (journal, writer) = Journal::start(options.format, Journald::behind_stdout())?;
         let signals = [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
@@ -179,7 +181,7 @@ impl Monitor {
             told: None,
             unanswered: 0,
             control,
-            journal,
+            chronicle: Chronicle::begin(journal),
             writer,
             failures: BTreeSet::new(),
             alarms: BTreeSet::new(),
@@ -187,9 +189,7 @@ impl Monitor {
             every_second: patient_interval(HOUSEKEEPING),
             _lock: lock,
         };
-        if !made.created.is_empty() {
-            monitor.journal.note(format!("made {}", made.created.join(" ")));
-        }
+        monitor.tell_of_links(&made.created);
         let enforced = match monitor.enforce(&facts).await {
             Ok(()) => host::apply_firewall(&monitor.policy, instance).map_err(Error::from),
             Err(error) => Err(error),
@@ -219,9 +219,10 @@ impl Monitor {
             [] => String::new(),
             absent => format!("; waiting for {}", absent.join(" ")),
         };
-        self.journal.note(format!("guarding {}{waiting}", extent(policy)));
+        let text = format!("guarding {}{waiting}", extent(policy));
+        self.chronicle.tell(EventKind::Started, text);
         for warning in host::warnings(policy) {
-            self.journal.note(warning);
+            self.chronicle.tell(EventKind::Warning, warning);
         }
         Ok(())
     }
@@ -237,25 +238,27 @@ impl Monitor {
 
     pub(super) async fn serve_until_stopped(&mut self) -> Result<(), Error> {
         loop {
+            self.hand_events_over().await;
             match self.next_event().await? {
                 Event::Stop(signal) => {
-                    self.journal.note(format!("{signal}: stopping"));
+                    self.chronicle.tell(EventKind::Stopped, format!("{signal}: stopping"));
+                    self.hand_events_over().await;
                     return Ok(());
                 }
                 Event::HostChanged(changed) => self.follow(changed).await?,
                 Event::Worker(Happened::Said(said)) => self.hear(said).await,
                 Event::Worker(Happened::Ended(how)) => {
-                    self.journal.note(format!(
+                    let text = format!(
                         "the worker {how}: another one comes; what is in force stays in force"
-                    ));
+                    );
+                    self.chronicle.tell(EventKind::WorkerEnded, text);
                     self.worker = None;
                 }
                 Event::NewWorker(newcomer) => self.replace_worker(newcomer).await?,
                 Event::NotConfirmed => self.fall_back().await,
                 Event::Reload => {
-                    if let Err(refusal) = self.reload(None).await {
-                        self.journal.note(format!("SIGHUP: not reloaded: {}", refusal.message));
-                    }
+                    // What is refused is told.
+                    let _ = self.reload(None).await;
                 }
                 Event::Housekeeping => self.keep_house().await,
             }
@@ -310,6 +313,17 @@ impl Monitor {
         }
     }
 
+    /// Tells the worker what has happened.
+    pub(super) async fn hand_events_over(&mut self) {
+        if self.worker.is_some() {
+            let events = self.chronicle.take_untold();
+            if !events.is_empty() {
+                let events = events.iter().map(|event| (&**event).into()).collect();
+                self.tell(&ToWorker::Events(events)).await;
+            }
+        }
+    }
+
     /// The way to the worker for what takes longer than the loop should wait; none if there is no worker.
     pub(super) fn way_to_worker(&self) -> Option<Arc<Channel>> {
         self.worker.as_ref().map(Worker::channel)
@@ -341,7 +355,9 @@ impl Monitor {
         let json = self.options.format == Format::Json;
         let descriptors = [pins, drops, control];
         let (overlay, host) = (self.overlay.clone(), host_view(facts));
-        let mut worker = Worker::begin(newcomer, json, policy, overlay, host, &descriptors).await?;
+        let events = self.chronicle.whole().iter().map(|event| (&**event).into()).collect();
+        let begin = ToWorker::Begin { json, policy, overlay, host, events };
+        let mut worker = Worker::begin(newcomer, &begin, &descriptors).await?;
         for (message, descriptors) in self.listening.whole()? {
             worker.tell(&message, &descriptors).await?;
         }
@@ -359,17 +375,19 @@ impl Monitor {
             Err(error) => Err(error),
         };
         if let Err(error) = begun {
-            self.journal.note(format!("no worker comes up: {error}; trying again"));
+            let text = format!("no worker comes up: {error}; trying again");
+            self.chronicle.tell(EventKind::WorkerAbsent, text);
             tokio::time::sleep(HOUSEKEEPING).await;
             return Ok(());
         }
         self.account.worker_restarts += 1;
+        self.chronicle.tell(EventKind::WorkerRestarted, "another worker answers guests");
         self.follow(Changed { host: true, ..Changed::default() }).await
     }
 
     async fn keep_house(&mut self) {
         if self.worker.is_some() && self.unanswered > UNANSWERED_MAX {
-            self.journal.note("the worker does not answer");
+            self.chronicle.tell(EventKind::WorkerAbsent, "the worker does not answer");
             // Its end is the next event.
             if let Some(worker) = &mut self.worker {
                 worker.kill();
@@ -383,24 +401,25 @@ impl Monitor {
         }
         if let Err(error) = self.datapath.settle() {
             // What is in force is; the next change takes longer.
-            self.journal.note(format!("{:#}", anyhow::Error::from(error)));
+            let text = format!("{:#}", anyhow::Error::from(error));
+            self.chronicle.tell(EventKind::NotInForce, text);
         }
         let mut overlay = self.overlay.clone();
         if overlay.expire()
             && let Err(refusal) = self.change(self.config.clone(), overlay).await
         {
-            self.journal.note(refusal.message);
+            self.chronicle.tell(EventKind::NotInForce, refusal.message);
         }
     }
 
     /// Lets the worker and the log have their last lines.
     pub(super) async fn finish(self) {
-        let Self { journal, writer, worker, control, _lock, .. } = self;
+        let Self { chronicle, writer, worker, control, _lock, .. } = self;
         drop(control);
         if let Some(worker) = worker {
             worker.finish().await;
         }
-        drop(journal);
+        drop(chronicle);
         writer.finish();
     }
 }

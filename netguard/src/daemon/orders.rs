@@ -2,6 +2,7 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
+use netguard_common::EventKind;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -92,7 +93,11 @@ impl Monitor {
         let answer = self.try_reload(confirm).await;
         self.account.reloaded(match &answer {
             Ok(_) => Became::InForce,
-            Err(refusal) => Became::Refused(refusal.message.clone()),
+            Err(refusal) => {
+                let text = format!("not reloaded: {}", refusal.message);
+                self.chronicle.tell(EventKind::ReloadRefused, text);
+                Became::Refused(refusal.message.clone())
+            }
         });
         answer
     }
@@ -108,12 +113,12 @@ impl Monitor {
                 // Who reloads twice without confirming falls back to what was confirmed last.
                 let config = self.fallback.take().map_or(old, |fallback| fallback.config);
                 self.fallback = Some(Fallback { config, at: Instant::now() + time });
-                let seconds = time.as_secs();
-                self.journal.note(format!("{note}; back in {seconds} s unless confirmed"));
+                let text = format!("{note}; back in {} s unless confirmed", time.as_secs());
+                self.chronicle.tell(EventKind::PolicyApplied, text);
             }
             None => {
                 self.fallback = None;
-                self.journal.note(note);
+                self.chronicle.tell(EventKind::PolicyApplied, note);
             }
         }
         Ok(changes)
@@ -124,7 +129,8 @@ impl Monitor {
             let message = "no reload waits for a confirmation";
             return Err(Refusal::new(Fault::Conflict, message));
         }
-        self.journal.note("confirmed: the latest reload stays in force");
+        let text = "confirmed: the latest reload stays in force";
+        self.chronicle.tell(EventKind::Confirmed, text);
         Ok(json!({}))
     }
 
@@ -138,7 +144,8 @@ impl Monitor {
         let config = self.config.path();
         let config = config.canonicalize().unwrap_or_else(|_| config.to_owned());
         daemon["config"] = config.display().to_string().into();
-        daemon["log_lines_lost"] = self.journal.lost().into();
+        daemon["log_lines_lost"] = self.chronicle.lines_lost().into();
+        daemon["events"] = self.chronicle.counts();
         daemon
     }
 
@@ -196,7 +203,8 @@ impl Monitor {
         let mut overlay = self.overlay.clone();
         overlay.slots.insert(name.clone(), slot_entry(&entry).map_err(bad)?);
         self.change(self.config.clone(), overlay).await?;
-        self.journal.note(format!("slot {name} is made"));
+        let text = format!("slot {name} is made");
+        self.chronicle.tell_of(EventKind::SlotMade, Some(&name), text);
         self.read_back(&name)
     }
 
@@ -210,7 +218,8 @@ impl Monitor {
         }
         overlay.forget(slot);
         self.change(self.config.clone(), overlay).await?;
-        self.journal.note(format!("slot {slot} is removed"));
+        let text = format!("slot {slot} is removed");
+        self.chronicle.tell_of(EventKind::SlotRemoved, Some(slot), text);
         Ok(json!({ "removed": slot }))
     }
 
@@ -224,8 +233,11 @@ impl Monitor {
         };
         if is_new {
             self.change(self.config.clone(), overlay).await?;
-            self.journal
-                .note(format!("slot {slot} is {}", if locked { "locked" } else { "unlocked" }));
+            let (kind, what) = match locked {
+                true => (EventKind::Lock, "locked"),
+                false => (EventKind::Unlock, "unlocked"),
+            };
+            self.chronicle.tell_of(kind, Some(slot), format!("slot {slot} is {what}"));
         }
         Ok(json!({ "slot": slot, "locked": locked }))
     }
@@ -237,11 +249,15 @@ impl Monitor {
         let mut overlay = self.overlay.clone();
         overlay.words.entry(slot.to_owned()).or_default().insert(target.to_owned(), word);
         let done = self.change(self.config.clone(), overlay).await?;
-        let verb = if word.is_allowed { "allowed" } else { "denied" };
+        let (kind, verb) = match word.is_allowed {
+            true => (EventKind::AllowOrdered, "allowed"),
+            false => (EventKind::DenyOrdered, "denied"),
+        };
         let time = word
             .left()
             .map_or_else(String::new, |left| format!(" for {}", humantime::format_duration(left)));
-        self.journal.note(format!("{target} is {verb} to slot {slot}{time}"));
+        let text = format!("{target} is {verb} to slot {slot}{time}");
+        self.chronicle.tell_of(kind, Some(slot), text);
         Ok(
             json!({ "slot": slot, "what": target, "allowed": word.is_allowed, "unpinned": done.unpinned }),
         )
@@ -257,7 +273,8 @@ impl Monitor {
         }
         overlay.words.retain(|_, words| !words.is_empty());
         let done = self.change(self.config.clone(), overlay).await?;
-        self.journal.note(format!("what was said of {target} to slot {slot} is forgotten"));
+        let text = format!("what was said of {target} to slot {slot} is forgotten");
+        self.chronicle.tell_of(EventKind::ForgetOrdered, Some(slot), text);
         Ok(json!({ "slot": slot, "what": target, "unpinned": done.unpinned }))
     }
 
@@ -273,6 +290,8 @@ impl Monitor {
     /// Carries an order out and tells whoever waits for it.
     pub(super) async fn answer(&mut self, id: u64, order: Order) {
         if let Some(answer) = self.carry_out(id, order).await {
+            // Who has his answer finds in the stream what came of it.
+            self.hand_events_over().await;
             self.tell(&ToWorker::Answer { id, answer }).await;
         }
     }

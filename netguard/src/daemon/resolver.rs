@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use netguard_common::{SlotId, maps::PINS_MAX};
+use netguard_common::{EventKind, SlotId, maps::PINS_MAX};
 use netguard_dns::{
     Cache, DomainName, GRACE, Listed, Moment, Pins, Ports, Resolver, Rules, SlotRules, WireName,
     forward::{Forwarder, Settings},
@@ -18,6 +18,7 @@ use super::CarriedPin;
 use crate::{
     control,
     datapath::PinWriter,
+    events::Event,
     journal::{Journal, Queries},
     listing,
     policy::{Policy, Slot, Unnamed, is_public},
@@ -58,7 +59,9 @@ fn forwarder(policy: &Policy, cache: &Arc<Cache>, journal: &Journal) -> Arc<Forw
         roots: dns.tls_roots.clone(),
     };
     let told = journal.clone();
-    let report = move |message: String| told.note(message);
+    let report = move |message: String| {
+        told.note(&Arc::new(Event::now(EventKind::Upstream, None, message)));
+    };
     Arc::new(Forwarder::new(settings, Arc::clone(cache), report))
 }
 

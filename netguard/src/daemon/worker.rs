@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::CStr,
     io::{self, stdin},
+    net::TcpListener,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::net::UnixListener,
@@ -18,6 +19,7 @@ use netguard_dns::{DomainName, Moment, Pins, Resolver, Server, SlotServer, Socke
 use nix::sys::{
     prctl::set_name,
     signal::{SigHandler, Signal, signal},
+    socket::{AddressFamily, SockFlag, SockType, socket},
 };
 use serde_json::json;
 use tokio::{
@@ -30,7 +32,7 @@ use tokio::{
 use super::{
     asked::{Asked, Orders, Wanted},
     channel::{
-        Answer, Channel, Fault, HostView, PolicyText, Received, Refusal, ToMonitor, ToWorker,
+        Answer, Channel, Fault, HostView, PolicyText, Received, Refusal, ToMonitor, ToWorker, Told,
     },
     meeting::{SignsOfLife, come_to},
     overlay::Overlay,
@@ -44,7 +46,7 @@ use crate::{
     datapath::{DropStream, Shared},
     drops::Clock,
     instance::Instance,
-    journal::{Event as Entry, Format, Journal, Writer},
+    journal::{Event as Entry, Format, Journal, Journald, Writer},
     policy::Policy,
     sandbox::{self, Confinement},
 };
@@ -94,6 +96,7 @@ pub fn run(instance: Option<&Instance>) -> io::Result<()> {
         }
     };
     let threads = resolver::threads();
+    let journald = Journald::behind_stdout();
     let user = workers::user()?;
     let confined = sandbox::confine(&Confinement {
         uid: user.uid.as_raw(),
@@ -107,12 +110,16 @@ pub fn run(instance: Option<&Instance>) -> io::Result<()> {
     runtime.block_on(async {
         let channel = Arc::new(Channel::of(socket)?);
         let Some((told, descriptors)) = first_word(&channel, &signs).await? else { return Ok(()) };
-        let ToWorker::Begin { json, policy, overlay, host } = told else {
+        let ToWorker::Begin { json, policy, overlay, host, events } = told else {
             return Err(io::Error::other("the monitor does not begin"));
         };
         let worker = confined.map_err(|error| io::Error::other(anyhow::Error::from(error)));
         let worker = worker.and_then(|_| {
-            Worker::make(Arc::clone(&channel), signs, json, &policy, overlay, host, descriptors)
+            let format = if json { Format::Json } else { Format::Text };
+            let (journal, writer) = Journal::start(format, journald)?;
+            remember(&journal, events);
+            let journal = (journal, writer);
+            Worker::make(Arc::clone(&channel), signs, journal, &policy, overlay, host, descriptors)
         });
         let mut worker = match worker {
             Ok(worker) => worker,
@@ -183,7 +190,7 @@ impl Worker {
     fn make(
         channel: Arc<Channel>,
         signs: SignsOfLife,
-        json: bool,
+        (journal, writer): (Journal, Writer),
         policy: &PolicyText,
         overlay: Overlay,
         host: HostView,
@@ -198,11 +205,9 @@ impl Worker {
         let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
-        let format = if json { Format::Json } else { Format::Text };
-        let (journal, writer) = Journal::start(format)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
         deny(&pins, &overlay.denied(&policy))?;
-        let feeds = control::Feeds::default();
+        let feeds = control::Feeds { events: journal.events().clone(), ..Default::default() };
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal, &feeds));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
@@ -298,17 +303,20 @@ impl Worker {
                 self.host = host;
                 Ok(())
             }
-            ToWorker::Make { v6, threads } => match Sockets::fresh(v6, threads) {
-                Ok(sockets) => {
-                    self.channel.send(&ToMonitor::Made, &sockets).await?;
-                    drop(sockets);
-                    self.done(Vec::new(), 0).await
-                }
-                Err(error) => {
-                    let reason = format!("no socket can be made: {error}");
-                    self.say(&ToMonitor::Refused { reason }).await
-                }
-            },
+            ToWorker::Events(events) => {
+                remember(&self.journal, events);
+                Ok(())
+            }
+            ToWorker::Make { v6, threads } => self.hand_over(Sockets::fresh(v6, threads)).await,
+            ToWorker::MakeStream { v6 } => {
+                let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+                let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+                self.hand_over(made.map(|made| vec![made]).map_err(io::Error::from)).await
+            }
+            ToWorker::Metrics => {
+                let listener = descriptors.into_iter().next().map(TcpListener::from);
+                self.control.serve_metrics(listener)
+            }
             ToWorker::Listen { id, slot, addresses } => {
                 let sockets = Sockets::of_descriptors(descriptors, addresses)?;
                 self.listening.insert(id, self.server.serve(slot, sockets)?);
@@ -335,6 +343,21 @@ impl Worker {
                 Ok(())
             }
             ToWorker::Ping => self.say(&ToMonitor::Pong).await,
+        }
+    }
+
+    /// Gives the monitor sockets, which has none of its own making.
+    async fn hand_over(&self, sockets: io::Result<Vec<OwnedFd>>) -> io::Result<()> {
+        match sockets {
+            Ok(sockets) => {
+                self.channel.send(&ToMonitor::Made, &sockets).await?;
+                drop(sockets);
+                self.done(Vec::new(), 0).await
+            }
+            Err(error) => {
+                let reason = format!("no socket can be made: {error}");
+                self.say(&ToMonitor::Refused { reason }).await
+            }
         }
     }
 
@@ -414,6 +437,13 @@ impl Worker {
         let Self { journal, writer, resolver, control, server, listening, .. } = self;
         drop((control, listening, server, resolver, journal));
         writer.finish();
+    }
+}
+
+/// Remembers what the monitor tells, which has logged it.
+fn remember(journal: &Journal, events: Vec<Told>) {
+    for event in events.into_iter().filter_map(Told::event) {
+        journal.events().add(&Arc::new(event));
     }
 }
 

@@ -8,38 +8,31 @@
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
-    io, mem,
-    ops::Deref,
-    os::fd::{AsFd as _, AsRawFd as _},
-    ptr::{self, NonNull},
+    mem,
     sync::{
-        atomic::{AtomicU64, Ordering},
+        atomic::Ordering,
         mpsc::{RecvTimeoutError, channel},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use aya::maps::{MapData, MapError, MapInfo};
+use aya::maps::{MapData, MapInfo};
 use netguard_common::{
     SlotId,
-    flow::{Flow, FlowState, PLACES, WAYS, is_over, place},
+    flow::{Flow, PLACES, WAYS, is_over, place},
     maps::{FLOWS, SLOTS, SlotEntry},
 };
-use nix::time::{ClockId, clock_gettime};
 
-use super::{Error, grace::Grace, pins::PinDirectory, view};
+use super::{
+    Error,
+    flow_table::{CLAIMED, Entry, SEEN, STATE, Table, now_ns, read},
+    grace::Grace,
+    pins::PinDirectory,
+    view,
+};
 use crate::policy::Plan;
 
-/// An entry of the table as its words, each of which is read and written whole.
-type Entry = [AtomicU64; size_of::<Flow>() / size_of::<u64>()];
-const SEEN: usize = mem::offset_of!(Flow, seen_ns) / size_of::<u64>();
-const STATE: usize = mem::offset_of!(Flow, state) / size_of::<u64>();
-const EMPTY: u64 = FlowState::Empty as u64;
-const CLAIMED: u64 = FlowState::Claimed as u64;
-
-/// How often an entry is read that says something else each time. Then the next look finds it.
-const LOOKS: u32 = 8;
 /// From one look at both tables to the next, while programs are replaced: at least so long, and so many times what a look
 /// takes.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -49,52 +42,6 @@ const LATE_NS: u64 = 1_000_000_000;
 
 /// The shares of the slots: of an entry only the place of its flows is looked at.
 type Shares = BTreeMap<SlotId, SlotEntry>;
-
-/// The memory of a map `FLOWS`.
-struct Table {
-    entries: NonNull<Entry>,
-    count: usize,
-}
-
-// SAFETY: the memory belongs to no thread, and is read and written by atomics only.
-unsafe impl Send for Table {}
-// SAFETY: as above.
-unsafe impl Sync for Table {}
-
-impl Table {
-    fn of(map: &MapData) -> Result<Self, Error> {
-        let failed = |source| Error::map(FLOWS, source);
-        let count = map.info().map_err(failed)?.max_entries() as usize;
-        let (length, rights) = (count * size_of::<Entry>(), libc::PROT_READ | libc::PROT_WRITE);
-        let fd = map.fd().as_fd().as_raw_fd();
-        // SAFETY: memory of the kernel's choice, of the map and no longer than it.
-        let memory =
-            unsafe { libc::mmap(ptr::null_mut(), length, rights, libc::MAP_SHARED, fd, 0) };
-        match NonNull::new(memory) {
-            Some(memory) if memory.as_ptr() != libc::MAP_FAILED => {
-                Ok(Self { entries: memory.cast(), count })
-            }
-            _ => Err(failed(MapError::IoError(io::Error::last_os_error()))),
-        }
-    }
-}
-
-impl Deref for Table {
-    type Target = [Entry];
-
-    fn deref(&self) -> &[Entry] {
-        // SAFETY: so many entries have been mapped, at the start of a page, and stay until this is dropped. The kernel
-        // changes them word by word, as atomics allow.
-        unsafe { std::slice::from_raw_parts(self.entries.as_ptr(), self.count) }
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        // SAFETY: what `of` has mapped, and nobody borrows any more.
-        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.count * size_of::<Entry>()) };
-    }
-}
 
 /// A table that an earlier load has left, whose shares are not those that are wanted.
 pub(super) struct Left {
@@ -174,12 +121,6 @@ impl Carrier {
     }
 }
 
-/// As the programs' clock.
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Carries the flows that live and were seen since then, the latest first: where they do not all fit, the others stay
 /// behind.
 fn carry(from: &[Entry], to: &[Entry], shares: &Shares, now_ns: u64, since_ns: u64) {
@@ -193,25 +134,6 @@ fn carry(from: &[Entry], to: &[Entry], shares: &Shares, now_ns: u64, since_ns: u
             put(to, slot, flow, now_ns);
         }
     }
-}
-
-/// What an entry holds: one flow, whole, for whoever writes another one there writes another time. `None` if it holds none,
-/// or is never the same twice.
-fn read(entry: &Entry) -> Option<Flow> {
-    let mut seen = None;
-    for _ in 0..LOOKS {
-        let state = entry[STATE].load(Ordering::Acquire);
-        if matches!(state, CLAIMED | EMPTY) {
-            return None;
-        }
-        let words = entry.each_ref().map(|word| word.load(Ordering::Acquire));
-        if seen == Some(words) {
-            // SAFETY: every bit pattern is a flow (`Layout`), and of this size.
-            return Some(unsafe { mem::transmute::<[u64; 8], Flow>(words) });
-        }
-        seen = Some(words);
-    }
-    None
 }
 
 /// Puts a flow into its slot's share, where the programs look for it: in the place of an entry that is over, or of what
@@ -270,9 +192,12 @@ fn write(entry: &Entry, state: u64, flow: &Flow) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use netguard_common::{Address, Direction, flow::FlowKey};
+    use netguard_common::{
+        Address, Direction,
+        flow::{FlowKey, FlowState},
+    };
 
-    use super::*;
+    use super::{super::flow_table::EMPTY, *};
 
     const SECOND: u64 = 1_000_000_000;
     const NOW: u64 = 10_000 * SECOND;

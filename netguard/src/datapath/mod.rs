@@ -11,6 +11,7 @@ mod carry;
 mod device;
 mod error;
 mod filter;
+mod flow_table;
 mod grace;
 mod in_force;
 mod kernel;

@@ -16,7 +16,7 @@ use netguard_common::{
     pin::{PinEntry, PinKey},
 };
 
-use super::{Error, device, maps::Wire, pin_map, pins::PinDirectory};
+use super::{Error, device, flow_table, maps::Wire, pin_map, pins::PinDirectory};
 
 /// A snapshot of one instance.
 pub struct View {
@@ -32,6 +32,8 @@ pub struct View {
     pub links: Vec<LinkRow>,
     /// Drops whose record found the ring buffer full.
     pub records_lost: u64,
+    /// How many flows each slot has, where it has some; none if the table is too large to count.
+    pub flows: Option<BTreeMap<SlotId, u64>>,
 }
 
 /// What holds one program on an interface: a pinned link or a filter.
@@ -111,6 +113,7 @@ impl View {
             programs: programs(pins),
             links: held(pins)?,
             records_lost: records_lost(pins)?,
+            flows: flow_table::living(pins)?,
         })
     }
 }

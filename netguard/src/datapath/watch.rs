@@ -8,7 +8,7 @@ use std::{
 };
 
 use netguard_common::{
-    Hook, SlotId,
+    EventKind, Hook, SlotId,
     maps::{self as layout, PortEntry, PortKind, read_name},
 };
 use nix::net::if_::if_indextoname;
@@ -47,6 +47,28 @@ pub(super) enum What {
 }
 
 impl Finding {
+    /// The kind of alarm.
+    #[must_use]
+    pub fn kind(&self) -> EventKind {
+        match self.what {
+            What::Absent { .. } | What::Replaced { .. } | What::Behind { .. } => {
+                EventKind::DetachAlarm
+            }
+            What::Written(_) => EventKind::MapAlarm,
+        }
+    }
+
+    /// The interface that it is about; none if it is about a map.
+    #[must_use]
+    pub fn interface(&self) -> Option<&str> {
+        match &self.what {
+            What::Absent { interface, .. }
+            | What::Replaced { interface, .. }
+            | What::Behind { interface, .. } => Some(interface),
+            What::Written(_) => None,
+        }
+    }
+
     /// True if it is as it was put there again.
     #[must_use]
     pub fn is_mended(&self) -> bool {

@@ -24,6 +24,9 @@ pub trait Item {
     /// Says which ones somebody wants.
     type Filter: Filter<Self>;
 
+    /// How many of one slot are remembered.
+    const REMEMBERED: usize = 256;
+
     /// Whose it is: each slot has a share of the memory. None is one of its own.
     fn slot(&self) -> Option<&str>;
 }

@@ -8,8 +8,6 @@ use std::{
 
 use super::{Filter as _, Item};
 
-/// How many items of one slot are remembered.
-const PER_SLOT: usize = 256;
 /// How many of all slots together; where many slots have items, each has less room.
 const IN_ALL: usize = 32 << 10;
 
@@ -23,9 +21,9 @@ pub struct Recent<T> {
     in_all: usize,
 }
 
-impl<T> Default for Recent<T> {
+impl<T: Item> Default for Recent<T> {
     fn default() -> Self {
-        Self::with_room(PER_SLOT, IN_ALL)
+        Self::with_room(T::REMEMBERED, IN_ALL)
     }
 }
 

@@ -2,10 +2,8 @@
 
 use std::io::{self, Write};
 
-use serde_json::json;
-
 use super::{Event, Format};
-use crate::drops::line::{self, timestamp};
+use crate::drops::line;
 
 impl Format {
     /// Writes the event's line or lines, each with its end.
@@ -14,13 +12,8 @@ impl Format {
             (_, Event::Lines(lines, _)) => out.write_all(lines),
             (Self::Text, Event::Drop(drop)) => line::text(drop, out),
             (Self::Json, Event::Drop(drop)) => line::json(drop, out),
-            (Self::Text, Event::Note(time, message)) => {
-                writeln!(out, "{} note  {message}", timestamp(*time))
-            }
-            (Self::Json, Event::Note(time, message)) => {
-                let time = timestamp(*time);
-                writeln!(out, "{}", json!({"event": "note", "time": time, "message": message}))
-            }
+            (Self::Text, Event::Note(event)) => event.note(out),
+            (Self::Json, Event::Note(event)) => event.json(out),
         }
     }
 }

@@ -4,10 +4,13 @@
 //! costs lines, which are counted, and never the daemon's time: it has ports to guard and names to
 //! answer.
 
+mod journald;
 mod line;
 mod sheet;
+mod tally;
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufWriter, ErrorKind, Write},
     sync::{
         Arc,
@@ -15,12 +18,16 @@ use std::{
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-pub use sheet::Queries;
+use netguard_common::EventKind;
 
-use crate::drops::Drop;
+pub use self::journald::Journald;
+pub use self::sheet::Queries;
+use self::tally::Tallies;
+pub use self::tally::{LATENCIES, Tally};
+use crate::{drops::Drop, events, feed::Feed};
 
 /// How many events may wait for the reader.
 const QUEUE_LENGTH: usize = 16384;
@@ -49,21 +56,15 @@ pub enum Event {
     /// Whole lines that a thread of the resolver has written itself, and how many.
     Lines(Vec<u8>, u64),
     /// Something happened to netguard itself.
-    Note(SystemTime, String),
+    Note(Arc<events::Event>),
 }
 
 impl Event {
-    /// A note of this moment.
-    #[must_use]
-    pub fn note(message: impl Into<String>) -> Self {
-        Self::Note(SystemTime::now(), message.into())
-    }
-
     /// How many lines it is, and how many bytes where lines are written already.
     fn size(&self) -> (u64, usize) {
         match self {
             Self::Lines(lines, count) => (*count, lines.len()),
-            Self::Drop(_) | Self::Note(..) => (1, 0),
+            Self::Drop(_) | Self::Note(_) => (1, 0),
         }
     }
 }
@@ -74,6 +75,8 @@ pub struct Journal {
     format: Format,
     queue: SyncSender<Event>,
     backlog: Arc<Backlog>,
+    events: Feed<events::Event>,
+    tallies: Tallies,
 }
 
 /// What the queue itself does not tell.
@@ -100,19 +103,24 @@ pub struct Writer {
 }
 
 impl Journal {
-    /// Starts the thread that writes to standard output.
+    /// Starts the thread that writes to standard output, or to journald what has fields there.
     ///
     /// # Errors
     ///
     /// The system refuses a thread.
-    pub fn start(format: Format) -> io::Result<(Self, Writer)> {
+    pub fn start(format: Format, journald: Option<Journald>) -> io::Result<(Self, Writer)> {
         let (queue, events) = sync_channel(QUEUE_LENGTH);
         let backlog = Arc::new(Backlog::default());
-        let shared = Arc::clone(&backlog);
+        let events_told = Feed::default();
+        let (shared, told) = (Arc::clone(&backlog), events_told.clone());
+        let to = To { format, journald };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write(format, &events, &shared))?;
-        Ok((Self { format, queue, backlog }, Writer { thread }))
+            .spawn(move || write(&to, &events, &shared, &told))?;
+        Ok((
+            Self { format, queue, backlog, events: events_told, tallies: Tallies::default() },
+            Writer { thread },
+        ))
     }
 
     /// Hands in an event; never waits. If the queue is full the event is lost, and counted.
@@ -132,9 +140,22 @@ impl Journal {
         self.backlog.lost_ever.load(Ordering::Relaxed)
     }
 
-    /// Hands in a note of this moment.
-    pub fn note(&self, message: impl Into<String>) {
-        self.write(Event::note(message));
+    /// Hands in what happened to netguard itself, for the log and for who follows it.
+    pub fn note(&self, event: &Arc<events::Event>) {
+        self.events.add(event);
+        self.write(Event::Note(Arc::clone(event)));
+    }
+
+    /// What became of queries, by slot, of those that are there.
+    #[must_use]
+    pub fn queries(&self, is_there: impl Fn(&str) -> bool) -> BTreeMap<String, Tally> {
+        self.tallies.of(is_there)
+    }
+
+    /// What happened to netguard itself.
+    #[must_use]
+    pub fn events(&self) -> &Feed<events::Event> {
+        &self.events
     }
 }
 
@@ -149,18 +170,35 @@ impl Writer {
     }
 }
 
+/// Where and how events are written.
+struct To {
+    format: Format,
+    journald: Option<Journald>,
+}
+
+impl To {
+    fn write(&self, event: &Event, out: &mut impl Write) -> io::Result<()> {
+        match &self.journald {
+            Some(journald) if journald.send(self.format, event) => Ok(()),
+            _ => self.format.write(event, out),
+        }
+    }
+}
+
 /// Ends when every journal is gone, or when there is no reader any more.
-fn write(format: Format, events: &Receiver<Event>, backlog: &Backlog) {
+fn write(to: &To, events: &Receiver<Event>, backlog: &Backlog, told: &Feed<events::Event>) {
     let mut out = BufWriter::new(io::stdout());
     while let Some(event) = next(events, &mut out) {
         let missing = backlog.lost.swap(0, Ordering::Relaxed);
         let gap = (missing > 0).then(|| {
-            Event::note(format!("{missing} log lines were lost: whoever reads them is too slow"))
+            let text = format!("{missing} log lines were lost: whoever reads them is too slow");
+            Arc::new(events::Event::now(EventKind::LinesLost, None, text))
         });
         let (lines, bytes) = event.size();
         backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let gap = gap.inspect(|gap| told.add(gap)).map(Event::Note);
         for (event, is_gap) in gap.iter().map(|gap| (gap, true)).chain([(&event, false)]) {
-            match format.write(event, &mut out) {
+            match to.write(event, &mut out) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return, // nobody reads
                 Err(_) => {

@@ -5,10 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use netguard_common::EventKind;
 use netguard_dns::{Moment, QueryLog, QueryRecord};
 
-use super::{Event, Format, Journal};
+use super::{Event, Format, Journal, tally::Own};
 use crate::{
+    events,
     feed::Feed,
     paint::Paint,
     queries::{
@@ -31,6 +33,7 @@ struct Sheet {
     allowance: Allowance,
     lines: Vec<u8>,
     count: u64,
+    tally: Own,
     /// When lines were handed over the last time.
     flushed: Moment,
     clock: Timestamp,
@@ -54,14 +57,16 @@ impl netguard_dns::Journal for Queries {
             allowance: Allowance::default(),
             lines: Vec::new(),
             count: 0,
+            tally: Own::default(),
             flushed: Moment::default(),
             clock: Timestamp::default(),
             anchor: Anchor::drop(),
         })
     }
 
-    fn note(&self, message: String) {
-        self.journal.note(message);
+    fn over_limit(&self, slot: &str, message: String) {
+        let event = events::Event::now(EventKind::OverLimit, Some(slot), message);
+        self.journal.note(&Arc::new(event));
     }
 }
 
@@ -94,6 +99,7 @@ impl QueryLog for Sheet {
             self.feed.add(&Arc::new(Entry::Query(Query::of(record, time))));
         }
         self.count += 1;
+        self.tally.count(record);
         if self.lines.len() >= ENOUGH {
             self.flush_now();
         }
@@ -118,6 +124,7 @@ impl QueryLog for Sheet {
 
     fn flush_now(&mut self) {
         if self.count > 0 {
+            self.tally.hand_over(&self.journal.tallies);
             let lines = std::mem::take(&mut self.lines);
             self.journal.write(Event::Lines(lines, std::mem::take(&mut self.count)));
         }

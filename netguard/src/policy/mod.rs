@@ -15,7 +15,7 @@ mod plan;
 mod rules;
 mod slot;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -75,6 +75,8 @@ pub struct Host {
     pub masquerade: bool,
     /// What may enter the host by an uplink; none if that is not netguard's business.
     pub protection: Option<Protection>,
+    /// Where metrics are served beside the control socket: a loopback address.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What may enter the host by its uplinks, besides the replies to what it opened.

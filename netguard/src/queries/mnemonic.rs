@@ -44,7 +44,7 @@ pub(super) fn type_name(record_type: u16, out: &mut Vec<u8>) {
     name(&TYPES, record_type, "TYPE", out);
 }
 
-pub(super) fn rcode(code: u16, out: &mut Vec<u8>) {
+pub(crate) fn rcode(code: u16, out: &mut Vec<u8>) {
     name(&RCODES, code, "RCODE", out);
 }
 

@@ -18,6 +18,7 @@ use netguard_dns::{Decision, Denial, QueryRecord, Transport};
 
 pub(crate) use allowance::Allowance;
 pub use filter::{Filter, Side};
+pub(crate) use mnemonic::rcode;
 pub use mnemonic::{read_rcode, read_type};
 pub(crate) use timestamp::Timestamp;
 pub use view::Printer;

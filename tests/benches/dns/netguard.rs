@@ -70,7 +70,7 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
         Arc::new(NoLog)
     } else {
         dup2_stdout(File::create(log).with_context(|| format!("cannot create {log}"))?)?;
-        Arc::new(Queries::new(Journal::start(Format::Text)?.0, Feed::default()))
+        Arc::new(Queries::new(Journal::start(Format::Text, None)?.0, Feed::default()))
     };
     let settings = Settings {
         upstreams: vec![Upstream { address: UPSTREAM.parse()?, transport: Transport::Plain }],
@@ -118,7 +118,7 @@ impl netguard_dns::Journal for NoLog {
         Box::new(Self)
     }
 
-    fn note(&self, message: String) {
+    fn over_limit(&self, _: &str, message: String) {
         eprintln!("{message}");
     }
 }

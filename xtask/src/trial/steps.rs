@@ -215,6 +215,10 @@ pub fn parts(package: &str) -> Vec<Part> {
                     "journalctl -u netguard-worker -o cat | grep -E ' (dns|drop) ' | tail -5",
                     &["deny", "not-pinned", "cross-slot"],
                 ),
+                awaited(
+                    "journalctl SLOT=slot1 CODE=540017 -o json --output-fields=REASON,SLOT,CODE,_SYSTEMD_UNIT -n 1 | tr , '\\n' | grep -E 'REASON|UNIT'",
+                    &["\"REASON\":\"cross-slot\"", "\"_SYSTEMD_UNIT\":\"netguard-worker.service\""],
+                ),
             ],
         },
         Part {
@@ -227,6 +231,10 @@ pub fn parts(package: &str) -> Vec<Part> {
                 awaited(
                     "journalctl -u netguard -o cat | grep -E ' (made|reloaded)' | tail -2",
                     &["made br-slot9 vm-slot9", "reloaded: guarding 3 slots"],
+                ),
+                awaited(
+                    "journalctl -u netguard EVENT=policy-applied -o cat -n 1",
+                    &["reloaded: guarding 3 slots"],
                 ),
                 shown("cat /proc/sys/net/ipv6/conf/vm-slot9/disable_ipv6", &["1"]),
                 shown(

@@ -1,5 +1,7 @@
 //! What a file says beyond its slots: the host, runtimes, the gate, totals.
 
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 use toml::Spanned;
 
@@ -122,6 +124,7 @@ impl Checker<'_> {
             masquerade: host.masquerade.as_ref().is_none_or(|it| *it.get_ref())
                 && !host.uplinks.is_empty(),
             protection: self.protection(host),
+            metrics: None,
             uplinks: host.uplinks.iter().map(|uplink| uplink.get_ref().clone()).collect(),
         }
     }
@@ -148,6 +151,21 @@ impl Checker<'_> {
             None => vec![ssh],
         };
         Some(Protection { allow_in, dry_run })
+    }
+
+    /// Where metrics are served; never where anybody but the host could ask.
+    pub(super) fn metrics(&mut self, metrics: &file::Metrics) -> Option<SocketAddr> {
+        let listen = metrics.listen.as_ref()?;
+        let at = listen.get_ref().parse::<SocketAddr>().ok();
+        let at = at.filter(|at| at.ip().is_loopback() && at.port() != 0);
+        if at.is_none() {
+            let message = format!(
+                "metrics are served on a loopback address with a port, like \"127.0.0.1:9540\" or \"[::1]:9540\", not on {:?}",
+                listen.get_ref()
+            );
+            self.refuse(listen, message);
+        }
+        at
     }
 
     pub(super) fn flows_max(&mut self, totals: &file::Totals) -> u32 {

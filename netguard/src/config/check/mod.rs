@@ -46,7 +46,8 @@ pub(super) fn check(
     let runtimes = checker.runtimes(&file.runtimes, &entries);
     let slots = checker.slots(&entries, &runtimes);
     let gate = checker.gate(file.gate.as_ref(), &slots);
-    let host = checker.host(&file.host, &entries, &slots);
+    let mut host = checker.host(&file.host, &entries, &slots);
+    host.metrics = checker.metrics(&file.metrics);
     let flows_max = checker.flows_max(&file.limits);
     let dns = checker.dns(&file.dns, &slots, &entries);
     let Checker { problems, categories, .. } = checker;

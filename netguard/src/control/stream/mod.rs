@@ -1,6 +1,7 @@
 //! Feeds as streams: the latest items, and those that come, as long as somebody reads them.
 
 pub(super) mod drops;
+pub(super) mod events;
 pub(super) mod queries;
 
 use std::{convert::Infallible, sync::Arc, time::SystemTime};

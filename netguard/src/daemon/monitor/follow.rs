@@ -2,13 +2,15 @@
 //! maps are written into.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
+use netguard_common::EventKind;
+
 use super::Monitor;
 use crate::{
-    daemon::{Error, host},
+    daemon::{Error, chronicle::slot_of, host},
     datapath::{self, Changes, Failed, Finding},
     links::{self, Changed},
     policy::{Facts, Plan},
@@ -21,27 +23,35 @@ impl Monitor {
         found: Result<Vec<Finding>, datapath::Error>,
         is_all: bool,
     ) {
-        let mut lasting = BTreeSet::new();
+        let mut lasting = BTreeMap::new();
         match found {
             Ok(findings) => {
                 for finding in findings {
+                    let slot = finding.interface().and_then(|it| slot_of(&self.policy, &[it]));
+                    let alarm = (finding.kind(), slot.map(str::to_owned));
+                    let text = format!("ALARM: {finding}");
                     if finding.is_mended() {
-                        self.journal.note(format!("ALARM: {finding}"));
+                        let (kind, slot) = alarm;
+                        self.chronicle.tell_of(kind, slot.as_deref(), text);
                     } else {
-                        lasting.insert(format!("ALARM: {finding}"));
+                        lasting.insert(text, alarm);
                     }
                 }
             }
-            Err(error) => drop(lasting.insert(format!("ALARM: {:#}", anyhow::Error::from(error)))),
+            Err(error) => {
+                let text = format!("ALARM: {:#}", anyhow::Error::from(error));
+                lasting.insert(text, (EventKind::WatchFailed, None));
+            }
         }
-        for alarm in lasting.difference(&self.alarms) {
-            self.journal.note(alarm.clone());
+        for (text, (kind, slot)) in &lasting {
+            if !self.alarms.contains(text) {
+                self.chronicle.tell_of(*kind, slot.as_deref(), text);
+            }
         }
         if is_all {
-            self.alarms = lasting;
-        } else {
-            self.alarms.extend(lasting);
+            self.alarms.clear();
         }
+        self.alarms.extend(lasting.into_keys());
     }
 
     /// Brings maps, programs and listeners to what the host has now.
@@ -73,30 +83,52 @@ impl Monitor {
         failed
     }
 
-    pub(super) fn remove_stale_links(&self) {
+    pub(super) fn tell_of_links(&mut self, made: &[String]) {
+        if !made.is_empty() {
+            self.chronicle.tell(EventKind::LinksMade, format!("made {}", made.join(" ")));
+        }
+    }
+
+    pub(super) fn remove_stale_links(&mut self) {
         match host::remove_stale_links(&self.policy, &self.instance, self.watcher.host()) {
             Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => self.journal.note(format!("removed {}", removed.join(" "))),
+            Ok(removed) => {
+                let text = format!("removed {}", removed.join(" "));
+                self.chronicle.tell(EventKind::LinksRemoved, text);
+            }
             // What is left over opens nothing, and the next start tries again.
-            Err(error) => self.journal.note(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => {
+                let text = format!("{:#}", anyhow::Error::from(error));
+                self.chronicle.tell(EventKind::NotInForce, text);
+            }
         }
     }
 
     /// Tells what changed, and what fails that did not fail before.
     pub(super) fn report(&mut self, changes: &Changes, failed: Vec<String>) {
-        for (what, interfaces) in [("guarding", &changes.guarded), ("gone:", &changes.gone)] {
+        for (kind, what, interfaces) in [
+            (EventKind::InterfaceGuarded, "guarding", &changes.guarded),
+            (EventKind::InterfaceGone, "gone:", &changes.gone),
+        ] {
             if !interfaces.is_empty() {
-                self.journal.note(format!("{what} {}", interfaces.join(" ")));
+                let names: Vec<_> = interfaces.iter().map(String::as_str).collect();
+                let slot = slot_of(&self.policy, &names);
+                self.chronicle.tell_of(kind, slot, format!("{what} {}", names.join(" ")));
             }
         }
         let unguarded = changes.failed.iter().map(|Failed { interface, is_bridge, reason }| {
             let meanwhile = if *is_bridge { "" } else { "; its bridge drops what it sends" };
-            format!("cannot guard {interface}: {reason}{meanwhile}")
+            let slot = slot_of(&self.policy, &[interface.as_str()]);
+            let text = format!("cannot guard {interface}: {reason}{meanwhile}");
+            (text, (EventKind::CannotGuard, slot))
         });
-        let failures: BTreeSet<_> = unguarded.chain(failed).collect();
-        for failure in failures.difference(&self.failures) {
-            self.journal.note(failure.clone());
+        let failed = failed.into_iter().map(|text| (text, (EventKind::NotInForce, None)));
+        let failures: BTreeMap<_, _> = unguarded.chain(failed).collect();
+        for (text, (kind, slot)) in &failures {
+            if !self.failures.contains(text) {
+                self.chronicle.tell_of(*kind, *slot, text);
+            }
         }
-        self.failures = failures;
+        self.failures = failures.into_keys().collect();
     }
 }

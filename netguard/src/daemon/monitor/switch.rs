@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use netguard_common::EventKind;
+
 use super::{Fallback, Monitor, extent, must_guard_bridges};
 use crate::{
     config::{Config, Problems},
@@ -43,20 +45,24 @@ impl Monitor {
     /// Goes back to the configuration before the latest reload, which nobody has confirmed.
     pub(super) async fn fall_back(&mut self) {
         let Some(Fallback { config, .. }) = self.fallback.take() else { return };
-        let note = match self.change(config, self.overlay.clone()).await {
+        let (kind, text) = match self.change(config, self.overlay.clone()).await {
             Ok(_) => {
                 self.account.reloaded(Became::TakenBack);
-                format!(
+                let text = format!(
                     "nobody has confirmed the latest reload: back to what was before, guarding {}",
                     extent(&self.policy)
-                )
+                );
+                (EventKind::RolledBack, text)
             }
-            Err(refusal) => format!(
-                "nobody has confirmed the latest reload, but what was before does not fit any more: {}",
-                refusal.message
-            ),
+            Err(refusal) => {
+                let text = format!(
+                    "nobody has confirmed the latest reload, but what was before does not fit any more: {}",
+                    refusal.message
+                );
+                (EventKind::NotInForce, text)
+            }
         };
-        self.journal.note(note);
+        self.chronicle.tell(kind, text);
     }
 
     /// Puts another configuration in force with what lies over it, in one step for the programs, and remembers it. If it is
@@ -74,7 +80,7 @@ impl Monitor {
                 "in force, but forgotten when netguard ends: {:#}",
                 anyhow::Error::from(error)
             );
-            self.journal.note(message.clone());
+            self.chronicle.tell(EventKind::NotInForce, message.clone());
             return Err(Refusal::new(Fault::Host, message));
         }
         Ok(done)
@@ -106,9 +112,7 @@ impl Monitor {
             whole: self.whole,
             policy: self.policy,
         } = intent;
-        if !made.created.is_empty() {
-            self.journal.note(format!("made {}", made.created.join(" ")));
-        }
+        self.tell_of_links(&made.created);
         let mut done = if is_lock {
             self.tell(&ToWorker::Locked(self.overlay.locked.clone())).await;
             Done::default()
