@@ -7,7 +7,7 @@ use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
     control::{request, request_text},
-    daemon::processes,
+    daemon::{self, processes},
     lab::Lab,
     servers::Servers,
     until,
@@ -141,13 +141,20 @@ fn the_port_serves_metrics_and_nothing_else_as_long_as_the_configuration_says_so
     let _ = run(&lab, &["reload"]).success();
     assert_ne!(curl(&lab, "http://[::1]:9541/metrics").code, 0);
     // A port that somebody has is no reason to guard less.
-    let _other = lab.start("hv", "exec python3 -m http.server -b 127.0.0.1 9542");
+    let other = lab.start("hv", "exec python3 -m http.server -b 127.0.0.1 9542");
     lab.listening("hv", 9542);
     lab.reconfigure(&format!("{}{CONFIG}", LISTEN.replace("9540", "9542")));
     let _ = run(&lab, &["reload"]).success();
     let status = run(&lab, &["status"]);
     assert!(status.success().contains("cannot serve metrics on 127.0.0.1:9542: "), "{status:?}");
     assert_eq!(value(&scrape(&lab), "netguard_failures"), Some(1.0));
+    // Nor for a daemon that starts.
+    daemon::kill(&lab, "TERM");
+    let _daemon = daemon::start(&lab);
+    assert_eq!(value(&scrape(&lab), "netguard_failures"), Some(1.0));
+    drop(other);
+    let served = || value(&curl(&lab, "http://127.0.0.1:9542/metrics").stdout, "netguard_failures");
+    until("it is served when the port is free", || served() == Some(0.0));
 }
 
 fn shipped(file: &str) -> String {

@@ -32,12 +32,10 @@ impl Chronicle {
         let event = Arc::new(Event::now(kind, slot, text));
         self.journal.note(&event);
         *self.counts.entry(kind).or_default() += 1;
-        if self.untold.len() < REMEMBERED {
-            self.untold.push(event);
-        } // else no worker comes, and one that does is told what is remembered
+        self.untold.push(event);
     }
 
-    /// What the worker has not been told, and is told now.
+    /// What the worker has not been told, and is told now. Where there is none nobody is: the next one is told [`Self::whole`].
     pub(super) fn take_untold(&mut self) -> Vec<Arc<Event>> {
         std::mem::take(&mut self.untold)
     }
@@ -94,7 +92,6 @@ mod tests {
         for number in 0..2 * REMEMBERED {
             chronicle.tell(EventKind::Unlock, number.to_string());
         }
-        assert_eq!(chronicle.untold.len(), REMEMBERED);
         let whole = texts(chronicle.whole());
         assert_eq!((whole.len(), whole.last()), (REMEMBERED, Some(&"1999".to_owned())));
         assert_eq!(chronicle.counts(), json!({ "lock": 2, "unlock": 2 * REMEMBERED }));

@@ -87,14 +87,11 @@ impl Listening {
                 Err(error) => failed.push(error.to_string()),
             }
         }
-        failed.extend(self.follow_metrics(policy.host.metrics, worker).await.err().map(|error| {
-            let at = policy.host.metrics.map_or_else(String::new, |at| at.to_string());
-            format!("cannot serve metrics on {at}: {error}; who listens there? (ss -ltnp)")
-        }));
         failed
     }
 
-    async fn follow_metrics(
+    /// Has the worker serve metrics where the policy wants them. One that dies meanwhile is no failure either.
+    pub(super) async fn follow_metrics(
         &mut self,
         wanted: Option<SocketAddr>,
         worker: &mut Worker,
@@ -106,9 +103,19 @@ impl Listening {
             worker.tell(&ToWorker::Metrics, &[]).await?;
         }
         let Some(at) = wanted else { return Ok(()) };
+        let socket = self.bind_metrics(at, worker).await.map_err(|error| {
+            let message =
+                format!("cannot serve metrics on {at}: {error}; who listens there? (ss -ltnp)");
+            io::Error::new(error.kind(), message)
+        })?;
+        worker.tell(&ToWorker::Metrics, &[socket.try_clone()?]).await?;
+        self.metrics = Some((at, socket));
+        Ok(())
+    }
+
+    async fn bind_metrics(&self, at: SocketAddr, worker: &mut Worker) -> io::Result<OwnedFd> {
         let socket = worker.stream_socket(at.is_ipv6()).await?;
-        let of_kind = getsockopt(&socket, sockopt::SockType)?;
-        if of_kind != SockType::Stream {
+        if getsockopt(&socket, sockopt::SockType)? != SockType::Stream {
             return Err(io::Error::other("the socket is not what it should be"));
         }
         // A restart must not wait for connections of the last daemon to time out.
@@ -120,9 +127,7 @@ impl Listening {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         listen(&socket, Backlog::new(METRICS_BACKLOG)?)?;
-        worker.tell(&ToWorker::Metrics, &[socket.try_clone()?]).await?;
-        self.metrics = Some((at, socket));
-        Ok(())
+        Ok(socket)
     }
 
     async fn listen(&mut self, endpoint: Endpoint, worker: &mut Worker) -> io::Result<Listens> {

@@ -212,7 +212,9 @@ impl Monitor {
         }
         let changes = self.datapath.apply(Plan::compile(&self.policy, facts))?;
         must_guard_bridges(&changes)?;
-        let failed = self.isolate(facts);
+        let mut failed = self.isolate(facts);
+        // Without them it guards no less.
+        failed.extend(self.serve_metrics().await);
         self.report(&changes, failed);
         let policy = &self.policy;
         let waiting = match host::absent(policy, facts).as_slice() {
@@ -315,12 +317,10 @@ impl Monitor {
 
     /// Tells the worker what has happened.
     pub(super) async fn hand_events_over(&mut self) {
-        if self.worker.is_some() {
-            let events = self.chronicle.take_untold();
-            if !events.is_empty() {
-                let events = events.iter().map(|event| (&**event).into()).collect();
-                self.tell(&ToWorker::Events(events)).await;
-            }
+        let events = self.chronicle.take_untold();
+        if !events.is_empty() {
+            let events = events.iter().map(|event| (&**event).into()).collect();
+            self.tell(&ToWorker::Events(events)).await;
         }
     }
 
@@ -339,6 +339,14 @@ impl Monitor {
             Some(worker) => self.listening.follow(&self.policy, facts, worker).await,
             None => Vec::new(), // this comes again with the next one
         }
+    }
+
+    /// Has metrics served where the policy wants them. Returns why they are not.
+    async fn serve_metrics(&mut self) -> Option<String> {
+        let worker = self.worker.as_mut()?; // this comes again with the next one
+        let served = self.listening.follow_metrics(self.policy.host.metrics, worker).await;
+        let failed = served.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        failed.map(|error| error.to_string())
     }
 
     /// Also with the texts that only slots made at run time name.

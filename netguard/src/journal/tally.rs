@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
 use netguard_dns::QueryRecord;
 
 use crate::queries::rcode;
@@ -94,7 +95,7 @@ impl Tallies {
 /// What one thread has counted and not handed over.
 #[derive(Default)]
 pub(super) struct Own {
-    slots: HashMap<String, Tally>,
+    slots: HashMap<String, Tally, RandomState>,
 }
 
 impl Own {

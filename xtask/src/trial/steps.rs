@@ -49,6 +49,11 @@ if [ $(ulimit -Hn) -lt 524288 ]; then
     systemctl daemon-reload
 fi";
 
+/// As Prometheus asks.
+const SCRAPE: &str = "\
+bash -c 'exec 3<>/dev/tcp/127.0.0.1/9540; printf \"GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\" >&3; cat <&3' |
+    grep -E '^netguard_(build_info|slot_packets|slot_pins|dns_queries|drops_total)'";
+
 /// Two guests on bridges that others make, and an internet.
 const WORLD: &str = "\
 ip netns add internet
@@ -80,6 +85,9 @@ const CONFIGURE: &str = "\
 cat > /etc/netguard/netguard.toml <<'TOML'
 [host]
 uplinks = [\"eth0\"]
+
+[metrics]
+listen = \"127.0.0.1:9540\"
 
 [dns]
 upstreams = [\"198.51.100.1\"]
@@ -218,6 +226,14 @@ pub fn parts(package: &str) -> Vec<Part> {
                 awaited(
                     "journalctl SLOT=slot1 CODE=540017 -o json --output-fields=REASON,SLOT,CODE,_SYSTEMD_UNIT -n 1 | tr , '\\n' | grep -E 'REASON|UNIT'",
                     &["\"REASON\":\"cross-slot\"", "\"_SYSTEMD_UNIT\":\"netguard-worker.service\""],
+                ),
+                shown(
+                    SCRAPE,
+                    &[
+                        "netguard_build_info",
+                        "netguard_drops_total{slot=\"slot1\"",
+                        "code=\"540017\"",
+                    ],
                 ),
             ],
         },

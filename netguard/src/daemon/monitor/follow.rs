@@ -64,6 +64,7 @@ impl Monitor {
         let facts = Arc::clone(self.watcher.facts());
         let changes = self.datapath.apply(Plan::compile(&self.policy, &facts))?;
         let mut failed = self.listen(&facts).await;
+        failed.extend(self.serve_metrics().await);
         failed.extend(self.isolate(&facts));
         self.report(&changes, failed);
         Ok(())

@@ -122,6 +122,7 @@ impl Monitor {
         let facts = Arc::clone(self.watcher.facts());
         let mut failed = std::mem::take(&mut done.failed);
         failed.extend(self.listen(&facts).await);
+        failed.extend(self.serve_metrics().await);
         failed.extend(self.isolate(&facts));
         self.report(&changes, failed);
         if has_other_slots {
