@@ -352,13 +352,14 @@ fn what_upstreams_answered_is_told_to_the_last() {
         return;
     }
     const AT_ONCE: u32 = 200;
+    const BURSTS: u32 = 3;
     let lab = Lab::with(CONFIG, "veth");
     let mut follower = Stream::get(&lab, "/v1/dns?follow=true&last=0&slot=slot3&side=allowed");
     lab.within("slot3", || {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
         socket.connect("10.3.0.1:53").expect("a way");
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        for burst in 0..5 {
+        for burst in 0..BURSTS {
             for number in 0..AT_ONCE {
                 let mut query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x08".to_vec();
                 query.extend(format!("n{:07}", burst * AT_ONCE + number).bytes());
@@ -372,7 +373,7 @@ fn what_upstreams_answered_is_told_to_the_last() {
     });
     let is_it = |event: &&Value| event["slot"] == "slot3" && event["decision"] == "allow";
     let logged = || lab.events().iter().filter(is_it).count() as u64;
-    until("the log has all of it", || logged() == u64::from(5 * AT_ONCE));
+    until("the log has all of it", || logged() == u64::from(BURSTS * AT_ONCE));
     let mut told = 0;
     while told < logged() {
         told += follower.next().expect("a line")["suppressed"].as_u64().unwrap_or(1);
