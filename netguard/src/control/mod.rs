@@ -24,6 +24,7 @@
 
 mod client;
 mod escape;
+mod names;
 mod routes;
 mod server;
 mod state;
@@ -35,5 +36,6 @@ pub use client::{
     remove_slot, say, slots, status,
 };
 pub use escape::encode;
-pub use routes::{Daemon, Feeds, Names};
+pub use names::Names;
+pub use routes::{Daemon, Feeds};
 pub use server::{Server, Socket, serve};

@@ -12,7 +12,7 @@ use crate::{
     feed::Feed,
     paint::Paint,
     queries::{
-        Allowance, Entry, Query, Timestamp,
+        Allowance, Entry, Query, Timestamp, json,
         line::{self, Told},
     },
 };
@@ -84,7 +84,7 @@ impl QueryLog for Sheet {
             Format::Text => {
                 line::text(&told, &self.clock, &Paint::PLAIN, None, &mut self.lines);
             }
-            Format::Json => line::json(&told, &self.clock, None, &mut self.lines),
+            Format::Json => json::json(&told, &self.clock, None, &mut self.lines),
         }
         self.lines.push(b'\n');
         if self.allowance.is_over(record.came) {
