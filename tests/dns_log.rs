@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::{IpAddr, UdpSocket},
     process::Stdio,
+    time::Duration,
 };
 
 use hickory_proto::rr::RecordType::{self, A, AAAA, HTTPS, MX};
@@ -55,6 +56,8 @@ id = 3
 subnet = "10.3.0.0/24"
 runtime = "vm"
 limits.queries_per_second = 0
+limits.names_per_minute = 0
+limits.answer_bytes_per_minute = 0
 "#;
 
 /// The place of the only line of a text that has this in it.
@@ -155,7 +158,7 @@ fn a_query_is_told_with_what_decided_and_where_that_stands() {
         (
             (2, "more.www.lab.example", A),
             ("refuse", Some("names-per-minute"), None, None, "REFUSED"),
-            at("limits.names_per_minute"),
+            at("limits.names_per_minute = 1"),
         ),
     ];
     for ((slot, name, kind), (decision, why, rule, category, rcode), line) in table {
@@ -340,4 +343,40 @@ fn one_slots_flood_hides_no_others_query_and_is_told_to_the_last() {
     let share = remembered(&lab, "slot=slot3").len();
     assert!(share <= 256, "{share}");
     assert_eq!(remembered(&lab, "slot=slot1").len(), 2);
+}
+
+/// Those that wait for upstreams are told by nobody's thread: their count is not left lying when no more come.
+#[test]
+fn what_upstreams_answered_is_told_to_the_last() {
+    if !can_use_kernel() {
+        return;
+    }
+    const AT_ONCE: u32 = 200;
+    const BURSTS: u32 = 3;
+    let lab = Lab::with(CONFIG, "veth");
+    let mut follower = Stream::get(&lab, "/v1/dns?follow=true&last=0&slot=slot3&side=allowed");
+    lab.within("slot3", || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.connect("10.3.0.1:53").expect("a way");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        for burst in 0..BURSTS {
+            for number in 0..AT_ONCE {
+                let mut query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x08".to_vec();
+                query.extend(format!("n{:07}", burst * AT_ONCE + number).bytes());
+                query.extend(b"\x03lab\x07example\0\0\x01\0\x01");
+                socket.send(&query).expect("it is sent");
+            }
+            for _ in 0..AT_ONCE {
+                let _ = socket.recv(&mut [0; 512]).expect("a reply");
+            }
+        }
+    });
+    let is_it = |event: &&Value| event["slot"] == "slot3" && event["decision"] == "allow";
+    let logged = || lab.events().iter().filter(is_it).count() as u64;
+    until("the log has all of it", || logged() == u64::from(BURSTS * AT_ONCE));
+    let mut told = 0;
+    while told < logged() {
+        told += follower.next().expect("a line")["suppressed"].as_u64().unwrap_or(1);
+    }
+    assert_eq!(told, logged());
 }

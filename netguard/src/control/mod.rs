@@ -27,6 +27,7 @@
 mod client;
 mod escape;
 mod metrics;
+mod names;
 mod routes;
 mod server;
 mod state;
@@ -38,5 +39,6 @@ pub use client::{
     remove_slot, say, slots, status,
 };
 pub use escape::encode;
-pub use routes::{Daemon, Feeds, Names};
+pub use names::Names;
+pub use routes::{Daemon, Feeds};
 pub use server::{Server, Socket, serve};

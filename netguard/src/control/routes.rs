@@ -1,6 +1,6 @@
 //! What can be ordered, and what is answered.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -15,9 +15,8 @@ use netguard_common::SlotId;
 use netguard_dns::{DomainName, Moment, Pins, Resolver};
 use serde_json::{Value, json};
 
-use super::{escape::decode, metrics, state, stream, weigh};
+use super::{Names, escape::decode, metrics, state, stream, weigh};
 use crate::{
-    config::{Config, Line},
     daemon::{Fault, Order, Orders, Refusal, SECONDS_MAX},
     drops::Drop,
     events::Event,
@@ -92,37 +91,6 @@ impl Feeds {
     pub fn keep(&self, is_there: impl Fn(&str) -> bool) {
         self.drops.keep(&is_there);
         self.queries.keep(is_there);
-    }
-}
-
-/// What orders may speak of.
-#[derive(Clone, Debug)]
-pub struct Names {
-    /// The slots by number.
-    pub slots: BTreeMap<SlotId, String>,
-    /// The runtimes.
-    pub runtimes: Vec<String>,
-    /// Where all that stands, and what decides.
-    pub config: Arc<Config>,
-}
-
-impl Names {
-    /// Of that configuration, with its slots that were made at run time.
-    #[must_use]
-    pub fn of(config: Arc<Config>) -> Self {
-        let policy = &config.policy;
-        Self {
-            slots: policy.slots.iter().map(|slot| (slot.id, slot.name.clone())).collect(),
-            runtimes: policy.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
-            config,
-        }
-    }
-
-    /// Where that stands which decided about a query of the slot.
-    pub(super) fn line_of(&self, slot: &str, because: &NameBecause) -> String {
-        let index = self.config.policy.slots.iter().position(|it| it.name == slot);
-        let line = index.map(|index| self.config.line_of_name(index, because));
-        line.unwrap_or(Line::BuiltIn).to_string()
     }
 }
 

@@ -32,7 +32,8 @@ use tokio::{
 };
 
 use super::{
-    routes::{self, Daemon, Names},
+    Names,
+    routes::{self, Daemon},
     stream::Lasting,
 };
 use crate::socket_file::SocketFile;

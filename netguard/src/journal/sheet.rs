@@ -14,7 +14,7 @@ use crate::{
     feed::Feed,
     paint::Paint,
     queries::{
-        Allowance, Entry, Query, Timestamp,
+        Allowance, Entry, Query, Timestamp, json,
         line::{self, Told},
     },
 };
@@ -89,7 +89,7 @@ impl QueryLog for Sheet {
             Format::Text => {
                 line::text(&told, &self.clock, &Paint::PLAIN, None, &mut self.lines);
             }
-            Format::Json => line::json(&told, &self.clock, None, &mut self.lines),
+            Format::Json => json::json(&told, &self.clock, None, &mut self.lines),
         }
         self.lines.push(b'\n');
         if self.allowance.is_over(record.came) {
@@ -161,5 +161,78 @@ impl Anchor {
         let later = self.time.checked_add(moment.since(self.moment));
         let time = later.and_then(|time| time.checked_sub(self.moment.since(moment)));
         time.unwrap_or(self.time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, sync::mpsc::sync_channel};
+
+    use netguard_dns::{Decision, Journal as _, Transport};
+
+    use super::*;
+    use crate::{journal::Tallies, queries::Filter};
+
+    /// A query that came that long after the clock began.
+    fn write(log: &mut dyn QueryLog, slot_id: u16, slot: &str, after: Duration) {
+        log.write(&QueryRecord {
+            slot_id,
+            slot,
+            runtime: "vm",
+            client: IpAddr::from([10, 1, 0, 2]),
+            transport: Transport::Udp,
+            name: &[0],
+            record_type: 1,
+            decision: Decision::Local("localhost"),
+            rcode: 0,
+            addresses: &[],
+            upstream: None,
+            cached: false,
+            came: Moment::from_ns(1).after(after),
+            latency: Duration::ZERO,
+        });
+    }
+
+    #[test]
+    fn the_log_has_every_query_and_the_feed_a_count_of_those_that_it_lacks() {
+        let (queue, events) = sync_channel(64);
+        let journal = Journal {
+            format: Format::Text,
+            queue,
+            backlog: Arc::default(),
+            events: Feed::default(),
+            tallies: Tallies::default(),
+        };
+        let feed = Feed::default();
+        let mut log = Queries::new(journal, feed.clone()).query_log();
+        let told = || {
+            let entries = feed.last(&Filter::default(), usize::MAX);
+            let count = |entry: &Arc<Entry>| match &**entry {
+                Entry::Query(_) => 1,
+                Entry::Suppressed(more) => more.count,
+            };
+            (entries.len(), entries.iter().map(count).sum::<u64>())
+        };
+        for _ in 0..1000 {
+            write(&mut *log, 1, "loud", Duration::from_millis(10));
+        }
+        write(&mut *log, 2, "quiet", Duration::from_millis(20));
+        assert_eq!(told(), (256 + 1, 256 + 1));
+        let soon = Moment::from_ns(1).after(Duration::from_millis(510));
+        assert_eq!(log.flush(soon), Some(Duration::from_millis(500)), "then something is to tell");
+        assert_eq!(told(), (256 + 1, 256 + 1));
+        let later = soon.after(Duration::from_millis(500));
+        assert_eq!(log.flush(later), None);
+        // The count has the place of the oldest of that slot.
+        assert_eq!(told(), (256 + 1, 255 + 744 + 1));
+        let lines: u64 = events.try_iter().map(|event| event.size().0).sum();
+        assert_eq!(lines, 1001);
+        for _ in 0..300 {
+            write(&mut *log, 2, "quiet", Duration::from_secs(5));
+        }
+        drop(log);
+        let last = feed.last(&Filter::default(), 1);
+        let Some(Entry::Suppressed(more)) = last.first().map(|it| &**it) else { panic!("a count") };
+        assert_eq!((&*more.slot, more.count), ("quiet", 44));
     }
 }

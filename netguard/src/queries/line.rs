@@ -1,4 +1,4 @@
-//! A query as a line: of aligned words, of few words, or of JSON, as `docs/dns.md` describes it. The journal's are written by the
+//! A query as a line: of aligned words, or of few words. The journal's, and those of JSON, are written by the
 //! thread that answers, hundreds of thousands of times a second: into one buffer, without allocating and mostly without `fmt`.
 
 use std::{
@@ -18,31 +18,27 @@ use super::{
 };
 use crate::paint::Paint;
 
-/// The version of the JSON: raised when a key goes or means something else, not when one comes.
-pub const JSON_VERSION: u32 = 1;
-/// The beginning of each object of JSON.
-const JSON_HEAD: &[u8] = br#"{"event":"dns","version":1,"time":""#;
 /// How many addresses a text line shows; JSON has all of them.
 const SHOWN: usize = 4;
 
 /// What a line tells: of the record that the resolver hands over, or of what was kept of it.
 pub(crate) struct Told<'a> {
-    slot: &'a str,
-    runtime: &'a str,
-    client: IpAddr,
-    transport: Transport,
-    name: &'a [u8],
-    record_type: u16,
-    outcome: Outcome,
-    why: Option<&'static str>,
-    rule: Option<(&'static str, &'a [u8])>,
+    pub(super) slot: &'a str,
+    pub(super) runtime: &'a str,
+    pub(super) client: IpAddr,
+    pub(super) transport: Transport,
+    pub(super) name: &'a [u8],
+    pub(super) record_type: u16,
+    pub(super) outcome: Outcome,
+    pub(super) why: Option<&'static str>,
+    pub(super) rule: Option<(&'static str, &'a [u8])>,
     /// Where the rule is from.
-    origin: Option<&'a str>,
-    rcode: u16,
-    addresses: &'a [IpAddr],
-    upstream: Option<SocketAddr>,
-    cached: bool,
-    latency: Duration,
+    pub(super) origin: Option<&'a str>,
+    pub(super) rcode: u16,
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) upstream: Option<SocketAddr>,
+    pub(super) cached: bool,
+    pub(super) latency: Duration,
 }
 
 impl<'a> Told<'a> {
@@ -240,110 +236,11 @@ fn painted(style: Style, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let _ = write!(out, "{style:#}");
 }
 
-/// One object, without an end of its line. `line` as for [`text`].
-pub(crate) fn json(told: &Told<'_>, time: &Timestamp, line: Option<&str>, out: &mut Vec<u8>) {
-    out.extend_from_slice(JSON_HEAD);
-    out.extend_from_slice(time.text());
-    out.extend_from_slice(br#"","slot":"#);
-    string(told.slot.as_bytes(), out);
-    out.extend_from_slice(br#","runtime":"#);
-    string(told.runtime.as_bytes(), out);
-    out.extend_from_slice(br#","client":""#);
-    ip(told.client, out);
-    out.extend_from_slice(br#"","transport":""#);
-    out.extend_from_slice(transport(told.transport).as_bytes());
-    out.extend_from_slice(br#"","name":""#);
-    write_name(told.name, |part| escaped(part, out));
-    out.extend_from_slice(br#"","type":""#);
-    type_name(told.record_type, out);
-    out.extend_from_slice(br#"","decision":""#);
-    out.extend_from_slice(told.outcome.word().as_bytes());
-    out.extend_from_slice(br#"","rule":"#);
-    match told.rule {
-        Some((sign, name)) => {
-            out.push(b'"');
-            out.extend_from_slice(sign.as_bytes());
-            write_name(name, |part| escaped(part, out));
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"null"),
-    }
-    out.extend_from_slice(br#","category":"#);
-    maybe(told.origin, out);
-    out.extend_from_slice(br#","why":"#);
-    maybe(told.why, out);
-    out.extend_from_slice(br#","rcode":""#);
-    rcode(told.rcode, out);
-    out.extend_from_slice(br#"","addresses":["#);
-    for (index, address) in told.addresses.iter().enumerate() {
-        out.extend_from_slice(if index > 0 { b",\"" } else { b"\"" });
-        ip(*address, out);
-        out.push(b'"');
-    }
-    out.extend_from_slice(br#"],"upstream":"#);
-    match told.upstream {
-        Some(upstream) => drop(write!(out, "\"{upstream}\"")),
-        None => out.extend_from_slice(b"null"),
-    }
-    out.extend_from_slice(br#","cached":"#);
-    out.extend_from_slice(if told.cached { b"true" } else { b"false" });
-    out.extend_from_slice(br#","latency_ms":"#);
-    let micros = told.latency.as_micros() as u64;
-    number(micros / 1000, out);
-    let thousandths = micros % 1000;
-    let digit = |value: u64| b'0' + (value % 10) as u8;
-    out.extend([b'.', digit(thousandths / 100), digit(thousandths / 10), digit(thousandths)]);
-    if let Some(line) = line {
-        out.extend_from_slice(br#","line":"#);
-        string(line.as_bytes(), out);
-    }
-    out.push(b'}');
-}
-
-/// So many more, as an object of its own kind.
-pub(super) fn suppressed_json(more: &Suppressed, time: &Timestamp, out: &mut Vec<u8>) {
-    let Suppressed { slot, runtime, outcome, count, .. } = more;
-    let object = serde_json::json!({
-        "event": "dns-suppressed",
-        "version": JSON_VERSION,
-        "time": str::from_utf8(time.text()).unwrap_or_default(),
-        "slot": slot,
-        "runtime": runtime,
-        "decision": outcome.word(),
-        "suppressed": count,
-    });
-    let _ = write!(out, "{object}");
-}
-
-fn maybe(text: Option<&str>, out: &mut Vec<u8>) {
-    match text {
-        Some(text) => string(text.as_bytes(), out),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
 fn padded(width: usize, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     write(out);
     let written = out.len() - start;
     out.resize(out.len() + width.saturating_sub(written), b' ');
-}
-
-fn string(text: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
-    escaped(text, out);
-    out.push(b'"');
-}
-
-/// The inside of a JSON string (RFC 8259 section 7).
-fn escaped(text: &[u8], out: &mut Vec<u8>) {
-    for byte in text {
-        match byte {
-            b'"' | b'\\' => out.extend([b'\\', *byte]),
-            0..0x20 => drop(write!(out, "\\u{byte:04x}")),
-            _ => out.push(*byte),
-        }
-    }
 }
 
 pub(super) fn number(value: u64, out: &mut Vec<u8>) {
@@ -361,7 +258,7 @@ pub(super) fn number(value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
-fn ip(address: IpAddr, out: &mut Vec<u8>) {
+pub(super) fn ip(address: IpAddr, out: &mut Vec<u8>) {
     match address {
         IpAddr::V4(v4) => {
             for (index, octet) in v4.octets().into_iter().enumerate() {
@@ -375,7 +272,7 @@ fn ip(address: IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-const fn transport(transport: Transport) -> &'static str {
+pub(super) const fn transport(transport: Transport) -> &'static str {
     match transport {
         Transport::Udp => "udp",
         Transport::Tcp => "tcp",
@@ -387,7 +284,6 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use netguard_dns::{Decision, Denial};
-    use serde_json::Value;
 
     use super::{super::samples, *};
 
@@ -409,13 +305,6 @@ mod tests {
             written(|out| text(&Told::of(record), &time(), &Paint::PLAIN, None, out))
         };
         samples::with(edit, told)
-    }
-
-    fn json_of(edit: impl FnOnce(&mut QueryRecord<'_>)) -> Value {
-        let told =
-            |record: &QueryRecord<'_>| written(|out| json(&Told::of(record), &time(), None, out));
-        let line = samples::with(edit, told);
-        serde_json::from_str(&line).expect(&line)
     }
 
     #[test]
@@ -445,11 +334,6 @@ mod tests {
         let place = Some("test.toml:7");
         let line = written(|out| text(&told, &time(), &Paint::PLAIN, place, out));
         assert_eq!(line, text_of(|_| {}) + " by test.toml:7");
-        let object: Value =
-            serde_json::from_str(&written(|out| json(&told, &time(), place, out))).unwrap();
-        let mut expected = json_of(|_| {});
-        expected["line"] = "test.toml:7".into();
-        assert_eq!(object, expected);
         assert_eq!(
             written(|out| compact(&told, &time(), &Paint::PLAIN, "test.toml:7", out)),
             "22:13:20.042 slot1 allow AAAA api.github.com NOERROR 2001:db8::1 test.toml:7"
@@ -480,44 +364,5 @@ mod tests {
             written(|out| suppressed_compact(&more, &time(), &Paint::PLAIN, out)),
             "22:13:20.042 slot1 deny 1234 more"
         );
-        let object: Value =
-            serde_json::from_str(&written(|out| suppressed_json(&more, &time(), out))).unwrap();
-        assert_eq!((&object["suppressed"], &object["decision"]), (&1234.into(), &"deny".into()));
-    }
-
-    #[test]
-    fn a_json_line_is_json_whatever_the_guest_asks_for() {
-        let value = json_of(|record| {
-            record.name = b"\x04\"\\\n\xff\x03com\x00";
-            record.decision = Decision::Denied(Denial::OddName, None);
-        });
-        assert_eq!(value["name"], r#"\"\\\010\255.com"#);
-        assert_eq!(value["decision"], "deny");
-        assert_eq!(value["why"], "odd-name");
-        assert_eq!((&value["rule"], &value["category"]), (&Value::Null, &Value::Null));
-        assert_eq!(value["addresses"][0], "2001:db8::1");
-        assert_eq!(value["upstream"], "1.1.1.1:53");
-        assert_eq!(value["cached"], false);
-        assert_eq!(value["latency_ms"], 1.234);
-        assert_eq!((&value["client"], &value["runtime"]), (&"10.1.0.2".into(), &"vm".into()));
-        assert_eq!(json_of(|_| {})["category"], "code-hosting");
-    }
-
-    #[test]
-    fn json_has_every_key_of_its_version() {
-        let query = samples::query(|_| {});
-        let told = Told::again(&query);
-        let document = include_str!("../../../docs/dns.md");
-        for line in [
-            written(|out| json(&told, &time(), Some("here"), out)),
-            written(|out| suppressed_json(&samples::suppressed(), &time(), out)),
-        ] {
-            let object: Value = serde_json::from_str(&line).unwrap();
-            for key in object.as_object().unwrap().keys() {
-                assert!(document.contains(&format!("| `{key}` |")), "docs/dns.md lacks {key}");
-            }
-            assert_eq!(object["version"], JSON_VERSION);
-        }
-        assert!(document.contains(&format!("version {JSON_VERSION}")));
     }
 }

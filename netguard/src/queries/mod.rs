@@ -3,6 +3,7 @@
 
 mod allowance;
 mod filter;
+pub(crate) mod json;
 pub(crate) mod line;
 mod mnemonic;
 mod timestamp;

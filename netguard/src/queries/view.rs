@@ -1,7 +1,7 @@
 //! Queries as somebody wants to see them, piece by piece.
 
 use super::{
-    Entry, Query,
+    Entry, Query, json,
     line::{self, Told},
     timestamp::Timestamp,
 };
@@ -39,7 +39,7 @@ impl Printer {
                     match look {
                         Look::Text => line::text(&told, time, paint, Some(&place), &mut out),
                         Look::Compact => line::compact(&told, time, paint, &place, &mut out),
-                        Look::Json => line::json(&told, time, Some(&place), &mut out),
+                        Look::Json => json::json(&told, time, Some(&place), &mut out),
                     }
                 }
                 (Entry::Suppressed(more), Look::Text) => {
@@ -49,7 +49,7 @@ impl Printer {
                     line::suppressed_compact(more, time, paint, &mut out);
                 }
                 (Entry::Suppressed(more), Look::Json) => {
-                    line::suppressed_json(more, time, &mut out);
+                    json::suppressed(more, time, &mut out);
                 }
             }
             out.push(b'\n');

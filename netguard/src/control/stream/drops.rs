@@ -8,7 +8,10 @@ use axum::{
 use netguard_common::DropReason;
 
 use super::{
-    super::routes::{Daemon, Names, Wrong, pairs},
+    super::{
+        Names,
+        routes::{Daemon, Wrong, pairs},
+    },
     Span, answer, find_runtime, since,
 };
 use crate::{

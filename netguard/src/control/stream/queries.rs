@@ -6,7 +6,10 @@ use axum::{
 };
 
 use super::{
-    super::routes::{Daemon, Names, Wrong, pairs},
+    super::{
+        Names,
+        routes::{Daemon, Wrong, pairs},
+    },
     Span, answer, find_runtime, since,
 };
 use crate::{
