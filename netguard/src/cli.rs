@@ -1,5 +1,6 @@
 //! The command line: arguments, dispatch, exit codes.
 
+mod doctor;
 mod drops;
 mod explain;
 mod guard;
@@ -21,6 +22,7 @@ use netguard::{
     config::{Config, Problems},
     control, daemon,
     datapath::{self, PinDirectory, Tc},
+    doctor as doctored,
     drops::BadTo,
     explain as explained,
     instance::{BadName, Instance},
@@ -95,6 +97,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
     Verify(verify::VerifyArgs),
+    /// Find what around netguard weakens or breaks it, each with what to do; or watch who drops packets
+    Doctor(doctor::DoctorArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -326,6 +330,7 @@ impl Cli {
             Command::Drops(args) => drops::drops(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
+            Command::Doctor(args) => doctor::doctor(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),
@@ -556,6 +561,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
                 return BAD_USAGE;
             }
             Some(verified::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
+            _ => {} // the others are failures
+        }
+        match cause.downcast_ref() {
+            Some(doctored::Error::Orders(daemon::Error::Config(_))) => return BAD_USAGE,
+            Some(doctored::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
             _ => {} // the others are failures
         }
         match cause.downcast_ref() {

@@ -1,0 +1,494 @@
+//! Other firewalls on the same host: what they drop, send elsewhere or translate of a slot's packets after netguard has let them
+//! pass. Judged by their rules' conditions, without the packets: what is told is worth a look, and says where.
+
+use std::fs;
+
+use super::{
+    Check, Finding, Severity,
+    ruleset::{Chain, Condition, Named, Rule, Ruleset, Verdict},
+};
+use crate::policy::Policy;
+
+/// What the host's firewall has besides netguard's table.
+pub(super) enum Firewall {
+    Known(Ruleset),
+    /// nft does not tell.
+    Unknown(String),
+}
+
+/// The names of interfaces, and of those that come and go on shared bridges.
+pub(super) struct Names<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) ports: Vec<String>,
+}
+
+const SOURCES: [&str; 4] = ["iifname", "iif", "saddr", "ibrname"];
+const TARGETS: [&str; 4] = ["oifname", "oif", "daddr", "obrname"];
+
+impl Names<'_> {
+    fn is_interface(&self, name: &str) -> bool {
+        let slots = &self.policy.slots;
+        let fits = |own: &str| match name.strip_suffix(['*', '+']) {
+            Some(start) => own.starts_with(start),
+            None => own == name,
+        };
+        slots.iter().any(|slot| fits(&slot.bridge)) || self.ports.iter().any(|port| fits(port))
+    }
+
+    fn is_subnet(&self, net: &ipnet::IpNet) -> bool {
+        let mut subnets = self.policy.slots.iter().flat_map(|slot| &slot.subnets);
+        subnets.any(|it| it.prefix.contains(net) || net.contains(&it.prefix))
+    }
+
+    /// True if the condition is about a slot, and not about everybody.
+    fn names(&self, condition: &Condition) -> bool {
+        !condition.negated
+            && condition.values.iter().any(|value| match value {
+                Named::Net(net) => net.prefix_len() > 0 && self.is_subnet(net),
+                Named::Text(name) => self.is_interface(name),
+                Named::Ports(..) => false,
+            })
+    }
+
+    /// True if a packet of a slot can meet the condition.
+    fn can_meet(&self, condition: &Condition) -> bool {
+        let is_met = condition.values.iter().any(|value| match value {
+            Named::Net(net) => self.is_subnet(net),
+            Named::Text(name) => self.is_interface(name),
+            Named::Ports(..) => true,
+        });
+        // Not one of them: some other slot, or all of them.
+        condition.values.is_empty() || is_met != condition.negated
+    }
+}
+
+/// Reads which tables iptables-legacy has, of this thread's namespace.
+pub(super) fn legacy_tables() -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, family) in [("ip_tables_names", "ip"), ("ip6_tables_names", "ip6")] {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+        found.extend(text.lines().map(|table| format!("{family} {table}")));
+    }
+    found
+}
+
+pub(super) fn check(names: &Names<'_>, firewall: &Firewall, legacy: &[String]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if !legacy.is_empty() {
+        found.push(Finding {
+            check: Check::FirewallUnseen,
+            severity: Severity::Note,
+            what: format!("iptables-legacy has rules in {}", legacy.join(", ")),
+            why: "nft does not list them, so nothing is known of what they drop".to_owned(),
+            fix: "look yourself: iptables-legacy-save, ip6tables-legacy-save".to_owned(),
+        });
+    }
+    let ruleset = match firewall {
+        Firewall::Known(ruleset) => ruleset,
+        Firewall::Unknown(why) => {
+            found.push(Finding {
+                check: Check::FirewallUnseen,
+                severity: Severity::Note,
+                what: format!("the host's rules cannot be read: {why}"),
+                why: "nothing is known of what other firewalls drop".to_owned(),
+                fix: "install the package nftables".to_owned(),
+            });
+            return found;
+        }
+    };
+    for chain in &ruleset.chains {
+        let Some(hook) = chain.hook.as_deref() else { continue };
+        let rules = ruleset.reached_from(chain);
+        found.extend(closed(names, ruleset, chain, hook, &rules));
+        for rule in &rules {
+            found.extend(by_name(names, chain, hook, rule));
+            found.extend(queries(names, chain, hook, rule));
+            found.extend(nat(names, chain, hook, rule));
+        }
+    }
+    found
+}
+
+/// A chain that drops what it does not know.
+fn closed(
+    names: &Names<'_>,
+    ruleset: &Ruleset,
+    chain: &Chain,
+    hook: &str,
+    rules: &[&Rule],
+) -> Option<Finding> {
+    let (is_input, why) = match (chain.table.family.as_str(), hook) {
+        (_, "input") => (true, "queries of slots do not reach netguard's resolver"),
+        (_, "forward") => (
+            false,
+            "what slots send to the internet, and what comes back, is dropped after netguard let it pass",
+        ),
+        ("bridge" | "ip" | "ip6" | "inet", "prerouting") => {
+            (true, "what slots send is dropped after netguard let it pass")
+        }
+        _ => return None, // what the host itself sends is no slot's
+    };
+    if !ruleset.is_closed(chain) {
+        return None;
+    }
+    let port = u64::from(names.policy.dns.port);
+    let knows_slots = rules.iter().any(|rule| {
+        let mut both = rule.on(&SOURCES).chain(rule.on(&TARGETS));
+        let asks_port = |it: &Condition| {
+            it.values
+                .iter()
+                .any(|value| matches!(value, Named::Ports(a, b) if (*a..=*b).contains(&port)))
+        };
+        let accepts = matches!(rule.verdict, Verdict::Accept | Verdict::To(_));
+        let is_dns = is_input
+            && rule.on(&["dport"]).any(asks_port)
+            && rule.on(&SOURCES).chain(rule.on(&TARGETS)).all(|it| names.can_meet(it));
+        let is_for_all = rule.verdict == Verdict::Accept && !rule.is_narrow;
+        accepts && (both.any(|it| names.names(it)) || is_dns) || is_for_all
+    });
+    if knows_slots {
+        return None;
+    }
+    let bridge = names.policy.slots.first().map_or("BRIDGE", |slot| slot.bridge.as_str());
+    Some(Finding {
+        check: Check::FirewallClosed,
+        severity: Severity::Broken,
+        what: format!(
+            "{}the chain {chain} drops what it does not know, and no rule of it names a slot",
+            whose(ruleset, chain)
+        ),
+        why: why.to_owned(),
+        fix: way_in(ruleset, chain, bridge, is_input, port),
+    })
+}
+
+/// How to let slots through, in the words of who owns the chain.
+fn way_in(ruleset: &Ruleset, chain: &Chain, bridge: &str, is_input: bool, port: u64) -> String {
+    let has = |start: &str| {
+        ruleset.chains.iter().any(|it| it.table == chain.table && it.name.starts_with(start))
+    };
+    if has("ufw") {
+        return match is_input {
+            true => format!("ufw allow in on {bridge} to any port {port}"),
+            false => format!(
+                "ufw route allow in on {bridge}, and out on it: ufw route allow out on {bridge}"
+            ),
+        };
+    }
+    if chain.table.name == "firewalld" {
+        return format!(
+            "firewall-cmd --permanent --zone=trusted --add-interface={bridge}, then --reload"
+        );
+    }
+    if has("DOCKER-USER") && !is_input {
+        return format!(
+            "iptables -I DOCKER-USER -i {bridge} -j ACCEPT, and -o {bridge}; or \"ip-forward-no-drop\": true in \
+             /etc/docker/daemon.json"
+        );
+    }
+    let (family, table, name) = (&chain.table.family, &chain.table.name, &chain.name);
+    match is_input {
+        true => format!("nft insert rule {family} {table} {name} iifname {bridge} accept"),
+        false => format!(
+            "nft insert rule {family} {table} {name} iifname {bridge} accept, and the same with oifname, for each bridge"
+        ),
+    }
+}
+
+/// Who makes such chains.
+fn whose(ruleset: &Ruleset, chain: &Chain) -> &'static str {
+    let has = |start: &str| {
+        ruleset.chains.iter().any(|it| it.table == chain.table && it.name.starts_with(start))
+    };
+    match chain.table.name.as_str() {
+        "firewalld" => "firewalld: ",
+        "libvirt_network" => "libvirt: ",
+        "netavark" => "podman: ",
+        _ if has("ufw") => "ufw: ",
+        _ if has("DOCKER") => "docker: ",
+        _ if has("LIBVIRT") => "libvirt: ",
+        _ if has("KUBE") => "Kubernetes: ",
+        _ if has("NETAVARK") => "podman: ",
+        _ => "",
+    }
+}
+
+/// A rule that drops what is a slot's.
+fn by_name(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<Finding> {
+    let sides = || rule.on(&SOURCES).chain(rule.on(&TARGETS));
+    let is_on_the_way =
+        matches!(hook, "forward" | "input" | "prerouting" | "postrouting" | "ingress");
+    let named = sides().find(|it| names.names(it))?;
+    if rule.verdict != Verdict::Drop || !is_on_the_way {
+        return None;
+    }
+    let value = named.values.first().map(ToString::to_string).unwrap_or_default();
+    Some(Finding {
+        check: Check::FirewallRule,
+        severity: Severity::Weak,
+        what: format!("{}: a rule drops packets with {} {value}", place(chain, rule), named.field),
+        why: "netguard lets them pass and counts them as passed; they go missing behind it"
+            .to_owned(),
+        fix: format!("if that is not meant: {}", delete(rule)),
+    })
+}
+
+/// A rule that takes queries away from the resolver.
+fn queries(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<Finding> {
+    let port = u64::from(names.policy.dns.port);
+    let is_port = |it: &Condition| {
+        it.values
+            .iter()
+            .any(|value| matches!(value, Named::Ports(a, b) if (*a..=*b).contains(&port)))
+    };
+    let asks = hook == "prerouting"
+        && rule.verdict == Verdict::Redirect
+        && rule.on(&["dport"]).any(|it| is_port(it) != it.negated)
+        && rule.on(&SOURCES).chain(rule.on(&TARGETS)).all(|it| names.can_meet(it));
+    asks.then(|| Finding {
+        check: Check::FirewallDns,
+        severity: Severity::Broken,
+        what: format!("{}: a rule sends packets to port {port} elsewhere", place(chain, rule)),
+        why: "queries of slots reach whoever that is, and not netguard's resolver: nothing decides what they may ask".to_owned(),
+        fix: format!("limit it to other interfaces (iifname), or {}", delete(rule)),
+    })
+}
+
+/// A rule that gives slots another source address, where netguard does so.
+fn nat(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<Finding> {
+    let is_double = hook == "postrouting"
+        && rule.verdict == Verdict::Masquerade
+        && names.policy.host.masquerade
+        && rule.on(&["saddr"]).any(|it| names.names(it));
+    is_double.then(|| Finding {
+        check: Check::FirewallNat,
+        severity: Severity::Note,
+        what: format!(
+            "{}: a rule masquerades a slot's subnet, as netguard does",
+            place(chain, rule)
+        ),
+        why: "whichever comes first counts, and the other one's counters stay".to_owned(),
+        fix: format!("{}, or masquerade = false", delete(rule)),
+    })
+}
+
+fn place(chain: &Chain, rule: &Rule) -> String {
+    let jumped =
+        if rule.chain == chain.name { String::new() } else { format!(" (from {})", chain.name) };
+    format!("{} {} {}{jumped}", rule.table.family, rule.table.name, rule.chain)
+}
+
+fn delete(rule: &Rule) -> String {
+    let (table, chain, handle) = (&rule.table, &rule.chain, rule.handle);
+    format!("nft delete rule {} {} {chain} handle {handle}", table.family, table.name)
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Net(net) => write!(f, "{net}"),
+            Self::Text(text) => f.write_str(text),
+            Self::Ports(first, last) => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{
+        super::samples::{found, policy},
+        *,
+    };
+
+    fn chain(family: &str, table: &str, name: &str, hook: Option<&str>, policy: &str) -> Value {
+        let mut chain = json!({ "family": family, "table": table, "name": name, "handle": 1 });
+        if let Some(hook) = hook {
+            chain["hook"] = hook.into();
+            chain["policy"] = policy.into();
+        }
+        json!({ "chain": chain })
+    }
+
+    fn rule(of: &str, expressions: &[Value]) -> Value {
+        let [family, table, chain] = of.split(' ').collect::<Vec<_>>()[..] else { panic!("{of}") };
+        json!({ "rule": { "family": family, "table": table, "chain": chain, "handle": 7, "expr": expressions } })
+    }
+
+    fn meta(key: &str, right: &str) -> Value {
+        json!({ "match": { "op": "==", "left": { "meta": { "key": key } }, "right": right } })
+    }
+
+    fn field(protocol: &str, field: &str, right: Value) -> Value {
+        json!({ "match": { "op": "==", "left": { "payload": { "protocol": protocol, "field": field } }, "right": right } })
+    }
+
+    fn not(mut condition: Value) -> Value {
+        condition["match"]["op"] = "!=".into();
+        condition
+    }
+
+    fn net(address: &str, length: u8) -> Value {
+        json!({ "prefix": { "addr": address, "len": length } })
+    }
+
+    fn established() -> Value {
+        json!({ "match": { "op": "in", "left": { "ct": { "key": "state" } }, "right": ["established"] } })
+    }
+
+    fn verdict(name: &str) -> Value {
+        json!({ name: null })
+    }
+
+    fn judged(objects: &[Value]) -> Vec<Finding> {
+        let policy = policy();
+        let names = Names { policy: &policy, ports: vec!["vm-slot1".to_owned()] };
+        let answer = json!({ "nftables": objects });
+        let ruleset = Ruleset::read(&answer, &|name| name == "netguard");
+        check(&names, &Firewall::Known(ruleset), &[])
+    }
+
+    #[test]
+    fn a_closed_chain_is_found_unless_it_knows_the_slots() {
+        let forward = chain("inet", "fw", "forward", Some("forward"), "drop");
+        let with = |expressions: &[Value]| {
+            judged(&[forward.clone(), rule("inet fw forward", expressions)])
+        };
+        let closed = with(&[established(), verdict("accept")]);
+        assert_eq!(found(&closed), [("broken", "firewall-closed")]);
+        assert!(closed[0].what.starts_with("the chain inet fw forward drops"), "{closed:?}");
+        assert_eq!(
+            found(&with(&[meta("iifname", "docker0"), verdict("accept")])),
+            [("broken", "firewall-closed")]
+        );
+        for good in [
+            [meta("iifname", "br-slot1"), verdict("accept")],
+            [meta("iifname", "br-*"), verdict("accept")],
+            [field("ip", "saddr", net("10.0.0.0", 8)), json!({ "jump": { "target": "slots" } })],
+            [json!({ "counter": {} }), verdict("accept")],
+        ] {
+            assert_eq!(with(&good), [], "{good:?}");
+        }
+        // netguard's own tables are not looked at, and what the host sends itself is no slot's.
+        assert_eq!(judged(&[chain("inet", "netguard", "input", Some("input"), "drop")]), []);
+        assert_eq!(judged(&[chain("inet", "fw", "output", Some("output"), "drop")]), []);
+        assert_eq!(judged(&[chain("inet", "fw", "forward", Some("forward"), "accept")]), []);
+        let last = [
+            chain("inet", "fw", "f", Some("forward"), "accept"),
+            rule("inet fw f", &[verdict("reject")]),
+        ];
+        assert_eq!(
+            found(&judged(&last)),
+            [("broken", "firewall-closed")],
+            "closed by its last rule"
+        );
+    }
+
+    #[test]
+    fn an_input_chain_may_know_the_resolver_instead() {
+        let input = chain("inet", "fw", "input", Some("input"), "drop");
+        let with =
+            |expressions: &[Value]| judged(&[input.clone(), rule("inet fw input", expressions)]);
+        let dns = || field("udp", "dport", json!({ "set": [22, 53] }));
+        assert_eq!(with(&[dns(), verdict("accept")]), []);
+        assert_eq!(
+            found(&with(&[meta("iifname", "lo"), dns(), verdict("accept")])),
+            [("broken", "firewall-closed")]
+        );
+        let ssh = [field("tcp", "dport", 22.into()), verdict("accept")];
+        assert_eq!(found(&with(&ssh)), [("broken", "firewall-closed")]);
+    }
+
+    #[test]
+    fn dockers_and_ufws_chains_are_called_by_their_names() {
+        let docker = judged(&[
+            chain("ip", "filter", "FORWARD", Some("forward"), "drop"),
+            chain("ip", "filter", "DOCKER-USER", None, ""),
+            rule("ip filter FORWARD", &[json!({ "jump": { "target": "DOCKER-USER" } })]),
+            rule("ip filter FORWARD", &[meta("oifname", "docker0"), verdict("accept")]),
+        ]);
+        assert_eq!(found(&docker), [("broken", "firewall-closed")]);
+        assert!(docker[0].what.starts_with("docker: the chain ip filter FORWARD"), "{docker:?}");
+        assert!(docker[0].fix.starts_with("iptables -I DOCKER-USER -i br-slot1"), "{docker:?}");
+        let ufw = judged(&[
+            chain("ip", "filter", "INPUT", Some("input"), "drop"),
+            chain("ip", "filter", "ufw-user-input", None, ""),
+        ]);
+        assert_eq!(ufw[0].fix, "ufw allow in on br-slot1 to any port 53");
+    }
+
+    #[test]
+    fn rules_that_name_a_slot_are_found_also_behind_jumps_and_in_sets() {
+        let chains = [
+            chain("ip", "t", "FORWARD", Some("forward"), "accept"),
+            chain("ip", "t", "inner", None, ""),
+            json!({ "set": { "family": "ip", "table": "t", "name": "bad", "elem": [net("10.1.0.0", 25), "192.0.2.1"] } }),
+            rule("ip t FORWARD", &[json!({ "jump": { "target": "inner" } })]),
+        ];
+        let with = |expressions: &[Value]| {
+            judged(&[&chains[..], &[rule("ip t inner", expressions)]].concat())
+        };
+        let by_set = with(&[field("ip", "daddr", "@bad".into()), verdict("drop")]);
+        assert_eq!(found(&by_set), [("weak", "firewall-rule")]);
+        assert!(by_set[0].what.starts_with("ip t inner (from FORWARD): "), "{by_set:?}");
+        assert_eq!(by_set[0].fix, "if that is not meant: nft delete rule ip t inner handle 7");
+        let xt = json!({ "xt": { "type": "target", "name": "REJECT" } });
+        assert_eq!(found(&with(&[meta("oifname", "vm-slot1"), xt])), [("weak", "firewall-rule")]);
+        for fine in [
+            [meta("iifname", "br-slot1"), verdict("accept")],
+            [meta("iifname", "docker0"), verdict("drop")],
+            [field("ip", "saddr", net("0.0.0.0", 0)), verdict("drop")],
+            [not(meta("iifname", "br-slot1")), verdict("drop")],
+        ] {
+            assert_eq!(with(&fine), [], "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn queries_that_go_elsewhere_and_double_translation() {
+        let chains = [
+            chain("ip", "nat", "PRE", Some("prerouting"), "accept"),
+            chain("ip", "nat", "POST", Some("postrouting"), "accept"),
+        ];
+        let with = |of: &str, expressions: &[Value]| {
+            judged(&[&chains[..], &[rule(of, expressions)]].concat())
+        };
+        let dns = || field("udp", "dport", 53.into());
+        let redirect = || json!({ "redirect": { "port": 5353 } });
+        assert_eq!(found(&with("ip nat PRE", &[dns(), redirect()])), [("broken", "firewall-dns")]);
+        let other = with("ip nat PRE", &[not(meta("iifname", "docker0")), dns(), redirect()]);
+        assert_eq!(found(&other), [("broken", "firewall-dns")]);
+        assert_eq!(with("ip nat PRE", &[meta("iifname", "docker0"), dns(), redirect()]), []);
+        assert_eq!(with("ip nat PRE", &[field("tcp", "dport", 80.into()), redirect()]), []);
+        let source = || field("ip", "saddr", net("10.1.0.0", 24));
+        let double = with("ip nat POST", &[source(), verdict("masquerade")]);
+        assert_eq!(found(&double), [("note", "firewall-nat")]);
+        assert_eq!(with("ip nat POST", &[meta("oifname", "eth0"), verdict("masquerade")]), []);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_told() {
+        let policy = policy();
+        let names = Names { policy: &policy, ports: Vec::new() };
+        let unknown = Firewall::Unknown("nft is missing".into());
+        let legacy = ["ip filter".to_owned()];
+        let found_now = check(&names, &unknown, &legacy);
+        assert_eq!(found(&found_now), [("note", "firewall-unseen"); 2]);
+        assert!(found_now[0].what.ends_with("ip filter"));
+    }
+
+    #[test]
+    fn chains_that_can_drop_are_listed_for_who_asks_where_packets_go() {
+        let answer = json!({ "nftables": [
+            chain("ip", "filter", "FORWARD", Some("forward"), "drop"),
+            chain("inet", "fw", "input", Some("input"), "accept"),
+            chain("inet", "fw", "more", None, ""),
+            chain("inet", "nat", "post", Some("postrouting"), "accept"),
+            rule("inet fw input", &[json!({ "jump": { "target": "more" } })]),
+            rule("inet fw more", &[established(), verdict("drop")]),
+        ]});
+        let ruleset = Ruleset::read(&answer, &|_| false);
+        assert_eq!(ruleset.droppers(), ["ip filter FORWARD", "inet fw input"]);
+    }
+}
