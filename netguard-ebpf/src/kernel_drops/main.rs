@@ -71,7 +71,7 @@ fn look_at(skb: u64, location: u64, reason: u32) -> Option<()> {
         (*record).direction = direction;
         (*record)._reserved = [0; 6];
         let packet = bpf_probe_read_kernel_buf(network as *const u8, &mut (*record).packet);
-        (*record).captured = packet.is_ok() as u8;
+        (*record).captured = u8::from(packet.is_ok());
     }
     entry.submit(0);
     Some(())

@@ -67,10 +67,11 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     examine(Some(instance), &config, &machine, args.json, colored)
 }
 
-/// The instance that is meant; none where nothing is loaded yet and a configuration is named.
+/// The instance that is meant. A file that is named is no lab's, and may be of nothing that is loaded yet.
 fn instance(args: &DoctorArgs) -> anyhow::Result<Option<Instance>> {
+    let of_host = || PinDirectory::instances().into_iter().any(|instance| !instance.is_lab());
     let may_be_none = args.config.is_some() && args.instance.is_none() && !args.watch;
-    if may_be_none && PinDirectory::instances().is_empty() {
+    if may_be_none && !of_host() {
         return Ok(None);
     }
     the_pinned_instance(args.instance.clone()).map(Some)

@@ -182,7 +182,6 @@ fn for_bridges(place: &Place<'_>, is: &dyn Fn(&str, &str) -> bool, found: &mut V
     let on_bridges = |holds: &dyn Fn(&str) -> bool| {
         place.bridges.iter().copied().filter(|it| holds(it)).collect::<Vec<_>>()
     };
-    let forwards = !is("ipv4/ip_forward", "0");
     let hears = |it: &str| {
         let of = |value| is(&format!("ipv6/conf/{it}/accept_ra"), value);
         of("2") || (of("1") && is(&format!("ipv6/conf/{it}/forwarding"), "0"))
@@ -190,12 +189,11 @@ fn for_bridges(place: &Place<'_>, is: &dyn Fn(&str, &str) -> bool, found: &mut V
     let either = |it: &str, key: &str| {
         is(&format!("ipv4/conf/all/{key}"), "1") || is(&format!("ipv4/conf/{it}/{key}"), "1")
     };
-    let both = |it: &str, key: &str| {
-        is(&format!("ipv4/conf/all/{key}"), "1") && is(&format!("ipv4/conf/{it}/{key}"), "1")
-    };
+    // With forwarding off the kernel takes them everywhere, and slots reach nothing: that is told.
     let takes = |it: &str| {
-        let key = "accept_redirects";
-        if forwards { both(it, key) } else { either(it, key) }
+        is("ipv4/ip_forward", "1")
+            && is("ipv4/conf/all/accept_redirects", "1")
+            && is(&format!("ipv4/conf/{it}/accept_redirects"), "1")
     };
     let sends = place.shared().into_iter().filter(|it| either(it, "send_redirects"));
     let groups = [
