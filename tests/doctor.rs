@@ -71,36 +71,36 @@ fn a_host_as_it_should_be_has_nothing_broken_or_weak() {
 /// What is done on the hypervisor, what undoes it, and what is said of it: severity, check, and words.
 const BROKEN: [[&str; 5]; 15] = [
     [
-        "sysctl -w net.ipv4.ip_forward=0",
-        "sysctl -w net.ipv4.ip_forward=1",
+        "echo 0 >/proc/sys/net/ipv4/ip_forward",
+        "echo 1 >/proc/sys/net/ipv4/ip_forward",
         "broken",
         "forwarding",
         "net.ipv4.ip_forward is 0",
     ],
     [
-        "sysctl -w net.ipv6.conf.all.forwarding=0",
-        "sysctl -w net.ipv6.conf.all.forwarding=1",
+        "echo 0 >/proc/sys/net/ipv6/conf/all/forwarding",
+        "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
         "broken",
         "forwarding",
         "IPv6",
     ],
     [
-        "sysctl -w net.ipv4.conf.br-slot2.forwarding=0",
-        "sysctl -w net.ipv4.conf.br-slot2.forwarding=1",
+        "echo 0 >/proc/sys/net/ipv4/conf/br-slot2/forwarding",
+        "echo 1 >/proc/sys/net/ipv4/conf/br-slot2/forwarding",
         "broken",
         "forwarding",
         "net.ipv4.conf.br-slot2.forwarding is 0",
     ],
     [
-        "sysctl -w net.ipv4.conf.br-slot3.route_localnet=1",
-        "sysctl -w net.ipv4.conf.br-slot3.route_localnet=0",
+        "echo 1 >/proc/sys/net/ipv4/conf/br-slot3/route_localnet",
+        "echo 0 >/proc/sys/net/ipv4/conf/br-slot3/route_localnet",
         "weak",
         "route-localnet",
         "br-slot3",
     ],
     [
-        "sysctl -w net.ipv4.conf.all.proxy_arp=1",
-        "sysctl -w net.ipv4.conf.all.proxy_arp=0",
+        "echo 1 >/proc/sys/net/ipv4/conf/all/proxy_arp",
+        "echo 0 >/proc/sys/net/ipv4/conf/all/proxy_arp",
         "weak",
         "proxy",
         "br-slot1, br-slot2",
@@ -301,9 +301,10 @@ struct Watch {
 }
 
 impl Watch {
-    fn begin(lab: &Lab, words: &[&str]) -> Self {
+    fn begin(lab: &Lab) -> Self {
         let instance = lab.instance();
-        let arguments = [&["doctor", "--watch", "--json", "--instance", &instance], words].concat();
+        // The time is for failures: a line that does not come.
+        let arguments = ["doctor", "--watch", "--json", "--for", "10m", "--instance", &instance];
         let mut command = netguard(&arguments);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut process = Background::from(child.expect("it starts"));
@@ -361,7 +362,7 @@ fn who_drops_is_told_with_the_slot() {
     }
     for ports in ["veth", "tap"] {
         let lab = Lab::open(ports);
-        let mut watch = Watch::begin(&lab, &[]);
+        let mut watch = Watch::begin(&lab);
         let rules = "add table inet other; add chain inet other forward { type filter hook forward priority 0; }; \
                      add rule inet other forward udp dport 7001 drop";
         let _ = lab.exec("hv", "ip route add blackhole 203.0.113.77/32").success();
@@ -409,7 +410,7 @@ fn a_flood_is_counted_and_hides_no_other_slots_drop() {
     let rules = "add table inet other; add chain inet other forward { type filter hook forward priority 0; }; \
                  add rule inet other forward udp dport 7001 drop";
     let _ = lab.shell("hv", &format!("nft '{rules}'")).success();
-    let mut watch = Watch::begin(&lab, &[]);
+    let mut watch = Watch::begin(&lab);
     send(&lab, "slot1", "203.0.113.10", 7001, FLOOD);
     send(&lab, "slot2", "203.0.113.10", 7001, 1);
     let mut seen = watch.until(|line| line["slot"] == "slot2");

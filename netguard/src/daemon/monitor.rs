@@ -35,6 +35,7 @@ use crate::{
     config::Config,
     control,
     datapath::{self, Changes, Datapath, Failed, PinDirectory, Shared},
+    doctor,
     instance::{Instance, Lock},
     journal::{Format, Journal, Writer},
     links::{self, Changed, Watcher},
@@ -220,7 +221,7 @@ impl Monitor {
             absent => format!("; waiting for {}", absent.join(" ")),
         };
         self.journal.note(format!("guarding {}{waiting}", extent(policy)));
-        for warning in host::warnings(policy) {
+        for warning in doctor::surprises(policy) {
             self.journal.note(warning);
         }
         Ok(())

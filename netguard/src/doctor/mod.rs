@@ -181,10 +181,25 @@ fn of_settings(
             || matches!(firewall, Firewall::Known(ruleset) if !ruleset.rules.is_empty()),
         ..Place::new(policy, facts)
     };
-    settings::check(&place, &|key| {
-        let value = std::fs::read_to_string(format!("/proc/sys/net/{key}")).ok()?;
-        Some(value.trim().to_owned())
-    })
+    settings::check(&place, &setting)
+}
+
+/// The host's settings that will surprise whoever reads the drops, each in a sentence with what to do: what a daemon tells when
+/// it starts.
+#[must_use]
+pub fn surprises(policy: &Policy) -> Vec<String> {
+    // Of no interface: they come and go.
+    let no_interfaces = Facts::default();
+    let found = settings::check(&Place::new(policy, &no_interfaces), &setting);
+    let tells = [Check::Forwarding, Check::BridgeNetfilter];
+    let told = found.into_iter().filter(|finding| tells.contains(&finding.check));
+    told.map(|Finding { what, why, fix, .. }| format!("{what}: {why} ({fix})")).collect()
+}
+
+/// The value of a setting by its path below `/proc/sys/net`.
+fn setting(key: &str) -> Option<String> {
+    let value = std::fs::read_to_string(format!("/proc/sys/net/{key}")).ok()?;
+    Some(value.trim().to_owned())
 }
 
 /// The slots' ports that exist.

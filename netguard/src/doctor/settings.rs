@@ -160,18 +160,12 @@ fn bridged(place: &Place<'_>, is: &dyn Fn(&str, &str) -> bool, found: &mut Vec<F
         if !is(key, "1") {
             continue;
         }
-        let (severity, why) = match place.has_rules {
-            true => (
-                Severity::Weak,
-                "other firewalls' rules see what bridges carry, may drop it, and one that changes its mark makes the bridge drop it",
-            ),
-            false => (Severity::Note, "rules that come would see what bridges carry too"),
-        };
         found.push(Finding {
             check: Check::BridgeNetfilter,
-            severity,
+            severity: if place.has_rules { Severity::Weak } else { Severity::Note },
             what: format!("{} is 1", shown(key)),
-            why: why.to_owned(),
+            why: "iptables sees what bridges carry: a rule there may drop it, and one that changes its mark makes the bridge drop it"
+                .to_owned(),
             fix: format!("sysctl -w {}=0, unless Kubernetes needs it", shown(key)),
         });
     }

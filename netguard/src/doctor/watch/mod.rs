@@ -71,9 +71,8 @@ pub struct Watch {
     drops: AsyncFd<KernelDrops>,
     reasons: BTreeMap<u32, String>,
     names: BTreeMap<SlotId, String>,
-    /// The chains of the host's firewall that can drop something, as they were at that moment.
-    chains: Vec<String>,
-    chains_of: Instant,
+    /// The chains of the host's firewall that can drop something, and when they were asked for.
+    chains: Option<(Instant, Vec<String>)>,
     symbols: Symbols,
     interfaces: HashMap<u32, Option<String>>,
     /// Of each slot that was seen, how many of its packets were not told.
@@ -99,8 +98,7 @@ impl Watch {
                 .map_err(io::Error::from)?,
             reasons: btf.enumeration(REASONS)?,
             names: slots.collect(),
-            chains: chains(),
-            chains_of: Instant::now(),
+            chains: None,
             symbols: Symbols::default(),
             interfaces: HashMap::new(),
             untold: BTreeMap::new(),
@@ -170,26 +168,34 @@ impl Watch {
         };
         let symbol = self.symbols.at(record.location).map(str::to_owned);
         let who = Who::of(&reason, symbol.as_deref());
-        if who == Who::Netfilter && self.chains_of.elapsed() > LOOK_AGAIN {
-            (self.chains, self.chains_of) = (chains(), Instant::now());
-        }
         let slot = self.names.get(&record.slot_id).cloned();
         let name = |index| if_indextoname(index).ok()?.into_string().ok();
         let interface = self.interfaces.entry(record.ifindex).or_insert_with_key(|it| name(*it));
+        let interface = interface.clone();
         Dropped {
             time: clock.wall(record.time_ns),
             slot: slot.or_else(|| {
                 (record.slot_id != NO_SLOT).then(|| format!("slot number {}", record.slot_id))
             }),
             direction: Direction::from_raw(record.direction),
-            chains: if who == Who::Netfilter { self.chains.clone() } else { Vec::new() },
+            chains: if who == Who::Netfilter { self.chains() } else { Vec::new() },
             packet: summary(record),
             bytes: record.length,
-            interface: interface.clone(),
+            interface,
             reason,
             who,
             symbol,
         }
+    }
+
+    /// The firewall's chains that can drop, as they are or were a moment ago.
+    fn chains(&mut self) -> Vec<String> {
+        let known = self.chains.take().filter(|(asked, _)| asked.elapsed() < LOOK_AGAIN);
+        let ask = || match firewall() {
+            Firewall::Known(ruleset) => (Instant::now(), ruleset.droppers()),
+            Firewall::Unknown(_) => (Instant::now(), Vec::new()),
+        };
+        self.chains.insert(known.unwrap_or_else(ask)).1.clone()
     }
 
     /// What was counted and not told, if there is more of it.
@@ -209,13 +215,6 @@ impl Watch {
             line::untold(None, more, self.view.json, out)?;
         }
         Ok(out.flush()?)
-    }
-}
-
-fn chains() -> Vec<String> {
-    match firewall() {
-        Firewall::Known(ruleset) => ruleset.droppers(),
-        Firewall::Unknown(_) => Vec::new(),
     }
 }
 
