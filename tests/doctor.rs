@@ -1,11 +1,12 @@
 //! `netguard doctor`: a host as it should be has nothing to complain of; what is broken there is named, and so is who drops
 //! packets. All of it in a lab's own hypervisor.
 
-use std::{
-    io::{BufRead as _, BufReader, Lines},
-    path::Path,
-    process::{ChildStderr, ChildStdout, Stdio},
-};
+#[path = "doctor/table.rs"]
+mod table;
+#[path = "doctor/watch.rs"]
+mod watch;
+
+use std::path::Path;
 
 use aya::programs::{
     LinkOrder, SchedClassifier, TcAttachType,
@@ -22,14 +23,11 @@ use netguard_tests::{
     can_use_kernel,
     daemon::kill,
     kernel::Kernel,
-    lab::{Background, Lab},
+    lab::Lab,
     until,
 };
-use nix::{
-    sys::signal::{Signal, kill as signal},
-    unistd::Pid,
-};
 use serde_json::Value;
+use table::BROKEN;
 
 /// What is the machine's own and no lab's.
 const OF_MACHINE: [&str; 4] = ["kernel-config", "bpf-jit", "unprivileged-bpf", "network"];
@@ -67,115 +65,6 @@ fn a_host_as_it_should_be_has_nothing_broken_or_weak() {
         assert_eq!(faults(&lab), []);
     }
 }
-
-/// What is done on the hypervisor, what undoes it, and what is said of it: severity, check, and words.
-const BROKEN: [[&str; 5]; 15] = [
-    [
-        "echo 0 >/proc/sys/net/ipv4/ip_forward",
-        "echo 1 >/proc/sys/net/ipv4/ip_forward",
-        "broken",
-        "forwarding",
-        "net.ipv4.ip_forward is 0",
-    ],
-    [
-        "echo 0 >/proc/sys/net/ipv6/conf/all/forwarding",
-        "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
-        "broken",
-        "forwarding",
-        "IPv6",
-    ],
-    [
-        "echo 0 >/proc/sys/net/ipv4/conf/br-slot2/forwarding",
-        "echo 1 >/proc/sys/net/ipv4/conf/br-slot2/forwarding",
-        "broken",
-        "forwarding",
-        "net.ipv4.conf.br-slot2.forwarding is 0",
-    ],
-    [
-        "echo 1 >/proc/sys/net/ipv4/conf/br-slot3/route_localnet",
-        "echo 0 >/proc/sys/net/ipv4/conf/br-slot3/route_localnet",
-        "weak",
-        "route-localnet",
-        "br-slot3",
-    ],
-    [
-        "echo 1 >/proc/sys/net/ipv4/conf/all/proxy_arp",
-        "echo 0 >/proc/sys/net/ipv4/conf/all/proxy_arp",
-        "weak",
-        "proxy",
-        "br-slot1, br-slot2",
-    ],
-    [
-        "ip route add 10.1.0.128/25 dev tailscale0",
-        "ip route del 10.1.0.128/25",
-        "broken",
-        "route",
-        "the route 10.1.0.128/25 dev tailscale0 overlaps with 10.1.0.0/24 of slot slot1",
-    ],
-    [
-        "ip route add 10.0.0.0/8 dev tailscale0 table 52",
-        "ip route del 10.0.0.0/8 table 52",
-        "weak",
-        "route",
-        "dev tailscale0 table 52",
-    ],
-    [
-        "ip route add 10.0.0.0/8 dev tailscale0",
-        "ip route del 10.0.0.0/8",
-        "note",
-        "route",
-        "the route 10.0.0.0/8",
-    ],
-    [
-        "ip addr add 10.2.0.77/32 dev lo",
-        "ip addr del 10.2.0.77/32 dev lo",
-        "broken",
-        "address",
-        "lo has the address 10.2.0.77",
-    ],
-    [
-        "ip link set br-slot4 mtu 1400",
-        "ip link set br-slot4 mtu 1500",
-        "weak",
-        "mtu",
-        "vm-slot4 takes packets of 1500 bytes, and its bridge br-slot4 of 1400",
-    ],
-    [
-        "ip link set br-slot5 type bridge stp_state 1",
-        "ip link set br-slot5 type bridge stp_state 0",
-        "note",
-        "stp",
-        "br-slot5",
-    ],
-    [
-        "ip link set br-slot5 type bridge mcast_querier 1",
-        "ip link set br-slot5 type bridge mcast_querier 0",
-        "weak",
-        "snooping",
-        "br-slot5",
-    ],
-    [
-        "nft 'add table inet x; add chain inet x f { type filter hook forward priority 0; policy drop; }'",
-        "nft delete table inet x",
-        "broken",
-        "firewall-closed",
-        "the chain inet x f drops",
-    ],
-    [
-        "nft 'add table ip x; add chain ip x i { type filter hook input priority 0; }; add rule ip x i iifname br-slot1 drop'",
-        "nft delete table ip x",
-        "weak",
-        "firewall-rule",
-        "ip x i: a rule drops packets with iifname br-slot1",
-    ],
-    [
-        "nft 'add table ip x; add chain ip x p { type nat hook prerouting priority -100; }; add rule ip x p udp dport 53 redirect to :5353'",
-        "nft delete table ip x",
-        "broken",
-        "firewall-dns",
-        "ip x p: a rule sends packets to port 53 elsewhere",
-    ],
-];
 
 #[test]
 fn what_is_broken_on_the_host_is_named_and_nothing_else() {
@@ -291,142 +180,4 @@ fn a_configuration_is_enough_before_anything_is_loaded() {
     assert_eq!(broken(&lab), ["address"]);
     assert_eq!(doctor(&lab, &[]).code, 1, "nothing guards it");
     assert_eq!(doctor(&lab, &["--for", "1s"]).code, 2, "only with --watch");
-}
-
-/// A watch that has begun.
-struct Watch {
-    process: Background,
-    lines: Lines<BufReader<ChildStdout>>,
-    _stderr: BufReader<ChildStderr>,
-}
-
-impl Watch {
-    fn begin(lab: &Lab) -> Self {
-        let instance = lab.instance();
-        // The time is for failures: a line that does not come.
-        let arguments = ["doctor", "--watch", "--json", "--for", "10m", "--instance", &instance];
-        let mut command = netguard(&arguments);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut process = Background::from(child.expect("it starts"));
-        let stderr = process.child().stderr.take().expect("what it tells");
-        let mut stderr = BufReader::new(stderr);
-        let mut told = String::new();
-        stderr.read_line(&mut told).expect("a line");
-        assert!(told.starts_with("watching what the kernel drops of 5 slots"), "{told}");
-        let stdout = process.child().stdout.take().expect("its output");
-        Self { process, lines: BufReader::new(stdout).lines(), _stderr: stderr }
-    }
-
-    /// Everything until the first line that fits, and that line.
-    fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
-        let mut seen = Vec::new();
-        loop {
-            let line = self.lines.next().expect("a line more").expect("text");
-            let line: Value = serde_json::from_str(&line).expect("JSON");
-            let is_it = fits(&line);
-            seen.push(line);
-            if is_it {
-                return seen;
-            }
-        }
-    }
-
-    /// Interrupts it; what it still had to say.
-    fn end(mut self) -> Vec<Value> {
-        let pid = i32::try_from(self.process.child().id()).expect("a number");
-        signal(Pid::from_raw(pid), Signal::SIGINT).expect("it runs");
-        let rest = self.lines.map(|line| serde_json::from_str(&line.expect("text")).expect("JSON"));
-        let rest = rest.collect();
-        assert_eq!(self.process.child().wait().expect("it ends").code(), Some(0));
-        rest
-    }
-}
-
-/// Sends that many datagrams to a port.
-fn send(lab: &Lab, from: &str, address: &str, port: u16, count: usize) {
-    let script = format!(
-        "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-         for _ in range({count}): s.sendto(b'x', ('{address}', {port}))"
-    );
-    let _ = lab.python(from, &script, &[]).success();
-}
-
-fn is(line: &Value, pairs: &[(&str, &str)]) -> bool {
-    pairs.iter().all(|(key, value)| line[key] == *value)
-}
-
-#[test]
-fn who_drops_is_told_with_the_slot() {
-    if !can_use_kernel() {
-        return;
-    }
-    for ports in ["veth", "tap"] {
-        let lab = Lab::open(ports);
-        let mut watch = Watch::begin(&lab);
-        let rules = "add table inet other; add chain inet other forward { type filter hook forward priority 0; }; \
-                     add rule inet other forward udp dport 7001 drop";
-        let _ = lab.exec("hv", "ip route add blackhole 203.0.113.77/32").success();
-        let _ = lab.shell("hv", &format!("nft '{rules}'")).success();
-        // Nobody's business: a guest's own drop, which has a slot's address, and another slot's, which the driver drops or TC.
-        send(&lab, "slot1", "10.1.0.2", 7000, 1);
-        send(&lab, "slot1", "10.2.0.2", 7002, 1);
-        send(&lab, "slot2", "203.0.113.77", 7003, 1);
-        send(&lab, "slot1", "203.0.113.10", 7001, 1);
-        let seen = watch.until(|line| line["dst_port"] == 7001);
-        let last = seen.last().expect("a line");
-        let firewall = [
-            ("slot", "slot1"),
-            ("direction", "egress"),
-            ("who", "netfilter"),
-            ("reason", "NETFILTER_DROP"),
-            ("src", "10.1.0.2"),
-            ("dst", "203.0.113.10"),
-            ("protocol", "udp"),
-        ];
-        assert!(is(last, &firewall), "{last}");
-        let chains = last["chains"].as_array().expect("chains");
-        assert!(chains.contains(&"inet other forward".into()), "{last}");
-        let routed = seen.iter().find(|it| it["dst_port"] == 7003).expect("the blackhole's");
-        assert!(
-            is(routed, &[("slot", "slot2"), ("who", "routing"), ("direction", "egress")]),
-            "{routed}"
-        );
-        for line in &seen {
-            assert_ne!(line["dst_port"], 7000, "{line}");
-            assert!(line["dst_port"] != 7002 || line["who"] == "netguard", "{line}");
-        }
-        assert!(lab.packets("slot1", "egress", "cross-slot") > 0);
-        assert!(watch.end().is_empty());
-    }
-}
-
-#[test]
-fn a_flood_is_counted_and_hides_no_other_slots_drop() {
-    const FLOOD: usize = 3000;
-    if !can_use_kernel() {
-        return;
-    }
-    let lab = Lab::open("veth");
-    let rules = "add table inet other; add chain inet other forward { type filter hook forward priority 0; }; \
-                 add rule inet other forward udp dport 7001 drop";
-    let _ = lab.shell("hv", &format!("nft '{rules}'")).success();
-    let mut watch = Watch::begin(&lab);
-    send(&lab, "slot1", "203.0.113.10", 7001, FLOOD);
-    send(&lab, "slot2", "203.0.113.10", 7001, 1);
-    let mut seen = watch.until(|line| line["slot"] == "slot2");
-    seen.extend(watch.end());
-    let of_flood = || seen.iter().filter(|it| it["slot"] == "slot1");
-    let told = of_flood().filter(|it| it["event"] == "kernel-drop").count();
-    let untold = of_flood().filter_map(|it| it["packets"].as_u64()).sum::<u64>() as usize;
-    assert!(told > 0 && untold > 0 && told + untold <= FLOOD, "{told} told and {untold} not");
-}
-
-#[test]
-fn a_watch_ends_with_its_time() {
-    if !can_use_kernel() {
-        return;
-    }
-    let lab = Lab::up("veth");
-    let ended = doctor(&lab, &["--watch", "--for", "100ms"]);
-    assert_eq!((ended.code, ended.stdout.as_str()), (0, ""), "{ended:?}");
 }

@@ -6,7 +6,7 @@ use std::{fs, net::IpAddr, path::Path};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Check, Finding, Severity};
+use super::{Check, Finding, Severity, list};
 use crate::{
     links::{Route, Table},
     policy::{Facts, Policy, Slot, Subnet},
@@ -99,52 +99,73 @@ pub(super) fn check(
     networks: &[Network],
 ) -> Vec<Finding> {
     let mut found = Vec::new();
+    for route in routes {
+        found.extend(of_route(policy, route, facts));
+    }
     for slot in &policy.slots {
-        let bridge = facts.interface(&slot.bridge).map(|it| it.index);
         for subnet in &slot.subnets {
-            let others =
-                routes.iter().filter(|route| route.interface != bridge || bridge.is_none());
-            found.extend(others.filter_map(|route| of_route(slot, subnet, route, facts)));
             found.extend(of_addresses(slot, subnet, facts));
-            found.extend(networks.iter().filter_map(|it| of_network(slot, subnet, it)));
         }
     }
+    found.extend(networks.iter().filter_map(|network| of_network(policy, network)));
     found
 }
 
-fn of_route(slot: &Slot, subnet: &Subnet, route: &Route, facts: &Facts) -> Option<Finding> {
-    let (net, own) = (route.net, subnet.prefix);
-    if net.prefix_len() == 0 || !overlap(net, own) {
-        return None;
+/// The slots whose subnets overlap with a network, each with the subnet.
+fn overlapping(policy: &Policy, net: IpNet) -> impl Iterator<Item = (&Slot, IpNet)> {
+    let subnets = policy.slots.iter();
+    let subnets = subnets.flat_map(|slot| slot.subnets.iter().map(move |it| (slot, it.prefix)));
+    subnets.filter(move |(_, own)| own.contains(&net) || net.contains(own))
+}
+
+fn named(slots: &[(&Slot, IpNet)]) -> String {
+    let names: Vec<_> = slots.iter().map(|(slot, own)| format!("{own} of {}", slot.name)).collect();
+    list(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn of_route(policy: &Policy, route: &Route, facts: &Facts) -> Vec<Finding> {
+    let Route { net, interface, table } = *route;
+    if net.prefix_len() == 0 {
+        return Vec::new();
     }
-    let interfaces = facts.interfaces().iter();
-    let device = interfaces.clone().find(|it| Some(it.index) == route.interface);
+    let is_own = |slot: &Slot| {
+        interface.is_some() && facts.interface(&slot.bridge).map(|it| it.index) == interface
+    };
+    let others = overlapping(policy, net).filter(|(slot, _)| !is_own(slot));
+    let (taken, behind): (Vec<_>, Vec<_>) =
+        others.partition(|(_, own)| net.prefix_len() >= own.prefix_len());
+    let device = facts.interfaces().iter().find(|it| Some(it.index) == interface);
     let device = device.map(|it| format!(" dev {}", it.name)).unwrap_or_default();
-    let table = match route.table {
+    let number = match table {
         Table::Main => String::new(),
         Table::Other(number) => format!(" table {number}"),
     };
-    let what = format!("the route {net}{device}{table} overlaps with {own} of slot {}", slot.name);
-    let fix = format!(
-        "give the slot another subnet, or remove the route: ip route del {net}{device}{table}"
-    );
-    let (severity, why) = match (net.prefix_len() >= own.prefix_len(), route.table) {
-        (true, _) => (
-            Severity::Broken,
-            "what is sent to the slot's addresses leaves by that route, and not to the slot".to_owned(),
-        ),
-        (false, Table::Other(number)) => (
+    let route = format!("{net}{device}{number}");
+    let finding = |severity, slots: &[(&Slot, IpNet)], why: String| {
+        (!slots.is_empty()).then(|| Finding {
+            check: Check::Route,
+            severity,
+            what: format!("the route {route} overlaps with {}", named(slots)),
+            why,
+            fix: format!("give the slot another subnet, or remove the route: ip route del {route}"),
+        })
+    };
+    let (severity, why) = match table {
+        Table::Other(number) => (
             Severity::Weak,
-            format!("where a rule asks table {number} before the main one, what is sent to the slot leaves by that route"),
+            format!(
+                "where a rule asks table {number} before the main one, what is sent to the slot leaves by that route"
+            ),
         ),
-        (false, Table::Main) => (
+        Table::Main => (
             Severity::Note,
-            "the slot's own route is the longer one and counts; whoever has the slot's addresses behind the other one is out of \
-             reach"
+            "the slot's own route is the longer one and counts; whoever has its addresses behind the other one is out of reach"
                 .to_owned(),
         ),
     };
-    Some(Finding { check: Check::Route, severity, what, why, fix })
+    let gone = "what is sent to the slot's addresses leaves by that route, and not to the slot";
+    let taken = finding(Severity::Broken, &taken, gone.to_owned());
+    taken.into_iter().chain(finding(severity, &behind, why)).collect()
 }
 
 fn of_addresses<'a>(
@@ -171,22 +192,16 @@ fn of_addresses<'a>(
     })
 }
 
-fn of_network(slot: &Slot, subnet: &Subnet, network: &Network) -> Option<Finding> {
+fn of_network(policy: &Policy, network: &Network) -> Option<Finding> {
     let Network { net, by } = network;
-    overlap(*net, subnet.prefix).then(|| Finding {
+    let slots: Vec<_> = overlapping(policy, *net).collect();
+    (!slots.is_empty()).then(|| Finding {
         check: Check::Network,
         severity: Severity::Weak,
-        what: format!(
-            "{by} has the network {net}, which overlaps with {} of slot {}",
-            subnet.prefix, slot.name
-        ),
+        what: format!("{by} has the network {net}, which overlaps with {}", named(&slots)),
         why: "as soon as it makes that network, one of the two gets no packets".to_owned(),
         fix: "change the network there, or give the slot another subnet".to_owned(),
     })
-}
-
-fn overlap(one: IpNet, other: IpNet) -> bool {
-    one.contains(&other) || other.contains(&one)
 }
 
 #[cfg(test)]

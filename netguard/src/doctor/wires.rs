@@ -1,5 +1,7 @@
 //! The slots' links: how long packets may be, and what their bridges do besides forwarding.
 
+use std::collections::BTreeMap;
+
 use super::{Check, Finding, Severity, list};
 use crate::{links::Details, policy::Policy};
 
@@ -11,24 +13,26 @@ pub(super) fn check(policy: &Policy, links: &[Details]) -> Vec<Finding> {
     let bridges: Vec<_> = names.into_iter().filter_map(named).collect();
     let uplinks: Vec<_> = policy.host.uplinks.iter().filter_map(|name| named(name)).collect();
     let mut found = Vec::new();
+    let mut unequal: BTreeMap<(u32, u32), Vec<&str>> = BTreeMap::new();
     for bridge in &bridges {
         let ports = links.iter().filter(|link| link.controller == Some(bridge.index));
         for port in ports.filter(|port| port.mtu != bridge.mtu) {
-            found.push(Finding {
-                check: Check::Mtu,
-                severity: Severity::Weak,
-                what: format!(
-                    "{} takes packets of {} bytes, and its bridge {} of {}",
-                    port.name, port.mtu, bridge.name, bridge.mtu
-                ),
-                why: "the bridge drops what is longer than the next wire takes, and tells nobody"
-                    .to_owned(),
-                fix: format!(
-                    "ip link set {} mtu {}, and the same within the workload",
-                    port.name, bridge.mtu
-                ),
-            });
+            unequal.entry((port.mtu, bridge.mtu)).or_default().push(&port.name);
         }
+    }
+    for ((port, bridge), names) in unequal {
+        let (takes, first) = (if names.len() > 1 { "take" } else { "takes" }, names[0]);
+        found.push(Finding {
+            check: Check::Mtu,
+            severity: Severity::Weak,
+            what: format!(
+                "{} {takes} packets of {port} bytes, and the bridge of {bridge}",
+                list(&names)
+            ),
+            why: "the bridge drops what is longer than the next wire takes, and tells nobody"
+                .to_owned(),
+            fix: format!("ip link set {first} mtu {bridge}, and the same within the workload"),
+        });
     }
     for uplink in &uplinks {
         let longer: Vec<_> = bridges
