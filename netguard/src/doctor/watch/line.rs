@@ -129,8 +129,7 @@ mod tests {
         assert_eq!(
             written(|out| text(&dropped(), false, out)),
             "1970-01-01T00:00:01.002Z slot1    egress  netfilter NETFILTER_DROP tcp 10.1.0.2:40000 -> 203.0.113.10:443 syn \
-             (40 bytes) at br-slot1 in nf_hook_slow: a rule of the host's firewall, which netguard is not: one of inet fw \
-             forward, ip filter FORWARD\n"
+             (40 bytes) at br-slot1 in nf_hook_slow: a rule of the host's firewall: one of inet fw forward, ip filter FORWARD\n"
         );
         assert!(written(|out| text(&dropped(), true, out)).contains("\u{1b}[31mnetfilter"));
         let more = written(|out| untold(Some("slot1"), 7, false, out));

@@ -113,7 +113,7 @@ impl Who {
             Self::Netguard => {
                 "a program at XDP or TC: netguard drops says why, if it was netguard's"
             }
-            Self::Netfilter => "a rule of the host's firewall, which netguard is not",
+            Self::Netfilter => "a rule of the host's firewall",
             Self::Routing => {
                 if matches!(reason.as_bytes(), b"IP_RPFILTER") {
                     "rp_filter: the way back is another one"
