@@ -50,6 +50,17 @@ impl Names<'_> {
             })
     }
 
+    /// True if it can be met at the end that is not the slot.
+    fn may_be_outside(&self, condition: &Condition) -> bool {
+        let is_others = |value: &Named| match value {
+            Named::Text(name) => {
+                !self.is_interface(name) && OF_OTHERS.iter().any(|start| name.starts_with(start))
+            }
+            Named::Net(_) | Named::Ports(..) => false,
+        };
+        condition.negated || condition.values.is_empty() || !condition.values.iter().all(is_others)
+    }
+
     /// True if a packet of a slot can meet the condition.
     fn can_meet(&self, condition: &Condition) -> bool {
         let is_met = condition.values.iter().any(|value| match value {
@@ -61,6 +72,10 @@ impl Names<'_> {
         condition.values.is_empty() || is_met != condition.negated
     }
 }
+
+/// How interfaces of other workloads are called: what goes from or to them is no slot's way to the internet.
+const OF_OTHERS: [&str; 9] =
+    ["docker", "br-", "cni", "podman", "virbr", "veth", "flannel", "cali", "lxc"];
 
 /// Reads which tables iptables-legacy has, of this thread's namespace.
 pub(super) fn legacy_tables() -> Vec<String> {
@@ -91,7 +106,7 @@ pub(super) fn check(names: &Names<'_>, firewall: &Firewall, legacy: &[String]) -
                 severity: Severity::Note,
                 what: format!("the host's rules cannot be read: {why}"),
                 why: "nothing is known of what other firewalls drop".to_owned(),
-                fix: "install the package nftables".to_owned(),
+                fix: "install the package nftables, and ask as root".to_owned(),
             });
             return found;
         }
@@ -101,9 +116,17 @@ pub(super) fn check(names: &Names<'_>, firewall: &Firewall, legacy: &[String]) -
         let rules = ruleset.reached_from(chain);
         found.extend(closed(names, ruleset, chain, hook, &rules));
         for rule in &rules {
-            found.extend(by_name(names, chain, hook, rule));
-            found.extend(queries(names, chain, hook, rule));
-            found.extend(nat(names, chain, hook, rule));
+            let said = [
+                by_name(names, chain, hook, rule),
+                queries(names, chain, hook, rule),
+                nat(names, chain, hook, rule),
+            ];
+            // A rule that is reached by several ways is one.
+            for finding in said.into_iter().flatten() {
+                if !found.contains(&finding) {
+                    found.push(finding);
+                }
+            }
         }
     }
     found
@@ -115,7 +138,7 @@ fn closed(
     ruleset: &Ruleset,
     chain: &Chain,
     hook: &str,
-    rules: &[&Rule],
+    rules: &[Rule],
 ) -> Option<Finding> {
     let (is_input, why) = match (chain.table.family.as_str(), hook) {
         (_, "input") => (true, "queries of slots do not reach netguard's resolver"),
@@ -215,13 +238,19 @@ fn whose(ruleset: &Ruleset, chain: &Chain) -> &'static str {
 
 /// A rule that drops what is a slot's.
 fn by_name(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<Finding> {
-    let sides = || rule.on(&SOURCES).chain(rule.on(&TARGETS));
     let is_on_the_way =
         matches!(hook, "forward" | "input" | "prerouting" | "postrouting" | "ingress");
-    let named = sides().find(|it| names.names(it))?;
     if rule.verdict != Verdict::Drop || !is_on_the_way {
         return None;
     }
+    // One side is the slot's, the other one may be the internet's.
+    let named =
+        [[&SOURCES, &TARGETS], [&TARGETS, &SOURCES]].into_iter().find_map(|[own, other]| {
+            let named = rule.on(own).find(|it| names.names(it))?;
+            let fits = rule.on(own).all(|it| names.can_meet(it))
+                && rule.on(other).all(|it| names.may_be_outside(it));
+            fits.then_some(named)
+        })?;
     let value = named.values.first().map(ToString::to_string).unwrap_or_default();
     Some(Finding {
         check: Check::FirewallRule,

@@ -1,7 +1,7 @@
 //! The host's whole ruleset as `nft -j` prints it, read as far as it matters: chains with their hooks, rules with their
 //! verdicts, and what a rule names. Rules of iptables-nft are in it; `xt` expressions are known by their targets.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -208,20 +208,27 @@ impl Ruleset {
         }
     }
 
-    /// The rules of a chain, and of those that it jumps to.
-    pub(super) fn reached_from<'a>(&'a self, chain: &'a Chain) -> Vec<&'a Rule> {
+    /// The rules of a chain, and of those that it jumps to with the conditions on the way there.
+    pub(super) fn reached_from(&self, chain: &Chain) -> Vec<Rule> {
+        /// A chain is looked at from so many places: those of Kubernetes are jumped to from thousands.
+        const VISITS: usize = 16;
         let mut rules = Vec::new();
-        let mut seen = BTreeSet::new();
-        let mut to_do = vec![chain.name.as_str()];
-        while let Some(name) = to_do.pop() {
-            if !seen.insert(name) {
+        let mut visits: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut to_do: Vec<(&str, Vec<Condition>, bool)> = vec![(&chain.name, Vec::new(), false)];
+        while let Some((name, conditions, is_narrow)) = to_do.pop() {
+            let visit = visits.entry(name).or_default();
+            *visit += 1;
+            if *visit > VISITS {
                 continue;
             }
             for rule in self.rules.iter().filter(|it| it.table == chain.table && it.chain == name) {
-                rules.push(rule);
+                let mut reached = rule.clone();
+                reached.conditions.extend_from_slice(&conditions);
+                reached.is_narrow |= is_narrow;
                 if let Verdict::To(target) = &rule.verdict {
-                    to_do.push(target);
+                    to_do.push((target, reached.conditions.clone(), reached.is_narrow));
                 }
+                rules.push(reached);
             }
         }
         rules

@@ -144,6 +144,45 @@ fn rules_that_name_a_slot_are_found_also_behind_jumps_and_in_sets() {
 }
 
 #[test]
+fn rules_behind_a_jump_count_with_the_conditions_on_the_way() {
+    let with = |jump: &[Value], inner: &[Value]| {
+        judged(&[
+            chain("ip", "t", "FORWARD", Some("forward"), "accept"),
+            chain("ip", "t", "inner", None, ""),
+            rule("ip t FORWARD", &[jump, &[json!({ "jump": { "target": "inner" } })]].concat()),
+            rule("ip t inner", inner),
+        ])
+    };
+    let private = || [field("ip", "daddr", net("10.0.0.0", 8)), verdict("drop")];
+    assert_eq!(found(&with(&[], &private())), [("weak", "firewall-rule")]);
+    assert_eq!(
+        found(&with(&[meta("iifname", "uplink0")], &private())),
+        [("weak", "firewall-rule")]
+    );
+    assert_eq!(with(&[meta("iifname", "docker0")], &private()), [], "from a container");
+    let twice = judged(&[
+        chain("ip", "t", "FORWARD", Some("forward"), "accept"),
+        chain("ip", "t", "inner", None, ""),
+        rule("ip t FORWARD", &[json!({ "jump": { "target": "inner" } })]),
+        rule("ip t FORWARD", &[established(), json!({ "jump": { "target": "inner" } })]),
+        rule("ip t inner", &private()),
+    ]);
+    assert_eq!(found(&twice), [("weak", "firewall-rule")]);
+    // What others are let through is nothing for slots.
+    let closed = judged(&[
+        chain("ip", "t", "FORWARD", Some("forward"), "drop"),
+        chain("ip", "t", "inner", None, ""),
+        rule(
+            "ip t FORWARD",
+            &[meta("iifname", "docker0"), json!({ "jump": { "target": "inner" } })],
+        ),
+        rule("ip t inner", &[verdict("accept")]),
+        rule("ip t inner", &[json!({ "jump": { "target": "FORWARD" } })]),
+    ]);
+    assert_eq!(found(&closed), [("broken", "firewall-closed")]);
+}
+
+#[test]
 fn queries_that_go_elsewhere_and_double_translation() {
     let chains = [
         chain("ip", "nat", "PRE", Some("prerouting"), "accept"),
