@@ -29,7 +29,9 @@ impl Watch {
     fn begin(lab: &Lab) -> Self {
         let instance = lab.instance();
         // The time is for failures: a line that does not come.
-        let arguments = ["doctor", "--watch", "--json", "--for", "10m", "--instance", &instance];
+        let time =
+            format!("{}s", std::env::var("NETGUARD_TEST_PATIENCE").as_deref().unwrap_or("60"));
+        let arguments = ["doctor", "--watch", "--json", "--for", &time, "--instance", &instance];
         let mut command = netguard(&arguments);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut process = Background::from(child.expect("it starts"));
@@ -116,12 +118,11 @@ fn who_drops_is_told_with_the_slot() {
             is(routed, &[("slot", "slot2"), ("who", "routing"), ("direction", "egress")]),
             "{routed}"
         );
-        for line in &seen {
+        for line in seen.iter().chain(&watch.end()) {
             assert_ne!(line["dst_port"], 7000, "{line}");
             assert!(line["dst_port"] != 7002 || line["who"] == "netguard", "{line}");
         }
         assert!(lab.packets("slot1", "egress", "cross-slot") > 0);
-        assert!(watch.end().is_empty());
     }
 }
 
@@ -153,5 +154,5 @@ fn a_watch_ends_with_its_time() {
     }
     let lab = Lab::up("veth");
     let ended = doctor(&lab, &["--watch", "--for", "100ms"]);
-    assert_eq!((ended.code, ended.stdout.as_str()), (0, ""), "{ended:?}");
+    assert_eq!(ended.code, 0, "{ended:?}");
 }

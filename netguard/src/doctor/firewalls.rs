@@ -4,10 +4,10 @@
 use std::fs;
 
 use super::{
-    Check, Finding, Severity,
+    Check, Finding, Severity, list,
     ruleset::{Chain, Condition, Named, Rule, Ruleset, Verdict},
 };
-use crate::policy::Policy;
+use crate::policy::{Policy, Slot};
 
 /// What the host's firewall has besides netguard's table.
 pub(super) enum Firewall {
@@ -16,27 +16,41 @@ pub(super) enum Firewall {
     Unknown(String),
 }
 
-/// The names of interfaces, and of those that come and go on shared bridges.
+/// What rules call slots by: some of them, or all.
 pub(super) struct Names<'a> {
-    pub(super) policy: &'a Policy,
-    pub(super) ports: Vec<String>,
+    policy: &'a Policy,
+    slots: Vec<&'a Slot>,
+    /// Each port with its bridge.
+    ports: Vec<(&'a str, &'a str)>,
 }
 
 const SOURCES: [&str; 4] = ["iifname", "iif", "saddr", "ibrname"];
 const TARGETS: [&str; 4] = ["oifname", "oif", "daddr", "obrname"];
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    /// Of all slots; `ports` are those that exist, each with its bridge.
+    pub(super) fn new(policy: &'a Policy, ports: Vec<(&'a str, &'a str)>) -> Self {
+        Self { policy, slots: policy.slots.iter().collect(), ports }
+    }
+
+    fn only(&self, slot: &'a Slot) -> Self {
+        let own = self.ports.iter().filter(|(bridge, port)| {
+            *bridge == slot.bridge && slot.port().is_none_or(|own| own == *port)
+        });
+        Self { policy: self.policy, slots: vec![slot], ports: own.copied().collect() }
+    }
+
     fn is_interface(&self, name: &str) -> bool {
-        let slots = &self.policy.slots;
         let fits = |own: &str| match name.strip_suffix(['*', '+']) {
             Some(start) => own.starts_with(start),
             None => own == name,
         };
-        slots.iter().any(|slot| fits(&slot.bridge)) || self.ports.iter().any(|port| fits(port))
+        self.slots.iter().any(|slot| fits(&slot.bridge))
+            || self.ports.iter().any(|(_, port)| fits(port))
     }
 
     fn is_subnet(&self, net: &ipnet::IpNet) -> bool {
-        let mut subnets = self.policy.slots.iter().flat_map(|slot| &slot.subnets);
+        let mut subnets = self.slots.iter().flat_map(|slot| &slot.subnets);
         subnets.any(|it| it.prefix.contains(net) || net.contains(&it.prefix))
     }
 
@@ -155,29 +169,29 @@ fn closed(
         return None;
     }
     let port = u64::from(names.policy.dns.port);
-    let knows_slots = rules.iter().any(|rule| {
-        let mut both = rule.on(&SOURCES).chain(rule.on(&TARGETS));
-        let asks_port = |it: &Condition| {
-            it.values
-                .iter()
-                .any(|value| matches!(value, Named::Ports(a, b) if (*a..=*b).contains(&port)))
-        };
-        let accepts = matches!(rule.verdict, Verdict::Accept | Verdict::To(_));
+    let is_let_in = |names: &Names<'_>, rule: &Rule| {
+        let both = || rule.on(&SOURCES).chain(rule.on(&TARGETS));
         let is_dns = is_input
-            && rule.on(&["dport"]).any(asks_port)
-            && rule.on(&SOURCES).chain(rule.on(&TARGETS)).all(|it| names.can_meet(it));
+            && rule.on(&["dport"]).any(|it| it.has_port(port))
+            && both().all(|it| names.can_meet(it));
+        let accepts = matches!(rule.verdict, Verdict::Accept | Verdict::To(_));
         let is_for_all = rule.verdict == Verdict::Accept && !rule.is_narrow;
-        accepts && (both.any(|it| names.names(it)) || is_dns) || is_for_all
-    });
-    if knows_slots {
-        return None;
-    }
-    let bridge = names.policy.slots.first().map_or("BRIDGE", |slot| slot.bridge.as_str());
+        accepts && (both().any(|it| names.names(it)) || is_dns) || is_for_all
+    };
+    // Those in lockdown miss nothing.
+    let open: Vec<&Slot> = names.slots.iter().filter(|slot| !slot.lockdown).copied().collect();
+    let shut = |slot: &&&Slot| !rules.iter().any(|rule| is_let_in(&names.only(slot), rule));
+    let shut: Vec<&Slot> = open.iter().filter(shut).copied().collect();
+    let bridge = shut.first()?.bridge.as_str();
+    let whom = match shut.len() == open.len() {
+        true => "a slot".to_owned(),
+        false => list(&shut.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>()),
+    };
     Some(Finding {
         check: Check::FirewallClosed,
         severity: Severity::Broken,
         what: format!(
-            "{}the chain {chain} drops what it does not know, and no rule of it names a slot",
+            "{}the chain {chain} drops what it does not know, and no rule of it names {whom}",
             whose(ruleset, chain)
         ),
         why: why.to_owned(),
@@ -265,14 +279,9 @@ fn by_name(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<
 /// A rule that takes queries away from the resolver.
 fn queries(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<Finding> {
     let port = u64::from(names.policy.dns.port);
-    let is_port = |it: &Condition| {
-        it.values
-            .iter()
-            .any(|value| matches!(value, Named::Ports(a, b) if (*a..=*b).contains(&port)))
-    };
     let asks = hook == "prerouting"
         && rule.verdict == Verdict::Redirect
-        && rule.on(&["dport"]).any(|it| is_port(it) != it.negated)
+        && rule.on(&["dport"]).any(|it| it.has_port(port) != it.negated)
         && rule.on(&SOURCES).chain(rule.on(&TARGETS)).all(|it| names.can_meet(it));
     asks.then(|| Finding {
         check: Check::FirewallDns,

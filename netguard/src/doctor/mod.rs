@@ -132,7 +132,7 @@ pub fn examine(
     ));
     findings.extend(of_settings(&policy, &facts, &routes, &firewall, &legacy));
     findings.extend(of_programs(instance, &policy, &links)?);
-    let names = Names { policy: &policy, ports: ports(&policy, &facts) };
+    let names = Names::new(&policy, ports(&facts, &policy));
     findings.extend(firewalls::check(&names, &firewall, &legacy));
     findings.extend(resolver::check(&policy, &resolver::listeners(policy.dns.port)));
     findings.extend(wires::check(&policy, &links));
@@ -202,14 +202,12 @@ fn setting(key: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-/// The slots' ports that exist.
-fn ports(policy: &Policy, facts: &Facts) -> Vec<String> {
-    let bridges = policy.slots.iter().filter_map(|slot| facts.interface(&slot.bridge));
-    let ports: BTreeSet<_> = bridges
-        .flat_map(|bridge| facts.ports_of(bridge.index))
-        .map(|port| port.name.clone())
-        .collect();
-    ports.into_iter().collect()
+/// The slots' ports that exist, each with its bridge.
+fn ports<'a>(facts: &'a Facts, policy: &Policy) -> Vec<(&'a str, &'a str)> {
+    let bridges: BTreeSet<_> = policy.slots.iter().map(|slot| slot.bridge.as_str()).collect();
+    let bridges = bridges.into_iter().filter_map(|bridge| facts.interface(bridge));
+    let ports = bridges.flat_map(|bridge| facts.ports_of(bridge.index).map(move |it| (bridge, it)));
+    ports.map(|(bridge, port)| (bridge.name.as_str(), port.name.as_str())).collect()
 }
 
 fn of_programs(

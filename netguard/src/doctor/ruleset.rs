@@ -262,6 +262,14 @@ impl std::fmt::Display for Chain {
     }
 }
 
+impl Condition {
+    /// True if it names that port.
+    pub(super) fn has_port(&self, port: u64) -> bool {
+        let has = |value: &Named| matches!(value, Named::Ports(a, b) if (*a..=*b).contains(&port));
+        self.values.iter().any(has)
+    }
+}
+
 impl Rule {
     /// The condition on a field, if it has one.
     pub(super) fn on<'a>(&'a self, fields: &'a [&str]) -> impl Iterator<Item = &'a Condition> {

@@ -48,7 +48,7 @@ fn verdict(name: &str) -> Value {
 
 fn judged(objects: &[Value]) -> Vec<Finding> {
     let policy = policy();
-    let names = Names { policy: &policy, ports: vec!["vm-slot1".to_owned()] };
+    let names = Names::new(&policy, vec![("br-slot1", "vm-slot1")]);
     let answer = json!({ "nftables": objects });
     let ruleset = Ruleset::read(&answer, &|name| name == "netguard");
     check(&names, &Firewall::Known(ruleset), &[])
@@ -83,6 +83,29 @@ fn a_closed_chain_is_found_unless_it_knows_the_slots() {
         rule("inet fw f", &[verdict("reject")]),
     ];
     assert_eq!(found(&judged(&last)), [("broken", "firewall-closed")], "closed by its last rule");
+}
+
+#[test]
+fn a_slot_that_a_closed_chain_does_not_know_is_named() {
+    let mut policy = policy();
+    let mut second = policy.slots[0].clone();
+    (second.name, second.bridge) = ("slot2".into(), "br-slot2".into());
+    second.subnets[0].prefix = "10.2.0.0/24".parse().unwrap();
+    policy.slots.push(second);
+    let with = |policy: &Policy, name: &str| {
+        let answer = json!({ "nftables": [
+            chain("inet", "fw", "forward", Some("forward"), "drop"),
+            rule("inet fw forward", &[meta("iifname", name), verdict("accept")]),
+        ]});
+        let ruleset = Ruleset::read(&answer, &|_| false);
+        check(&Names::new(policy, Vec::new()), &Firewall::Known(ruleset), &[])
+    };
+    let one = with(&policy, "br-slot1");
+    assert!(one[0].what.ends_with("and no rule of it names slot2"), "{one:?}");
+    assert!(one[0].fix.contains("iifname br-slot2 accept"), "{one:?}");
+    assert_eq!(with(&policy, "br-*"), []);
+    policy.slots[1].lockdown = true;
+    assert_eq!(with(&policy, "br-slot1"), []);
 }
 
 #[test]
@@ -206,7 +229,7 @@ fn queries_that_go_elsewhere_and_double_translation() {
 #[test]
 fn what_cannot_be_seen_is_told() {
     let policy = policy();
-    let names = Names { policy: &policy, ports: Vec::new() };
+    let names = Names::new(&policy, Vec::new());
     let unknown = Firewall::Unknown("nft is missing".into());
     let legacy = ["ip filter".to_owned()];
     let found_now = check(&names, &unknown, &legacy);
