@@ -14,7 +14,7 @@ use netguard_tests::{
 
 /// Which end-to-end tests run on Debian's kernel: all of these files, but for tests that bring nothing of a kernel's to light
 /// and take minutes there, where the processor is a program.
-const END_TO_END: [(&str, &[&str]); 5] = [
+const END_TO_END: [(&str, &[&str]); 6] = [
     // What takes hundreds of processes, dumps of large maps, or links of TC.
     (
         "explain",
@@ -29,6 +29,14 @@ const END_TO_END: [(&str, &[&str]); 5] = [
             "a_detached_and_a_replaced_program_are_found",
             "a_program_that_was_replaced_everywhere_is_found",
             "an_edited_entry_is_found_in_each_map",
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            "a_flood_is_counted_and_hides_no_other_slots_drop",
+            "a_host_as_it_should_be_has_nothing_broken_or_weak",
+            "what_is_broken_on_the_host_is_named_and_nothing_else",
         ],
     ),
     ("clsact", &["what_is_held_stays_so_and_who_is_waited_for_gets_filters"]), // without tcx there is nothing to take over

@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod flow;
+pub mod kernel_drop;
 pub mod maps;
 pub mod pin;
 pub mod reason;

@@ -29,6 +29,7 @@ mod maps;
 mod packet;
 mod pins;
 mod policy;
+mod prefix;
 mod provenance;
 mod reach;
 mod report;

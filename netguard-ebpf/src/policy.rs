@@ -3,9 +3,6 @@
 //! The maps hold two policies. [`in_slot`] asks once which side counts; all else that the packet needs is looked
 //! up on the side of the slot's entry, so that no packet sees something of both.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use netguard_common::{
     Address, DropReason, NO_SLOT, SlotId,
     maps::{
@@ -18,6 +15,7 @@ use crate::{
     frame::Frame,
     maps::{ACTIVE, PLACES, PORTS, RULES, SERVICES, SLOTS},
     packet::{ICMP, ICMPV6},
+    prefix::key,
     report::Verdict,
 };
 
@@ -101,21 +99,4 @@ fn service(of: &SlotEntry, set: u32, protocol: u8, port_be: u16) -> Option<Servi
     let protocol = if protocol == ICMPV6 { ICMP } else { protocol };
     let service = maps::service_key(of.side, set, protocol, u16::from_be(port_be));
     SERVICES.get(&key(SERVICE_BITS, service)).copied()
-}
-
-/// A key of a longest-prefix map, written word by word: the data stands at an offset of 4, and the stack takes
-/// no double word there (see build.rs).
-#[inline(always)]
-fn key<const BYTES: usize>(bits: u32, data: [u8; BYTES]) -> Key<[u8; BYTES]> {
-    let mut key = MaybeUninit::<Key<[u8; BYTES]>>::uninit();
-    let words = key.as_mut_ptr().cast::<u32>();
-    // SAFETY: the key is packed, a word of length and then the data, whose length is a multiple of a word in
-    // all three maps; every byte of it is written.
-    unsafe {
-        words.write_volatile(bits);
-        for (index, word) in data.as_chunks::<4>().0.iter().enumerate() {
-            words.add(index + 1).write_volatile(u32::from_ne_bytes(*word));
-        }
-        key.assume_init()
-    }
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments, dispatch, exit codes.
 
 mod dns;
+mod doctor;
 mod drops;
 mod events;
 mod explain;
@@ -25,6 +26,7 @@ use netguard::{
     config::{Config, Problems},
     control, daemon,
     datapath::{self, PinDirectory, Tc},
+    doctor as doctored,
     drops::BadTo,
     explain as explained,
     instance::{BadName, Instance},
@@ -109,6 +111,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Prove that what is loaded keeps to the configuration: every slot, every pair, programs, maps and bridges
     Verify(verify::VerifyArgs),
+    /// Find what around netguard weakens or breaks it, each with what to do; or watch who drops packets
+    Doctor(doctor::DoctorArgs),
     /// Show the addresses that DNS answers gave to slots, as the kernel has them
     Pins {
         /// Only this slot
@@ -343,6 +347,7 @@ impl Cli {
             Command::Events(args) => events::events(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
+            Command::Doctor(args) => doctor::doctor(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),
@@ -573,6 +578,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
                 return BAD_USAGE;
             }
             Some(verified::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
+            _ => {} // the others are failures
+        }
+        match cause.downcast_ref() {
+            Some(doctored::Error::Orders(daemon::Error::Config(_))) => return BAD_USAGE,
+            Some(doctored::Error::Datapath(datapath::Error::Permission)) => return NOT_PERMITTED,
             _ => {} // the others are failures
         }
         match cause.downcast_ref() {

@@ -137,7 +137,7 @@ fn test(arguments: &[OsString]) -> Result<()> {
 }
 
 /// The test programs that the guest runs; `tests/vm.rs` says which of their tests.
-const IN_GUEST: [&str; 10] = [
+const IN_GUEST: [&str; 12] = [
     "--test",
     "lab",
     "--test",
@@ -148,6 +148,8 @@ const IN_GUEST: [&str; 10] = [
     "explain",
     "--test",
     "verify",
+    "--test",
+    "doctor",
 ];
 
 fn vm(kernel: Option<PathBuf>, modules: Option<PathBuf>) -> Result<()> {

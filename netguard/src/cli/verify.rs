@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Where the package's units have it.
-const CONFIG: &str = "/etc/netguard/netguard.toml";
+pub(super) const CONFIG: &str = "/etc/netguard/netguard.toml";
 
 #[derive(Args)]
 pub(super) struct VerifyArgs {
@@ -51,7 +51,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The configuration that should be in force.
-fn config(instance: &Instance, named: Option<&Path>) -> anyhow::Result<Config> {
+pub(super) fn config(instance: &Instance, named: Option<&Path>) -> anyhow::Result<Config> {
     if let Some(file) = named {
         return Ok(Config::read(file)?);
     }

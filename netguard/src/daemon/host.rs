@@ -1,5 +1,4 @@
-//! The host around the programs: what the file says of it must be true, what netguard manages of it is made,
-//! and what will surprise whoever reads the drops is told.
+//! The host around the programs: what the file says of it must be true, and what netguard manages of it is made.
 
 use std::collections::BTreeMap;
 
@@ -100,31 +99,6 @@ fn table(policy: &Policy, instance: &Instance) -> Table {
             dry_run: protection.dry_run,
         }),
     }
-}
-
-/// The host's settings that will surprise whoever reads the drops.
-pub(super) fn warnings(policy: &Policy) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (v4, family, key) in
-        [(true, "IPv4", "net.ipv4.ip_forward"), (false, "IPv6", "net.ipv6.conf.all.forwarding")]
-    {
-        let used = policy.slots.iter().any(|slot| slot.gateway(v4).is_some());
-        if used && links::setting(key).as_deref() == Some("0") {
-            warnings.push(format!(
-                "this host does not forward {family}: slots reach nothing beyond it (sysctl -w \
-                 {key}=1)"
-            ));
-        }
-    }
-    for key in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
-        if links::setting(key).as_deref() == Some("1") {
-            warnings.push(format!(
-                "{key} is 1: the host's iptables sees bridged packets, and a rule there that \
-                 changes their mark makes the bridge drop them (sysctl -w {key}=0)"
-            ));
-        }
-    }
-    warnings
 }
 
 /// What the file says of bridges and ports must be true of the host.

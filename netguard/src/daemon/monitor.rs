@@ -37,6 +37,7 @@ use crate::{
     config::Config,
     control,
     datapath::{self, Changes, Datapath, Failed, PinDirectory, Shared},
+    doctor,
     instance::{Instance, Lock},
     journal::{Format, Journal, Journald, Writer},
     links::{self, Changed, Watcher},
@@ -223,7 +224,7 @@ impl Monitor {
         };
         let text = format!("guarding {}{waiting}", extent(policy));
         self.chronicle.tell(EventKind::Started, text);
-        for warning in host::warnings(policy) {
+        for warning in doctor::surprises(policy) {
             self.chronicle.tell(EventKind::Warning, warning);
         }
         Ok(())

@@ -119,6 +119,11 @@ pub fn detach_pinned(pin: &Path) -> io::Result<()> {
 
 /// The number of the program that TC runs first on one side of an interface, where it has tcx.
 pub(super) fn first_program(ifindex: u32, side: Side) -> io::Result<Option<u32>> {
+    Ok(programs(ifindex, side)?.first().copied())
+}
+
+/// The numbers of the programs that TC runs by links on one side of an interface, in their order.
+pub(super) fn programs(ifindex: u32, side: Side) -> io::Result<Vec<u32>> {
     let mut programs = [0_u32; PROGRAMS_MAX];
     let mut request = ProgramQuery {
         ifindex,
@@ -135,7 +140,7 @@ pub(super) fn first_program(ifindex: u32, side: Side) -> io::Result<Option<u32>>
     // SAFETY: the kernel writes at most as many numbers as the count says to `programs`, which outlives the call, and
     // what it answers into the request itself.
     unsafe { bpf(BPF_PROG_QUERY, &mut request)? };
-    Ok(programs.first().copied().filter(|_| request.count > 0))
+    Ok(programs.into_iter().take(request.count as usize).collect())
 }
 
 fn open(pin: &Path) -> io::Result<Option<OwnedFd>> {

@@ -160,6 +160,14 @@ pub(super) fn program(instance: &str, ifindex: u32, hook: Hook) -> io::Result<Op
     Ok(there.iter().find(|it| it.name.is_of(instance)).map(|it| it.program_id))
 }
 
+/// The numbers of the programs that filters hold on one side of an interface, in the order in which the kernel runs them; 0 for
+/// a filter that is no program.
+pub(super) fn programs(ifindex: u32, side: Side) -> io::Result<Vec<u32>> {
+    let mut there = filters_on(ifindex, side)?;
+    there.sort_by_key(|found| (found.chain, found.priority));
+    Ok(there.into_iter().map(|found| found.program_id).collect())
+}
+
 /// Removes the instance's filter of a hook, and the qdisc if netguard made it and nothing else is in it. Fine if
 /// there is no such filter or interface.
 pub(super) fn detach(instance: &str, ifindex: u32, hook: Hook) -> io::Result<()> {
@@ -312,7 +320,7 @@ fn unless_absent<T>(done: io::Result<T>) -> io::Result<()> {
 }
 
 /// True if the kernel knows no such interface, filter or qdisc (any more); the last it calls an invalid handle.
-fn is_absence(error: &io::Error) -> bool {
+pub(super) fn is_absence(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL))
 }
 

@@ -125,6 +125,22 @@ pub fn counters(name: &str) -> Result<Vec<(String, u64, u64)>, Error> {
     counters.iter().map(|counter| read(counter).ok_or(Error::Answer)).collect()
 }
 
+/// Every table of the host, whosever it is, as nft prints it.
+///
+/// # Errors
+///
+/// nft is missing or refuses, or the process may not.
+pub fn ruleset() -> Result<Value, Error> {
+    let answer = nft("read", "*", &["-j", "list", "ruleset"], "")?;
+    serde_json::from_str(&answer).map_err(|_| Error::Answer)
+}
+
+/// True for the name of a table of netguard's.
+#[must_use]
+pub fn is_own(name: &str) -> bool {
+    table::check_name(name).is_ok()
+}
+
 /// The objects of one kind in an answer of `nft -j`.
 fn list(kind: &str, answer: &str) -> Result<Vec<Value>, Error> {
     let answer: Value = serde_json::from_str(answer).map_err(|_| Error::Answer)?;

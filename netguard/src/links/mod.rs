@@ -1,6 +1,7 @@
 //! The host's interfaces and addresses, over rtnetlink: what there is, the news that it changed, and
 //! the links that netguard makes itself.
 
+mod details;
 mod error;
 mod host;
 mod link;
@@ -11,6 +12,7 @@ mod steps;
 mod tap;
 mod watcher;
 
+pub use details::{Details, Route, Table};
 pub use error::Error;
 pub use host::Host;
 pub use make::{Made, Wanted, make, remove_owned, remove_stale, take_back};
