@@ -186,7 +186,7 @@ impl Check {
                 "weak: netguard's XDP runs in generic mode; weak: a slot's bridge has XDP, so that no port that comes can have it"
             }
             Self::FirewallClosed => {
-                "broken: a chain of another firewall drops what it does not know, and knows nothing of the slots"
+                "broken: a chain of another firewall drops what it does not know, and knows nothing of a slot"
             }
             Self::FirewallRule => {
                 "weak: a rule of another firewall drops packets of a slot by name"
