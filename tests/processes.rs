@@ -1,6 +1,6 @@
 //! The daemon's two processes: which holds what privileges, and what becomes of each when the other one dies.
 
-use std::{fs, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use netguard::sandbox::{Privileges, table};
 use netguard_tests::{
@@ -10,20 +10,6 @@ use netguard_tests::{
     lab::{Background, Lab},
     until,
 };
-
-/// The monitor and its worker.
-fn processes(lab: &Lab) -> (u32, u32) {
-    let monitor = lab.daemon_pid().expect("a daemon");
-    let tasks = fs::read_dir(format!("/proc/{monitor}/task")).expect("its threads").flatten();
-    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let children: Vec<u32> = children
-        .flat_map(|them| {
-            them.split_whitespace().filter_map(|it| it.parse().ok()).collect::<Vec<_>>()
-        })
-        .collect();
-    let [worker] = children[..] else { panic!("one child, not {children:?}") };
-    (u32::try_from(monitor).expect("a process"), worker)
-}
 
 fn kill(pid: u32) {
     let pid = pid.to_string();
@@ -42,7 +28,7 @@ fn the_monitor_holds_what_it_needs_and_the_worker_nothing() {
     }
     let lab = Lab::up("veth");
     assert!(resolves(&lab));
-    let (monitor, worker) = processes(&lab);
+    let (monitor, worker) = lab.processes();
     let before = Privileges::of(std::process::id()).expect("this process");
     let monitor = Privileges::of(monitor).expect("the monitor");
     let worker = Privileges::of(worker).expect("the worker");
@@ -73,13 +59,13 @@ fn a_worker_that_dies_is_replaced_and_what_was_asked_meanwhile_is_answered() {
     }
     let lab = Lab::up("veth");
     assert!(resolves(&lab));
-    let (monitor, worker) = processes(&lab);
+    let (monitor, worker) = lab.processes();
     kill(worker);
     // It waits in the socket until the next worker takes it.
     assert!(resolves(&lab));
     let is_told = |event: &serde_json::Value| is_note(event, "the worker was killed by signal 9");
     until("it is told", || lab.events().iter().any(is_told));
-    let (same, other) = processes(&lab);
+    let (same, other) = lab.processes();
     assert_eq!(same, monitor);
     assert_ne!(other, worker);
     let instance = lab.instance();
@@ -95,7 +81,7 @@ fn a_worker_does_not_outlive_its_monitor() {
     }
     for signal in ["KILL", "TERM"] {
         let lab = Lab::up("veth");
-        let (_, worker) = processes(&lab);
+        let (_, worker) = lab.processes();
         daemon::kill(&lab, signal);
         until("the worker has ended", || Privileges::of(worker).is_err());
         let _daemon = daemon::start(&lab);

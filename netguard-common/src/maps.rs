@@ -10,7 +10,7 @@
 use crate::{Address, SlotId};
 
 /// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// `0 -> u32`: the side whose policy counts.
 pub const ACTIVE: &str = "ACTIVE";
@@ -28,7 +28,7 @@ pub const RULES: &str = "RULES";
 pub const SERVICES: &str = "SERVICES";
 /// Array per CPU of [`Passed`], by slot id: packets that passed.
 pub const PASSED: &str = "PASSED";
-/// `CounterKey -> Counter` per CPU: packets that were dropped.
+/// `CounterKey -> DropCounter` per CPU: packets that were dropped, and how many of them have no record.
 pub const COUNTERS: &str = "COUNTERS";
 /// Array of [`crate::flow::Flow`]: the connections of all slots, each slot's in a region of its own.
 pub const FLOWS: &str = "FLOWS";
@@ -490,7 +490,7 @@ const _: () = assert!(size_of::<CounterKey>() == 4);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for CounterKey {}
 
-/// The value of [`COUNTERS`].
+/// Packets that went the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Counter {
@@ -502,6 +502,25 @@ pub struct Counter {
 const _: () = assert!(size_of::<Counter>() == 16);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for Counter {}
+
+/// The value of [`COUNTERS`]. Its packets are those that have a record, those that found the ring buffer full
+/// ([`RECORDS_LOST`]), and the suppressed ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct DropCounter {
+    /// All of them.
+    pub counter: Counter,
+    /// `CLOCK_MONOTONIC` in nanoseconds at which the latest window of records began: see
+    /// [`crate::record::WINDOW_NS`].
+    pub window_ns: u64,
+    /// Records that were made in that window.
+    pub records: u32,
+    /// Packets since the latest record that have none.
+    pub suppressed: u32,
+}
+const _: () = assert!(size_of::<DropCounter>() == 32);
+// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
+unsafe impl Layout for DropCounter {}
 
 /// The value of [`PASSED`]: egress, ingress, and egress to the resolver.
 pub type Passed = [Counter; 3];

@@ -1,10 +1,18 @@
 //! From a verdict to its consequences: the counter, the record and the hook's action.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA},
+    helpers::{bpf_get_smp_processor_id, bpf_ringbuf_query},
+};
 use netguard_common::{
     Direction, DropReason, Hook, SlotId,
-    maps::{Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, passed_index},
-    record::{CAPTURE_LENGTH, RECORD_VERSION},
+    maps::{
+        Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, passed_index,
+    },
+    record::{
+        CAPTURE_LENGTH, CROWDED, RECORD_VERSION, RECORDS_PER_WINDOW, RECORDS_WHEN_CROWDED,
+        WINDOW_NS,
+    },
 };
 
 use crate::{
@@ -49,8 +57,9 @@ pub fn finish<F: Frame>(
     match verdict {
         Verdict::Drop(_) if is_dry_run => frame.action_drop(),
         Verdict::Drop(reason) => {
-            count_drop(frame, CounterKey { slot_id, direction: direction as u8, outcome });
-            record(frame, hook, direction, slot_id, reason);
+            let key = CounterKey { slot_id, direction: direction as u8, outcome };
+            let counter = count_drop(frame, key);
+            record(frame, hook, direction, slot_id, reason, counter);
             frame.action_drop()
         }
         Verdict::Pass | Verdict::Redirect | Verdict::Continue => {
@@ -76,25 +85,68 @@ fn count_pass<F: Frame>(frame: &F, slot_id: SlotId, direction: Direction, outcom
     }
 }
 
+/// Counts a drop. None if the map is full: then the record tells of the drop.
 #[inline(always)]
-fn count_drop<F: Frame>(frame: &F, key: CounterKey) {
+fn count_drop<F: Frame>(frame: &F, key: CounterKey) -> Option<*mut DropCounter> {
     let bytes = u64::from(frame.length());
     let counter = match COUNTERS.get_ptr_mut(key) {
         Some(counter) => counter,
         None => {
             // Another CPU may have been faster: either way the entry exists now.
-            let zero = Counter { packets: 0, bytes: 0 };
+            let zero = DropCounter {
+                counter: Counter { packets: 0, bytes: 0 },
+                window_ns: 0,
+                records: 0,
+                suppressed: 0,
+            };
             let _ = COUNTERS.insert(key, zero, u64::from(BPF_NOEXIST));
-            match COUNTERS.get_ptr_mut(key) {
-                Some(counter) => counter,
-                None => return, // the map is full: the record still tells of the drop
-            }
+            COUNTERS.get_ptr_mut(key)?
         }
     };
     // SAFETY: the value is this CPU's own and programs of one hook do not nest on a CPU.
     unsafe {
-        (*counter).packets += 1;
-        (*counter).bytes += bytes;
+        (*counter).counter.packets += 1;
+        (*counter).counter.bytes += bytes;
+    }
+    Some(counter)
+}
+
+/// True if the drop gets a record; else it is counted among those that have none.
+#[inline(always)]
+fn has_room(counter: *mut DropCounter, now_ns: u64) -> bool {
+    // SAFETY: the value is this CPU's own and programs of one hook do not nest on a CPU.
+    let counter = unsafe { &mut *counter };
+    if now_ns.wrapping_sub(counter.window_ns) >= WINDOW_NS {
+        counter.window_ns = now_ns;
+        counter.records = 0;
+    }
+    if counter.records < RECORDS_WHEN_CROWDED
+        || (counter.records < RECORDS_PER_WINDOW && !is_crowded())
+    {
+        return true;
+    }
+    counter.suppressed = counter.suppressed.saturating_add(1);
+    false
+}
+
+/// True if whoever reads records does not keep up.
+#[inline(always)]
+fn is_crowded() -> bool {
+    // SAFETY: the address of a ring buffer, which is all that the helper wants.
+    let unread = unsafe {
+        bpf_ringbuf_query((&raw const DROPS).cast_mut().cast(), BPF_RB_AVAIL_DATA.into())
+    };
+    unread > CROWDED
+}
+
+/// Takes what the record says of those before it out of the counter.
+#[inline(always)]
+fn take_suppressed(counter: Option<*mut DropCounter>) -> u32 {
+    let Some(counter) = counter else { return 0 };
+    // SAFETY: the value is this CPU's own and programs of one hook do not nest on a CPU.
+    unsafe {
+        (*counter).records += 1;
+        core::mem::take(&mut (*counter).suppressed)
     }
 }
 
@@ -105,7 +157,12 @@ fn record<F: Frame>(
     direction: Direction,
     slot_id: SlotId,
     reason: DropReason,
+    counter: Option<*mut DropCounter>,
 ) {
+    let time_ns = now_ns();
+    if counter.is_some_and(|counter| !has_room(counter, time_ns)) {
+        return;
+    }
     let Some(mut entry) = DROPS.reserve(0) else {
         if let Some(lost) = RECORDS_LOST.get_ptr_mut(0) {
             // SAFETY: the value is this CPU's own.
@@ -113,12 +170,13 @@ fn record<F: Frame>(
         }
         return;
     };
+    let suppressed = take_suppressed(counter);
     let frame_length = frame.length();
     let record = entry.as_mut_ptr();
     // SAFETY: the ring buffer lent `size_of::<DropRecord>()` writable bytes at `record`, and every
     // one of them is written before they are submitted.
     unsafe {
-        (*record).time_ns = now_ns();
+        (*record).time_ns = time_ns;
         (*record).ifindex = frame.ifindex();
         (*record).frame_length = frame_length;
         (*record).slot_id = slot_id;
@@ -126,6 +184,8 @@ fn record<F: Frame>(
         (*record).reason = reason as u8;
         (*record).direction = direction as u8;
         (*record).hook = hook as u8;
+        (*record).suppressed = suppressed;
+        (*record).cpu = bpf_get_smp_processor_id();
         (*record).packet = [0; CAPTURE_LENGTH];
         // The helpers want a length from 1 to the buffer's, and Linux 6.1 to 6.5 believe that only of
         // a sum like this (`clamp` compiles to a comparison with 0 that they forget). Frames have 14

@@ -17,6 +17,7 @@ mod asked;
 mod carried;
 mod channel;
 mod child;
+mod floods;
 mod guard;
 mod host;
 mod listening;

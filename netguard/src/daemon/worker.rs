@@ -1,5 +1,5 @@
 //! The worker: one loop over what the monitor tells, drop records and what is due once in a while, beside the threads that
-//! answer guests. It holds no privilege; all that it has of the kernel are two maps.
+//! answer guests. It holds no privilege; all that it has of the kernel are three maps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +30,7 @@ use tokio::{
 use super::{
     asked::{Asked, Orders, Wanted},
     channel::{Answer, Channel, HostView, PolicyText, Received, ToMonitor, ToWorker},
+    floods::Floods,
     meeting::{SignsOfLife, come_to},
     overlay::Overlay,
     raise_file_limit,
@@ -39,8 +40,8 @@ use super::{
 use crate::{
     config::Config,
     control,
-    datapath::{DropStream, Shared},
-    drops::Clock,
+    datapath::{DropCounters, DropStream, Shared},
+    drops::{Clock, Drop},
     instance::Instance,
     journal::{Event as Entry, Format, Journal, Writer},
     policy::Policy,
@@ -159,6 +160,8 @@ struct Worker {
     drops: AsyncFd<DropStream>,
     /// True if records were left in the ring buffer, of which no readiness will tell.
     more_drops: bool,
+    counters: DropCounters,
+    floods: Floods,
     resolver: Arc<Resolver>,
     pins: Arc<Pins>,
     feeds: control::Feeds,
@@ -187,13 +190,14 @@ impl Worker {
         host: HostView,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let Ok([pins, drops, control]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+        let Ok([pins, drops, counters, control]) = <[OwnedFd; 4]>::try_from(descriptors) else {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
         let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
         let whole = with_slots(&config, &overlay)?;
         let policy = overlay.apply(&whole.policy);
-        let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
+        let shared = Shared { pins, drops, counters };
+        let (pins, drops, counters) = shared.open(host.processors).map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
         let format = if json { Format::Json } else { Format::Text };
@@ -222,6 +226,8 @@ impl Worker {
             policy,
             drops,
             more_drops: false,
+            counters,
+            floods: Floods::default(),
             resolver,
             pins,
             feeds,
@@ -258,6 +264,7 @@ impl Worker {
                 Event::Housekeeping => {
                     self.resolver.report_over_rate();
                     self.pins.expire(Moment::now());
+                    self.log_rests();
                     self.signs.give();
                 }
             }
@@ -391,10 +398,18 @@ impl Worker {
                 self.more_drops = false;
                 return;
             };
-            if let Some(drop) = reader.read(&record).map(Arc::new) {
-                self.feeds.drops.add(&drop);
-                self.journal.write(Entry::Drop(drop));
+            if let Some(drop) = reader.read(&record) {
+                let drop = self.floods.saw(&record, drop);
+                tell(&self.feeds, &self.journal, drop);
             }
+        }
+    }
+
+    /// Logs how many drops have no record, where no record will say so.
+    fn log_rests(&mut self) {
+        let counters = &self.counters;
+        for rest in self.floods.rests(&Clock::read(), |key, cpu| counters.on(cpu, key)) {
+            tell(&self.feeds, &self.journal, Arc::new(rest));
         }
     }
 
@@ -404,6 +419,12 @@ impl Worker {
         drop((control, listening, server, resolver, journal));
         writer.finish();
     }
+}
+
+/// Tells who follows drops, and the log.
+fn tell(feeds: &control::Feeds, journal: &Journal, drop: Arc<Drop>) {
+    feeds.drops.add(&drop);
+    journal.write(Entry::Drop(drop));
 }
 
 /// What orders may speak of.

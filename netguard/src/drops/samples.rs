@@ -25,6 +25,8 @@ pub(super) fn drop_of(slot: Option<&str>, reason: DropReason, length: u32) -> Ar
         name: None,
         line: "built in".to_owned(),
         because: String::new(),
+        suppressed: 0,
+        is_rest: false,
     })
 }
 
