@@ -164,6 +164,8 @@ pub mod slot_flags {
     pub const LIMITS: u16 = 1 << 7;
     /// Where no rule speaks, the slot may reach the addresses that are pinned for it.
     pub const PINNED: u16 = 1 << 8;
+    /// The slot is told what its policy denies.
+    pub const REJECT: u16 = 1 << 9;
     /// There is such a slot; without it the entry is empty.
     pub const PRESENT: u16 = 1 << 15;
 }
@@ -279,7 +281,7 @@ impl Limit {
     }
 }
 
-/// What a limit counts: the index into [`SlotEntry::limits`] and [`Spent`].
+/// What a limit counts: the index into [`SlotEntry::limits`], but for the last one, and [`Spent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Counted {
@@ -291,11 +293,17 @@ pub enum Counted {
     Flows = 2,
     /// ICMP messages.
     Icmp = 3,
+    /// Answers to what is denied, of which every slot may have [`ANSWERS`].
+    Answers = 4,
 }
+
+/// How many answers to what is denied a slot gets: more than anybody who waits for one needs, and far too few to be
+/// worth a flood.
+pub const ANSWERS: Limit = Limit::per_second(100);
 
 /// The value of [`SPENT`]: for each limit the `CLOCK_MONOTONIC` time in nanoseconds at which the slot is
 /// even again.
-pub type Spent = [u64; 4];
+pub type Spent = [u64; 5];
 
 /// What lies at an address. The verdict stage decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

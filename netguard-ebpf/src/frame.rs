@@ -6,9 +6,9 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use netguard_common::{answer_of, maps::Outcome};
+use netguard_common::{SlotId, answer_of, maps::Outcome};
 
-use crate::dry_run;
+use crate::{denial, dry_run};
 
 /// How much of a frame is made directly readable, in bytes; the parser asserts what it needs.
 pub const HEADERS_MAX: usize = 86;
@@ -37,6 +37,8 @@ pub trait Frame {
     fn action_pass(&self) -> u32;
     /// The action that drops the frame.
     fn action_drop(&self) -> u32;
+    /// The action that drops the frame and tells whoever sent it, where that can be done.
+    fn action_deny(&self, slot_id: SlotId) -> u32;
 }
 
 impl Frame for XdpContext {
@@ -84,6 +86,11 @@ impl Frame for XdpContext {
     #[inline(always)]
     fn action_drop(&self) -> u32 {
         xdp_action::XDP_DROP
+    }
+
+    #[inline(always)]
+    fn action_deny(&self, _: SlotId) -> u32 {
+        self.action_drop() // nothing comes here: what is to be told goes on to TC
     }
 }
 
@@ -142,5 +149,10 @@ impl Frame for TcContext {
     #[inline(always)]
     fn action_drop(&self) -> u32 {
         TC_ACT_SHOT as u32
+    }
+
+    #[inline(always)]
+    fn action_deny(&self, slot_id: SlotId) -> u32 {
+        denial::answer(self, slot_id).unwrap_or(self.action_drop())
     }
 }

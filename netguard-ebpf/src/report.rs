@@ -30,6 +30,8 @@ pub enum Verdict {
     Redirect,
     /// It is dropped.
     Drop(DropReason),
+    /// It is dropped, and whoever sent it is told.
+    Deny(DropReason),
     /// It goes on to the next of our programs, which decides and counts.
     Continue,
 }
@@ -48,19 +50,21 @@ pub fn finish<F: Frame>(
         Verdict::Continue => return frame.action_pass(),
         Verdict::Pass => OUTCOME_PASS,
         Verdict::Redirect => OUTCOME_REDIRECT,
-        Verdict::Drop(reason) => reason as Outcome,
+        Verdict::Drop(reason) | Verdict::Deny(reason) => reason as Outcome,
     };
     let is_dry_run = frame.is_dry_run();
     if is_dry_run {
         frame.answer(outcome);
     }
     match verdict {
-        Verdict::Drop(_) if is_dry_run => frame.action_drop(),
-        Verdict::Drop(reason) => {
+        Verdict::Drop(_) | Verdict::Deny(_) if is_dry_run => frame.action_drop(),
+        Verdict::Drop(reason) | Verdict::Deny(reason) => {
             let key = CounterKey { slot_id, direction: direction as u8, outcome };
             let counter = count_drop(frame, key);
             record(frame, hook, direction, slot_id, reason, counter);
-            frame.action_drop()
+            // From here on the frame is no longer what it was.
+            let is_told = matches!(verdict, Verdict::Deny(_));
+            if is_told { frame.action_deny(slot_id) } else { frame.action_drop() }
         }
         Verdict::Pass | Verdict::Redirect | Verdict::Continue => {
             if !is_dry_run {

@@ -139,6 +139,8 @@ pub(super) struct Slot {
     pub(super) runtime: Option<Spanned<String>>,
     #[serde(default = "absent")]
     pub(super) mode: Spanned<Mode>,
+    #[serde(default = "absent")]
+    pub(super) denial: Spanned<Denial>,
     pub(super) egress: Option<Spanned<Egress>>,
     #[serde(default)]
     pub(super) allow: Vec<Spanned<String>>,
@@ -174,6 +176,17 @@ pub(super) enum Mode {
     Guarded,
     /// No network at all.
     Lockdown,
+}
+
+/// `denial`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Denial {
+    /// Nobody is told.
+    #[default]
+    Drop,
+    /// The slot is told.
+    Reject,
 }
 
 /// `egress`

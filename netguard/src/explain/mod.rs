@@ -90,6 +90,8 @@ struct Hop {
     interface: String,
     hook: Hook,
     asked: Asked,
+    /// True if the slot would be told of the drop.
+    is_told: bool,
     steps: Vec<Step>,
 }
 
@@ -221,6 +223,17 @@ impl Explained {
     }
 }
 
+impl Explained {
+    /// What the slot would be told, where it would be told something.
+    fn answer(&self) -> Option<&'static str> {
+        let is_told = self.hops.iter().any(|hop| hop.is_told);
+        is_told.then_some(match self.question.protocol {
+            Protocol::Tcp => "RST",
+            Protocol::Udp | Protocol::Icmp => "ICMP",
+        })
+    }
+}
+
 impl Loaded {
     fn find(&self, name: &str) -> Result<SlotId, NoSlot> {
         let names = self.view.slots.iter();
@@ -279,7 +292,10 @@ impl Loaded {
         let asked = self.in_force.program(hook)?.ask(frame, *ifindex, mark)?;
         let steps = self.steps(id, slot, hook, asked, question)?;
         let interface = read_name(&port.name).to_owned();
-        Ok(Hop { slot: name, interface, hook, asked, steps })
+        let is_told = hook == Hook::PortEgress
+            && slot.flags & slot_flags::REJECT != 0
+            && matches!(asked, Asked::Drop(reason) if reason.is_of_policy());
+        Ok(Hop { slot: name, interface, hook, asked, is_told, steps })
     }
 
     fn steps(

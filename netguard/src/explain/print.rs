@@ -83,6 +83,7 @@ impl Explained {
             "reason": reason.map(netguard_common::DropReason::name),
             "code": reason.map(netguard_common::DropReason::code),
             "sentence": reason.map(netguard_common::DropReason::sentence),
+            "answer": self.answer(),
             "dns": self.dns,
             "hops": hops.collect::<Vec<_>>(),
         })
@@ -91,7 +92,9 @@ impl Explained {
     fn verdict(&self) -> String {
         match (self.dropped(), self.hops.last().map(|hop| hop.asked)) {
             (Some(reason), _) => {
-                format!("would be dropped: {} ({})", reason.name(), reason.code())
+                let told =
+                    self.answer().map_or(String::new(), |it| format!(", answered with {it}"));
+                format!("would be dropped: {} ({}){told}", reason.name(), reason.code())
             }
             (None, Some(Asked::Redirect)) => "would go to the slot's resolver".to_owned(),
             (None, _) => "would pass".to_owned(),
