@@ -207,7 +207,7 @@ fn each_drop_has_a_record_or_is_counted_with_the_next_one() {
         }
     }
     assert_eq!(others, 1, "one slot's and reason's flood hides another's");
-    let counters = kernel.drop_counters(1, DropReason::Metadata);
+    let counters = kernel.drop_counters(1, DropReason::Metadata as u8);
     let packets: u64 = counters.iter().map(|it| it.counter.packets).sum();
     let left: u32 = counters.iter().map(|it| it.suppressed).sum();
     assert_eq!(packets, u64::from(PACKETS));

@@ -166,6 +166,8 @@ pub mod slot_flags {
     pub const PINNED: u16 = 1 << 8;
     /// The slot is told what its policy denies.
     pub const REJECT: u16 = 1 << 9;
+    /// What no rule and no pin opens passes, and is recorded as what would be dropped.
+    pub const AUDIT: u16 = 1 << 10;
     /// There is such a slot; without it the entry is empty.
     pub const PRESENT: u16 = 1 << 15;
 }
@@ -476,12 +478,24 @@ pub const fn slot_index(side: Side, slot_id: SlotId) -> u32 {
 }
 
 /// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], else the number of a
-/// [`crate::DropReason`].
+/// [`crate::DropReason`], with [`OUTCOME_WOULD`] if it passed all the same.
 pub type Outcome = u8;
 /// The packet passed.
 pub const OUTCOME_PASS: Outcome = 0;
 /// The packet was a DNS query and went to the resolver.
 pub const OUTCOME_REDIRECT: Outcome = 255;
+/// Beside a reason's number: the packet opened a flow of a slot that is audited, which would else have been dropped. It
+/// is counted among those that passed too.
+pub const OUTCOME_WOULD: Outcome = 128;
+
+/// Why packets of that outcome would have been dropped; `None` if that is not what became of them.
+#[must_use]
+pub const fn would_drop(outcome: Outcome) -> Option<crate::DropReason> {
+    match outcome {
+        OUTCOME_REDIRECT | ..OUTCOME_WOULD => None,
+        would => crate::DropReason::from_raw(would - OUTCOME_WOULD),
+    }
+}
 
 /// The key of [`COUNTERS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

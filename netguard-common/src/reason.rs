@@ -75,6 +75,14 @@ macro_rules! drop_reasons {
                 }
             }
 
+            /// The name under which packets are counted that passed, and would have been dropped so.
+            #[must_use]
+            pub const fn would_name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!("would-drop-", $name),)+
+                }
+            }
+
             /// One sentence for the operator: what the packet did.
             #[must_use]
             pub const fn sentence(self) -> &'static str {

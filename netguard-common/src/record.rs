@@ -1,6 +1,9 @@
 //! The record of one drop, as it travels through the ring buffer `DROPS`.
 
-use crate::{DropReason, SlotId};
+use crate::{
+    DropReason, SlotId,
+    maps::{CounterKey, OUTCOME_WOULD},
+};
 
 /// How many bytes of the packet a record carries, from the Ethernet header on.
 pub const CAPTURE_LENGTH: usize = 128;
@@ -51,7 +54,9 @@ pub struct DropRecord {
     /// How many drops of the same slot, direction and reason on the same CPU have no record since the one before this.
     pub suppressed: u32,
     /// The CPU.
-    pub cpu: u32,
+    pub cpu: u16,
+    /// 1 if the packet passed all the same: see [`crate::maps::OUTCOME_WOULD`].
+    pub passed: u16,
     /// The first bytes of the packet; zero behind `captured`.
     pub packet: [u8; CAPTURE_LENGTH],
 }
@@ -70,6 +75,17 @@ impl DropRecord {
         let record = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
         (record.version == RECORD_VERSION && usize::from(record.captured) <= CAPTURE_LENGTH)
             .then_some(record)
+    }
+
+    /// The key under which it is counted.
+    #[must_use]
+    pub const fn counter_key(&self) -> CounterKey {
+        let would = if self.passed == 1 { OUTCOME_WOULD } else { 0 };
+        CounterKey {
+            slot_id: self.slot_id,
+            direction: self.direction,
+            outcome: self.reason | would,
+        }
     }
 
     /// The reason, if this build knows its number.

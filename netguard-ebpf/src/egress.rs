@@ -91,6 +91,7 @@ fn carry_out(
 ) -> Result<Verdict, DropReason> {
     // Stage 10, limits.
     limits::packet(ctx, scratch, slot_id, slot)?;
+    let mut would_drop = None;
     match permit {
         Permit::Pass => {}
         Permit::Follow => flows::advance(ctx, scratch, slot.generation, WAY),
@@ -107,6 +108,7 @@ fn carry_out(
             if flows::open(ctx, scratch, slot, WAY as u32) == 0 {
                 return Err(DropReason::FlowsFull);
             }
+            would_drop = DropReason::from_raw(scratch.attempt.would_drop);
         }
         Permit::Redirect => {
             dns::redirect(ctx, slot_id, slot, scratch)?;
@@ -116,7 +118,7 @@ fn carry_out(
     if scratch.packet.more_fragments && !scratch.packet.is_later_fragment() {
         fragments::begin(ctx, scratch, slot_id, WAY);
     }
-    Ok(Verdict::Pass)
+    Ok(would_drop.map_or(Verdict::Pass, Verdict::Audit))
 }
 
 /// The whole decision; what speaks first wins.
@@ -150,7 +152,7 @@ fn stages<F: Frame>(
     flows::check_opening(&scratch.packet)?;
     Ok(match leave {
         Leave::Straight => Permit::Open,
-        Leave::ByRouting | Leave::ByPin => Permit::Route,
+        Leave::ByRouting | Leave::ByPin | Leave::ByAudit(_) => Permit::Route,
     })
 }
 

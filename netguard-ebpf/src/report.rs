@@ -7,7 +7,8 @@ use aya_ebpf::{
 use netguard_common::{
     Direction, DropReason, Hook, SlotId,
     maps::{
-        Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, passed_index,
+        Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, OUTCOME_WOULD, Outcome,
+        passed_index,
     },
     record::{
         CAPTURE_LENGTH, CROWDED, RECORD_VERSION, RECORDS_PER_WINDOW, RECORDS_WHEN_CROWDED,
@@ -30,6 +31,8 @@ pub enum Verdict {
     Redirect,
     /// It is dropped.
     Drop(DropReason),
+    /// It passes, because its slot is audited; else it would have been dropped.
+    Audit(DropReason),
     /// It is dropped, and whoever sent it is told.
     Deny(DropReason),
     /// It goes on to the next of our programs, which decides and counts.
@@ -46,30 +49,36 @@ pub fn finish<F: Frame>(
     slot_id: SlotId,
     verdict: Verdict,
 ) -> u32 {
-    let outcome = match verdict {
+    // What became of it, and what is recorded of that.
+    let (outcome, recorded) = match verdict {
         Verdict::Continue => return frame.action_pass(),
-        Verdict::Pass => OUTCOME_PASS,
-        Verdict::Redirect => OUTCOME_REDIRECT,
-        Verdict::Drop(reason) | Verdict::Deny(reason) => reason as Outcome,
+        Verdict::Pass => (OUTCOME_PASS, None),
+        Verdict::Redirect => (OUTCOME_REDIRECT, None),
+        Verdict::Audit(reason) => (OUTCOME_PASS, Some(reason)),
+        Verdict::Drop(reason) | Verdict::Deny(reason) => (reason as Outcome, Some(reason)),
     };
     let is_dry_run = frame.is_dry_run();
     if is_dry_run {
         frame.answer(outcome);
     }
+    let is_drop = matches!(verdict, Verdict::Drop(_) | Verdict::Deny(_));
+    if !is_drop && !is_dry_run {
+        count_pass(frame, slot_id, direction, outcome);
+    }
+    if let Some(reason) = recorded
+        && !is_dry_run
+    {
+        let would = if is_drop { 0 } else { OUTCOME_WOULD };
+        let outcome = reason as Outcome | would;
+        let key = CounterKey { slot_id, direction: direction as u8, outcome };
+        let counter = count_drop(frame, key);
+        record(frame, hook, key, counter);
+    }
     match verdict {
-        Verdict::Drop(_) | Verdict::Deny(_) if is_dry_run => frame.action_drop(),
-        Verdict::Drop(reason) | Verdict::Deny(reason) => {
-            let key = CounterKey { slot_id, direction: direction as u8, outcome };
-            let counter = count_drop(frame, key);
-            record(frame, hook, direction, slot_id, reason, counter);
-            // From here on the frame is no longer what it was.
-            let is_told = matches!(verdict, Verdict::Deny(_));
-            if is_told { frame.action_deny(slot_id) } else { frame.action_drop() }
-        }
-        Verdict::Pass | Verdict::Redirect | Verdict::Continue => {
-            if !is_dry_run {
-                count_pass(frame, slot_id, direction, outcome);
-            }
+        // From here on the frame is no longer what it was.
+        Verdict::Deny(_) if !is_dry_run => frame.action_deny(slot_id),
+        Verdict::Drop(_) | Verdict::Deny(_) => frame.action_drop(),
+        Verdict::Pass | Verdict::Redirect | Verdict::Audit(_) | Verdict::Continue => {
             frame.action_pass()
         }
     }
@@ -155,14 +164,7 @@ fn take_suppressed(counter: Option<*mut DropCounter>) -> u32 {
 }
 
 #[inline(always)]
-fn record<F: Frame>(
-    frame: &F,
-    hook: Hook,
-    direction: Direction,
-    slot_id: SlotId,
-    reason: DropReason,
-    counter: Option<*mut DropCounter>,
-) {
+fn record<F: Frame>(frame: &F, hook: Hook, key: CounterKey, counter: Option<*mut DropCounter>) {
     let time_ns = now_ns();
     if counter.is_some_and(|counter| !has_room(counter, time_ns)) {
         return;
@@ -183,13 +185,14 @@ fn record<F: Frame>(
         (*record).time_ns = time_ns;
         (*record).ifindex = frame.ifindex();
         (*record).frame_length = frame_length;
-        (*record).slot_id = slot_id;
+        (*record).slot_id = key.slot_id;
         (*record).version = RECORD_VERSION;
-        (*record).reason = reason as u8;
-        (*record).direction = direction as u8;
+        (*record).reason = key.outcome & !OUTCOME_WOULD;
+        (*record).direction = key.direction;
         (*record).hook = hook as u8;
         (*record).suppressed = suppressed;
-        (*record).cpu = bpf_get_smp_processor_id();
+        (*record).cpu = bpf_get_smp_processor_id() as u16;
+        (*record).passed = u16::from(key.outcome & OUTCOME_WOULD != 0);
         (*record).packet = [0; CAPTURE_LENGTH];
         // The helpers want a length from 1 to the buffer's, and Linux 6.1 to 6.5 believe that only of
         // a sum like this (`clamp` compiles to a comparison with 0 that they forget). Frames have 14

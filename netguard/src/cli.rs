@@ -106,6 +106,14 @@ enum Command {
         #[arg(long)]
         instance: Option<Instance>,
     },
+    /// Print what a slot with `mode = "audit"` did that its entry does not open, as the keys that would open it
+    Suggest {
+        /// The slot
+        slot: String,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
     /// Deny a name or a prefix to a slot, now, whatever the configuration says
     Deny(SayArgs),
     /// Allow a name or a prefix to a slot, now, beside what the configuration allows
@@ -327,6 +335,7 @@ impl Cli {
             Command::Explain(args) => explain::explain(&args),
             Command::Verify(args) => verify::verify(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
+            Command::Suggest { slot, instance } => orders::suggest(&slot, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),
             Command::Forget { slot, what, instance } => orders::forget(&slot, &what, instance),

@@ -23,4 +23,5 @@ pub mod policy;
 pub mod sandbox;
 mod socket_file;
 pub mod status;
+pub mod suggest;
 pub mod verify;

@@ -177,6 +177,7 @@ fn resolver(
         name: "slot1".into(),
         allowlist: Allowlist::of([Arc::new(names.into_iter().collect::<NameSet>())]),
         pinned: true,
+        audit: false,
         limits: QueryLimits::default(),
     };
     let rules = Rules {

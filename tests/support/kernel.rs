@@ -27,7 +27,7 @@ pub use netguard_common::vouched_by;
 use netguard_common::{
     Direction, DropReason, Hook, NO_SLOT, SlotId, denial_to,
     flow::Flow,
-    maps::{COUNTERS, CounterKey, DropCounter, FLOWS, OUTCOME_PASS, OUTCOME_REDIRECT},
+    maps::{COUNTERS, CounterKey, DropCounter, FLOWS, OUTCOME_PASS, OUTCOME_REDIRECT, would_drop},
     record::{DropRecord, RECORDS_PER_WINDOW},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -206,12 +206,14 @@ impl Kernel {
         let counted = self.counted();
         let changed: Vec<_> = counted
             .iter()
+            // What is audited is counted among those that passed too.
+            .filter(|(outcome, _)| would_drop(*outcome).is_none())
             .filter_map(|(outcome, packets)| {
                 let old = before.iter().find(|(other, _)| other == outcome).map_or(0, |it| it.1);
                 (*packets != old).then_some((*outcome, packets - old))
             })
             .collect();
-        let records = self.records();
+        let records = self.records_of_drops();
         let (pass, drop) =
             if hook == Hook::Xdp { (XDP_PASS, XDP_DROP) } else { (TC_NEXT, TC_SHOT) };
         let outcome = match changed.as_slice() {
@@ -303,7 +305,7 @@ impl Kernel {
     pub fn verdict(&mut self, hook: Hook, frame: &[u8], mark: u32) -> (Outcome, Probed) {
         self.leave_room_for_records();
         let probed = self.datapath.probe(hook, frame, mark).expect("the program runs");
-        let records = self.records();
+        let records = self.records_of_drops();
         let drop = if hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
         let reason = match records.as_slice() {
             [] => None,
@@ -381,16 +383,20 @@ impl Kernel {
         )
     }
 
+    fn records_of_drops(&mut self) -> Vec<DropRecord> {
+        self.records().into_iter().filter(|record| record.passed == 0).collect()
+    }
+
     /// The records that came since the last time.
     pub fn records(&mut self) -> Vec<DropRecord> {
         std::iter::from_fn(|| self.drops.next_ready()).collect()
     }
 
-    /// What was counted of a slot's egress that was dropped so, on each processor.
+    /// What was counted of a slot's egress of which that became, on each processor.
     #[must_use]
-    pub fn drop_counters(&self, slot_id: SlotId, reason: DropReason) -> Vec<DropCounter> {
-        let key = CounterKey { slot_id, direction: Direction::Egress as u8, outcome: reason as u8 };
-        let cpus = u32::try_from(processors()).expect("a number of processors");
+    pub fn drop_counters(&self, slot_id: SlotId, outcome: u8) -> Vec<DropCounter> {
+        let key = CounterKey { slot_id, direction: Direction::Egress as u8, outcome };
+        let cpus = u16::try_from(processors()).expect("a number of processors");
         (0..cpus).filter_map(|cpu| self.counters.on(cpu, &key)).collect()
     }
 }

@@ -174,6 +174,8 @@ pub(super) enum Mode {
     /// What the other keys say.
     #[default]
     Guarded,
+    /// What the other keys do not open passes too, and is recorded.
+    Audit,
     /// No network at all.
     Lockdown,
 }

@@ -29,7 +29,7 @@ mod stream;
 
 pub use client::{
     Error, add_slot, confirm, diff, drops, export, forget, import, judge, lock, reload,
-    remove_slot, say, slots, status,
+    remove_slot, say, slots, status, suggest,
 };
 pub use escape::encode;
 pub use routes::{Daemon, Feeds, Names};

@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_nanos(2 * WINDOW_NS);
 
 /// What records were read of, by slot, direction, reason and processor.
 #[derive(Default)]
-pub(super) struct Floods(BTreeMap<(CounterKey, u32), Seen>);
+pub(super) struct Floods(BTreeMap<(CounterKey, u16), Seen>);
 
 struct Seen {
     /// The latest record, until it is known what came behind it.
@@ -27,11 +27,7 @@ struct Seen {
 impl Floods {
     /// Sees a record that was read. The drop says no more of others than was not told yet.
     pub(super) fn saw(&mut self, record: &DropRecord, mut drop: Drop) -> Arc<Drop> {
-        let key = CounterKey {
-            slot_id: record.slot_id,
-            direction: record.direction,
-            outcome: record.reason,
-        };
+        let key = record.counter_key();
         let told = self.0.get(&(key, record.cpu)).map_or(0, |seen| seen.told);
         drop.suppressed = drop.suppressed.saturating_sub(told);
         let drop = Arc::new(drop);
@@ -45,7 +41,7 @@ impl Floods {
     pub(super) fn rests(
         &mut self,
         clock: &Clock,
-        counted: impl Fn(&CounterKey, u32) -> Option<DropCounter>,
+        counted: impl Fn(&CounterKey, u16) -> Option<DropCounter>,
     ) -> Vec<Drop> {
         let mut rests = Vec::new();
         self.0.retain(|(key, cpu), seen| {
@@ -72,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    fn record(time_ns: u64, cpu: u32, suppressed: u32) -> DropRecord {
+    fn record(time_ns: u64, cpu: u16, suppressed: u32) -> DropRecord {
         DropRecord {
             time_ns,
             ifindex: 1,
@@ -85,12 +81,13 @@ mod tests {
             hook: Hook::Xdp as u8,
             suppressed,
             cpu,
+            passed: 0,
             packet: [0; CAPTURE_LENGTH],
         }
     }
 
     /// What the drop of such a record says of others.
-    fn saw(floods: &mut Floods, time_ns: u64, cpu: u32, suppressed: u32) -> u32 {
+    fn saw(floods: &mut Floods, time_ns: u64, cpu: u16, suppressed: u32) -> u32 {
         let record = record(time_ns, cpu, suppressed);
         let drop = Drop::read(&record, &Clock::read(), |_| None, |_| None).unwrap();
         floods.saw(&record, drop).suppressed
@@ -98,9 +95,9 @@ mod tests {
 
     /// What is left to tell when so many are without a record on each processor.
     fn rests(floods: &mut Floods, suppressed: [u32; 2]) -> Vec<u32> {
-        let counted = |key: &CounterKey, cpu: u32| {
+        let counted = |key: &CounterKey, cpu: u16| {
             assert_eq!((key.slot_id, key.outcome), (1, DropReason::Metadata as u8));
-            let suppressed = suppressed[cpu as usize];
+            let suppressed = suppressed[usize::from(cpu)];
             Some(DropCounter { suppressed, ..DropCounter::default() })
         };
         let rests = floods.rests(&Clock::read(), counted);

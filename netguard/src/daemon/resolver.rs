@@ -62,6 +62,7 @@ fn rules(policy: &Policy) -> Rules {
             name: slot.name.as_str().into(),
             allowlist: own.allowlist,
             pinned: slot.egress.unnamed == Unnamed::Pinned,
+            audit: slot.audit,
             limits: own.limits,
         };
         (slot.id, rules)

@@ -46,6 +46,7 @@ use crate::{
     journal::{Event as Entry, Format, Journal, Writer},
     policy::Policy,
     sandbox::{self, Confinement},
+    suggest::Learnt,
 };
 
 /// What process listings call it, who cannot see more than 15 letters.
@@ -162,6 +163,7 @@ struct Worker {
     more_drops: bool,
     counters: DropCounters,
     floods: Floods,
+    learnt: Arc<Learnt>,
     resolver: Arc<Resolver>,
     pins: Arc<Pins>,
     feeds: control::Feeds,
@@ -208,10 +210,12 @@ impl Worker {
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
         let feeds = control::Feeds::default();
+        let learnt = Arc::new(Learnt::default());
         let daemon = control::Daemon::new(
             Arc::clone(&pins),
             names(&policy),
             Arc::clone(&resolver),
+            Arc::clone(&learnt),
             give,
             feeds.clone(),
             journal.clone(),
@@ -228,6 +232,7 @@ impl Worker {
             more_drops: false,
             counters,
             floods: Floods::default(),
+            learnt,
             resolver,
             pins,
             feeds,
@@ -368,6 +373,9 @@ impl Worker {
             Err(error) => failed.push(error.to_string()),
         };
         count(resolver::replace_slots(&self.pins, &self.policy));
+        let audited = self.policy.slots.iter().filter(|slot| slot.audit).map(|slot| slot.id);
+        let audited: BTreeSet<_> = audited.collect();
+        self.learnt.keep(|slot| audited.contains(&slot));
         let denied = self.overlay.denied(&self.policy);
         for ((slot, name), _) in was_denied.iter().filter(|(key, _)| !denied.contains_key(key)) {
             self.pins.allow(*slot, name);
@@ -400,6 +408,7 @@ impl Worker {
             };
             if let Some(drop) = reader.read(&record) {
                 let drop = self.floods.saw(&record, drop);
+                self.learnt.saw(record.slot_id, &drop);
                 tell(&self.feeds, &self.journal, drop);
             }
         }

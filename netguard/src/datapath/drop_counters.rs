@@ -57,7 +57,7 @@ impl DropCounters {
 
     /// What was counted on a processor; none if nothing ever was.
     #[must_use]
-    pub fn on(&self, processor: u32, key: &CounterKey) -> Option<DropCounter> {
+    pub fn on(&self, processor: u16, key: &CounterKey) -> Option<DropCounter> {
         let mut values = vec![DropCounter::default(); self.processors];
         let mut request = Lookup {
             map: self.map.as_raw_fd().cast_unsigned(),
@@ -72,6 +72,6 @@ impl DropCounters {
         // SAFETY: the kernel reads one key and writes one value for each processor, whose size is a multiple of 8 bytes; both
         // outlive the call, and any bytes are numbers.
         unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut request) }.ok()?;
-        values.get(usize::try_from(processor).ok()?).copied()
+        values.get(usize::from(processor)).copied()
     }
 }

@@ -102,7 +102,8 @@ impl Capture {
 fn comment(drop: &Drop) -> String {
     let slot = drop.slot.as_deref().unwrap_or("-");
     let (direction, reason) = (drop.direction.name(), drop.reason);
-    let mut words = format!("{slot} {direction} {} {} {}", reason.name(), reason.code(), drop.line);
+    let name = if drop.passed { reason.would_name() } else { reason.name() };
+    let mut words = format!("{slot} {direction} {name} {} {}", reason.code(), drop.line);
     if let Some(name) = &drop.name {
         words += " ";
         words += name;

@@ -51,9 +51,13 @@ pub(super) fn painted(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
     let Paint { time, slot, reason, line } = paint;
     write!(
         out,
-        "{time}{}{time:#} {}  {slot}{:<8}{slot:#} {:<7} {reason}{:<19}{reason:#} {} {} (",
+        "{time}{}{time:#} {:<5} {slot}{:<8}{slot:#} {:<7} {reason}{:<19}{reason:#} {} {} (",
         timestamp(drop.time),
-        if drop.is_rest { "more" } else { "drop" },
+        match (drop.is_rest, drop.passed) {
+            (true, _) => "more",
+            (false, true) => "would",
+            (false, false) => "drop",
+        },
         drop.slot.as_deref().unwrap_or("-"),
         drop.direction.name(),
         drop.reason.name(),
@@ -90,7 +94,7 @@ pub(super) fn compact(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
         out,
         "{time}{of_day}{time:#} {slot}{}{slot:#} {way} {reason}{}{reason:#} {}",
         drop.slot.as_deref().unwrap_or("-"),
-        drop.reason.name(),
+        if drop.passed { drop.reason.would_name() } else { drop.reason.name() },
         drop.packet,
     )?;
     if let Some(name) = &drop.name {
@@ -127,6 +131,7 @@ pub(crate) fn json(drop: &Drop, out: &mut impl Write) -> io::Result<()> {
         "line": drop.line,
         "because": drop.because,
         "suppressed": drop.suppressed,
+        "verdict": if drop.passed { "would-drop" } else { "drop" },
     });
     writeln!(out, "{object}")
 }

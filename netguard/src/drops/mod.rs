@@ -5,7 +5,7 @@ mod filter;
 pub(crate) mod line;
 mod packet;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod view;
 
 use std::{
@@ -50,6 +50,8 @@ pub struct Drop {
     pub line: String,
     /// What decided, in words.
     pub because: String,
+    /// True if it passed all the same, because its slot is audited: it would have been dropped.
+    pub passed: bool,
     /// How many before it, of the same slot, direction and reason, have no record of their own, because there were too many.
     pub suppressed: u32,
     /// True if it is no packet of its own, but stands for the suppressed ones behind the packet that it shows: the rest of a flood.
@@ -121,6 +123,7 @@ impl Drop {
             name: None,
             line: Line::BuiltIn.to_string(),
             because: reason.sentence().trim_end_matches('.').to_owned(),
+            passed: record.passed == 1,
             suppressed: record.suppressed,
             is_rest: false,
         })

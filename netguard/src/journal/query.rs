@@ -120,6 +120,7 @@ impl<'a> Words<'a> {
     fn of(decision: &Decision<'a>) -> Self {
         let (decision, why, rule) = match *decision {
             Decision::Allowed(rule) => ("allow", None, Some(rule)),
+            Decision::Audited(_) => ("would-deny", None, None),
             Decision::Denied(Denial::Unlisted, rule) => ("deny", None, rule),
             Decision::Denied(denial, rule) => ("deny", Some(denial.name()), rule),
             Decision::Local(why) => ("local", Some(why), None),

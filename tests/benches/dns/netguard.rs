@@ -53,6 +53,7 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
         name: "slot1".into(),
         allowlist: Allowlist::of([Arc::new(names)]),
         pinned: true,
+        audit: false,
         limits,
     };
     let rules = Rules {
