@@ -178,7 +178,12 @@ fn every_key_of_a_slot_says_what_it_wants_instead() {
         ("egress = 'none'\nallow = ['::/0']", "'::", "allows nothing; write egress = \"listed\""),
         ("egress = 'listed'", "'listed", "\"listed\" without a list; add allow = ["),
         ("egress = 'closed'", "'closed", "unknown variant `closed`, expected one of `open`"),
-        ("mode = 'off'", "'off", "unknown variant `off`, expected `guarded` or `lockdown`"),
+        (
+            "mode = 'off'",
+            "'off",
+            "unknown variant `off`, expected one of `guarded`, `audit`, `lock",
+        ),
+        ("denial = 'tell'", "'tell", "unknown variant `tell`, expected `drop` or `reject`"),
         ("runtime = 'podman'", "'podman", "no [[runtime]] is named \"podman\"; there are"),
         ("host_services = ['tcp']\nhost_services = []", "host_services = []", "duplicate key"),
         (

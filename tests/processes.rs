@@ -6,7 +6,7 @@ use netguard::sandbox::{Privileges, table};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
-    daemon::{self, is_note, processes},
+    daemon::{self, is_note},
     lab::{Background, Lab},
     until,
 };
@@ -28,7 +28,7 @@ fn the_monitor_holds_what_it_needs_and_the_worker_nothing() {
     }
     let lab = Lab::up("veth");
     assert!(resolves(&lab));
-    let (monitor, worker) = processes(&lab);
+    let (monitor, worker) = lab.processes();
     let before = Privileges::of(std::process::id()).expect("this process");
     let monitor = Privileges::of(monitor).expect("the monitor");
     let worker = Privileges::of(worker).expect("the worker");
@@ -59,13 +59,13 @@ fn a_worker_that_dies_is_replaced_and_what_was_asked_meanwhile_is_answered() {
     }
     let lab = Lab::up("veth");
     assert!(resolves(&lab));
-    let (monitor, worker) = processes(&lab);
+    let (monitor, worker) = lab.processes();
     kill(worker);
     // It waits in the socket until the next worker takes it.
     assert!(resolves(&lab));
     let is_told = |event: &serde_json::Value| is_note(event, "the worker was killed by signal 9");
     until("it is told", || lab.events().iter().any(is_told));
-    let (same, other) = processes(&lab);
+    let (same, other) = lab.processes();
     assert_eq!(same, monitor);
     assert_ne!(other, worker);
     let instance = lab.instance();
@@ -81,7 +81,7 @@ fn a_worker_does_not_outlive_its_monitor() {
     }
     for signal in ["KILL", "TERM"] {
         let lab = Lab::up("veth");
-        let (_, worker) = processes(&lab);
+        let (_, worker) = lab.processes();
         daemon::kill(&lab, signal);
         until("the worker has ended", || Privileges::of(worker).is_err());
         let _daemon = daemon::start(&lab);

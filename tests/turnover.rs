@@ -2,7 +2,7 @@
 //! kernel's own map, on a clock of the test's. Nothing of it may pile up: not pins, here or in the kernel, not
 //! cached bytes, not memory.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use netguard::datapath::PinWriter;
 use netguard_common::SlotId;
@@ -13,6 +13,7 @@ use netguard_dns::{
 use netguard_tests::{
     can_use_kernel,
     kernel::{Kernel, SLOTS},
+    lab::resident,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
@@ -86,13 +87,6 @@ fn answer(random: &mut SmallRng) -> Answer {
     }
 }
 
-/// What this process has in memory, in KiB (proc_pid_status(5)).
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 #[test]
 fn a_day_of_turnover_leaks_no_memory_and_no_pins() {
     /// What the allocator may keep for itself, and what the cache's table may still grow by.
@@ -133,18 +127,18 @@ fn a_day_of_turnover_leaks_no_memory_and_no_pins() {
         let bytes = resolver.cache.bytes();
         assert!(bytes <= CACHE_BYTES, "the cache has {bytes} bytes after {hour} hours");
         if [1, 2, HOURS].contains(&hour) {
-            let (pins, kib) = (live.len(), resident());
+            let (pins, kib) = (live.len(), resident(std::process::id()));
             eprintln!(
                 "hour {hour:>2}: {pins} pins, {bytes} bytes in the cache, {kib} KiB resident"
             );
         }
         if hour == 2 {
-            early = resident();
+            early = resident(std::process::id());
             assert!(live.len() > 500, "{} pins are no turnover", live.len());
             assert!(bytes > CACHE_BYTES / 2, "{bytes} bytes do not fill the cache");
         }
     }
-    let late = resident();
+    let late = resident(std::process::id());
     let Resolver { cached, fresh, .. } = resolver;
     eprintln!("{fresh} fresh answers, {cached} from the cache");
     assert!(cached > 0 && fresh > 100_000, "{cached} and {fresh}");

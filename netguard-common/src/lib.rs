@@ -107,6 +107,16 @@ pub const MAX_SLOT_ID: SlotId = 4096;
 /// The upper half of the mark of a frame that a program of ours has let onto a bridge.
 const VOUCHED: u32 = 0x6e67_0000;
 
+/// The upper half of the mark of an answer to what was denied.
+const DENIAL: u32 = 0x6e64_0000;
+
+/// The mark of an answer that goes back to the slot which sent what was denied.
+#[must_use]
+#[inline(always)]
+pub const fn denial_to(slot_id: SlotId) -> u32 {
+    DENIAL | slot_id as u32
+}
+
 /// Where a packet comes from that somebody only asks about: `__sk_buff.ingress_ifindex` of a dry run. The number of no interface.
 pub const DRY_RUN_INTERFACE: u32 = u32::MAX;
 

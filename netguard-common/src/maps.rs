@@ -10,7 +10,7 @@
 use crate::{Address, SlotId};
 
 /// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// `0 -> u32`: the side whose policy counts.
 pub const ACTIVE: &str = "ACTIVE";
@@ -28,7 +28,7 @@ pub const RULES: &str = "RULES";
 pub const SERVICES: &str = "SERVICES";
 /// Array per CPU of [`Passed`], by slot id: packets that passed.
 pub const PASSED: &str = "PASSED";
-/// `CounterKey -> Counter` per CPU: packets that were dropped.
+/// `CounterKey -> DropCounter` per CPU: packets that were dropped, and how many of them have no record.
 pub const COUNTERS: &str = "COUNTERS";
 /// Array of [`crate::flow::Flow`]: the connections of all slots, each slot's in a region of its own.
 pub const FLOWS: &str = "FLOWS";
@@ -164,6 +164,10 @@ pub mod slot_flags {
     pub const LIMITS: u16 = 1 << 7;
     /// Where no rule speaks, the slot may reach the addresses that are pinned for it.
     pub const PINNED: u16 = 1 << 8;
+    /// The slot is told what its policy denies.
+    pub const REJECT: u16 = 1 << 9;
+    /// What no rule and no pin opens passes, and is recorded as what would be dropped.
+    pub const AUDIT: u16 = 1 << 10;
     /// There is such a slot; without it the entry is empty.
     pub const PRESENT: u16 = 1 << 15;
 }
@@ -279,7 +283,7 @@ impl Limit {
     }
 }
 
-/// What a limit counts: the index into [`SlotEntry::limits`] and [`Spent`].
+/// What a limit counts: the index into [`SlotEntry::limits`], but for the last one, and [`Spent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Counted {
@@ -291,11 +295,17 @@ pub enum Counted {
     Flows = 2,
     /// ICMP messages.
     Icmp = 3,
+    /// Answers to what is denied, of which every slot may have [`ANSWERS`].
+    Answers = 4,
 }
+
+/// How many answers to what is denied a slot gets: more than anybody who waits for one needs, and far too few to be
+/// worth a flood.
+pub const ANSWERS: Limit = Limit::per_second(100);
 
 /// The value of [`SPENT`]: for each limit the `CLOCK_MONOTONIC` time in nanoseconds at which the slot is
 /// even again.
-pub type Spent = [u64; 4];
+pub type Spent = [u64; 5];
 
 /// What lies at an address. The verdict stage decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -492,12 +502,24 @@ pub const fn slot_index(side: Side, slot_id: SlotId) -> u32 {
 }
 
 /// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], else the number of a
-/// [`crate::DropReason`].
+/// [`crate::DropReason`], with [`OUTCOME_WOULD`] if it passed all the same.
 pub type Outcome = u8;
 /// The packet passed.
 pub const OUTCOME_PASS: Outcome = 0;
 /// The packet was a DNS query and went to the resolver.
 pub const OUTCOME_REDIRECT: Outcome = 255;
+/// Beside a reason's number: the packet opened a flow of a slot that is audited, which would else have been dropped. It
+/// is counted among those that passed too.
+pub const OUTCOME_WOULD: Outcome = 128;
+
+/// Why packets of that outcome would have been dropped; `None` if that is not what became of them.
+#[must_use]
+pub const fn would_drop(outcome: Outcome) -> Option<crate::DropReason> {
+    match outcome {
+        OUTCOME_REDIRECT | ..OUTCOME_WOULD => None,
+        would => crate::DropReason::from_raw(would - OUTCOME_WOULD),
+    }
+}
 
 /// The key of [`COUNTERS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -514,7 +536,7 @@ const _: () = assert!(size_of::<CounterKey>() == 4);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for CounterKey {}
 
-/// The value of [`COUNTERS`].
+/// Packets that went the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Counter {
@@ -526,6 +548,25 @@ pub struct Counter {
 const _: () = assert!(size_of::<Counter>() == 16);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for Counter {}
+
+/// The value of [`COUNTERS`]. Its packets are those that have a record, those that found the ring buffer full
+/// ([`RECORDS_LOST`]), and the suppressed ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct DropCounter {
+    /// All of them.
+    pub counter: Counter,
+    /// `CLOCK_MONOTONIC` in nanoseconds at which the latest window of records began: see
+    /// [`crate::record::WINDOW_NS`].
+    pub window_ns: u64,
+    /// Records that were made in that window.
+    pub records: u32,
+    /// Packets since the latest record that have none.
+    pub suppressed: u32,
+}
+const _: () = assert!(size_of::<DropCounter>() == 32);
+// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
+unsafe impl Layout for DropCounter {}
 
 /// The value of [`PASSED`]: egress, ingress, and egress to the resolver.
 pub type Passed = [Counter; 3];

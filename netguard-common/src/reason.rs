@@ -19,6 +19,30 @@ impl DropReason {
                 | Self::Internal
         )
     }
+
+    /// True if the policy denies what is well-formed and the slot's own: a slot that wants to know is told, see
+    /// [`crate::maps::slot_flags::REJECT`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_of_policy(self) -> bool {
+        matches!(
+            self,
+            Self::DnsOverTls
+                | Self::DnsOverQuic
+                | Self::DnsOverHttps
+                | Self::CrossRuntime
+                | Self::CrossSlot
+                | Self::Isolated
+                | Self::Host
+                | Self::Metadata
+                | Self::PrivateDestination
+                | Self::LinkLocal
+                | Self::Management
+                | Self::UnknownAddress
+                | Self::EgressDenied
+                | Self::NotPinned
+        )
+    }
 }
 
 macro_rules! registry {
@@ -58,6 +82,14 @@ macro_rules! registry {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
+                }
+            }
+
+            /// The name under which packets are counted that passed, and would have been dropped so.
+            #[must_use]
+            pub const fn would_name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!("would-drop-", $name),)+
                 }
             }
 

@@ -11,6 +11,7 @@ mod cache;
 mod clock;
 pub mod forward;
 mod framing;
+mod learnt;
 mod name;
 mod pins;
 pub mod query;

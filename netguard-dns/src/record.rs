@@ -47,12 +47,21 @@ pub struct QueryRecord<'a> {
 pub enum Decision<'a> {
     /// The listed name that covers the asked one.
     Allowed(Rule<'a>),
+    /// Answered, because the slot is audited; else denied.
+    Audited(Denial),
     /// Not allowed, and by which exception or allowed name's other limits, if it was one.
     Denied(Denial, Option<Rule<'a>>),
     /// Answered by netguard itself, of which no upstream hears.
     Local(&'static str),
     /// No question that netguard answers now, or ever.
     Refused(&'static str),
+}
+
+impl<'a> Decision<'a> {
+    /// Answered, by that rule or without one.
+    pub(crate) fn of(rule: Option<Rule<'a>>) -> Self {
+        rule.map_or(Self::Audited(Denial::Unlisted), Self::Allowed)
+    }
 }
 
 /// Why a query was denied.

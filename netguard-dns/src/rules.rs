@@ -36,6 +36,8 @@ pub struct SlotRules {
     pub allowlist: Allowlist,
     /// The addresses of its answers are pinned.
     pub pinned: bool,
+    /// What is not listed is answered too, and remembered.
+    pub audit: bool,
     /// How much it may ask.
     pub limits: QueryLimits,
 }

@@ -58,8 +58,14 @@ fn rules(name: &str) -> Rules {
     let limits =
         QueryLimits { queries_per_second: 0, names_per_minute: 0, answer_bytes_per_minute: 0 };
     let allowlist = Allowlist::of([Arc::new(names)]);
-    let slot =
-        SlotRules { name: "slot1".into(), runtime: "vm".into(), allowlist, pinned: false, limits };
+    let slot = SlotRules {
+        name: "slot1".into(),
+        runtime: "vm".into(),
+        allowlist,
+        pinned: false,
+        audit: false,
+        limits,
+    };
     Rules {
         slots: [(SLOT, slot)].into_iter().collect(),
         private_names: Arc::default(),

@@ -8,7 +8,7 @@ use netguard_common::{
 };
 
 use crate::{
-    dns,
+    denial, dns,
     flows::{self, Found},
     fragments,
     frame::Frame,
@@ -49,7 +49,16 @@ enum Permit {
 pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
     policy::in_slot(frame, |slot_id, slot| {
         let scratch = scratch::memory()?;
-        stages(frame, scratch, slot_id, slot).map(|_| Verdict::Continue)
+        match stages(frame, scratch, slot_id, slot) {
+            // XDP can answer nothing; TC decides the same, and counts. What no answer is left for is dropped here.
+            Err(reason)
+                if denial::is_wanted(&scratch.packet, slot, reason)
+                    && limits::has_answer(scratch, slot_id) =>
+            {
+                Ok(Verdict::Continue)
+            }
+            decided => decided.map(|_| Verdict::Continue),
+        }
     })
 }
 
@@ -58,8 +67,17 @@ pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
 pub fn decide_and_carry_out(ctx: &TcContext) -> (SlotId, Verdict) {
     policy::in_slot(ctx, |slot_id, slot| {
         let scratch = scratch::memory()?;
-        let permit = stages(ctx, scratch, slot_id, slot)?;
-        carry_out(ctx, scratch, permit, slot_id, slot)
+        let decided = stages(ctx, scratch, slot_id, slot);
+        match decided.and_then(|permit| carry_out(ctx, scratch, permit, slot_id, slot)) {
+            Err(reason)
+                if denial::is_wanted(&scratch.packet, slot, reason)
+                    && limits::answer(ctx, scratch, slot_id) =>
+            {
+                denial::prepare(scratch, slot);
+                Ok(Verdict::Deny(reason))
+            }
+            decided => decided,
+        }
     })
 }
 
@@ -73,6 +91,7 @@ fn carry_out(
 ) -> Result<Verdict, DropReason> {
     // Stage 10, limits.
     limits::packet(ctx, scratch, slot_id, slot)?;
+    let mut would_drop = None;
     match permit {
         Permit::Pass => {}
         Permit::Follow => flows::advance(ctx, scratch, slot.generation, WAY),
@@ -89,6 +108,7 @@ fn carry_out(
             if flows::open(ctx, scratch, slot, WAY as u32) == 0 {
                 return Err(DropReason::FlowsFull);
             }
+            would_drop = DropReason::from_raw(scratch.attempt.would_drop);
         }
         Permit::Redirect => {
             dns::redirect(ctx, slot_id, slot, scratch)?;
@@ -98,7 +118,7 @@ fn carry_out(
     if scratch.packet.more_fragments && !scratch.packet.is_later_fragment() {
         fragments::begin(ctx, scratch, slot_id, WAY);
     }
-    Ok(Verdict::Pass)
+    Ok(would_drop.map_or(Verdict::Pass, Verdict::Audit))
 }
 
 /// The whole decision; what speaks first wins.
@@ -132,7 +152,7 @@ fn stages<F: Frame>(
     flows::check_opening(&scratch.packet)?;
     Ok(match leave {
         Leave::Straight => Permit::Open,
-        Leave::ByRouting | Leave::ByPin => Permit::Route,
+        Leave::ByRouting | Leave::ByPin | Leave::ByAudit(_) => Permit::Route,
     })
 }
 

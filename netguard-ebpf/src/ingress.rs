@@ -8,7 +8,7 @@ use netguard_common::{
 };
 
 use crate::{
-    dns,
+    denial, dns,
     egress::allow_again,
     flows::{self, Found},
     fragments,
@@ -27,6 +27,9 @@ const WAY: Direction = Direction::Ingress;
 #[inline(always)]
 pub fn decide_and_carry_out(ctx: &TcContext) -> (SlotId, Verdict) {
     policy::in_slot(ctx, |slot_id, slot| {
+        if denial::is_answer(ctx, slot_id) {
+            return Ok(Verdict::Continue); // what it answers was counted
+        }
         let scratch = scratch::memory()?;
         let is_ip = scratch.parse(ctx)?;
         let sender = provenance::sender(ctx, scratch, is_ip, slot);

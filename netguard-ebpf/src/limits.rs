@@ -4,7 +4,7 @@
 use aya_ebpf::programs::TcContext;
 use netguard_common::{
     DropReason, SlotId,
-    maps::{Counted, Limit, SlotEntry, slot_flags},
+    maps::{ANSWERS, Counted, Limit, SlotEntry, slot_flags},
 };
 
 use crate::{atomic, dry_run::is_dry_run, frame::Frame as _, icmp, maps::SPENT, scratch::Scratch};
@@ -45,10 +45,13 @@ fn take(
     slot_id: SlotId,
     slot: &SlotEntry,
 ) -> Result<(), DropReason> {
-    spend(ctx, scratch, slot_id, slot, Counted::Packets, 1).ok_or(DropReason::PacketRate)?;
-    spend(ctx, scratch, slot_id, slot, Counted::Bytes, ctx.length()).ok_or(DropReason::ByteRate)?;
+    let spend = |counted: Counted, units| {
+        spend(ctx, scratch, slot_id, slot.limits[counted as usize], counted, units)
+    };
+    spend(Counted::Packets, 1).ok_or(DropReason::PacketRate)?;
+    spend(Counted::Bytes, ctx.length()).ok_or(DropReason::ByteRate)?;
     if scratch.packet.is_icmp() && !icmp::is_link_upkeep(&scratch.packet) {
-        spend(ctx, scratch, slot_id, slot, Counted::Icmp, 1).ok_or(DropReason::IcmpRate)?;
+        spend(Counted::Icmp, 1).ok_or(DropReason::IcmpRate)?;
     }
     Ok(())
 }
@@ -64,7 +67,24 @@ pub fn flow(
     if slot.flags & slot_flags::LIMITS == 0 {
         return Ok(());
     }
-    spend(ctx, scratch, slot_id, slot, Counted::Flows, 1).ok_or(DropReason::FlowRate)
+    let limit = slot.limits[Counted::Flows as usize];
+    spend(ctx, scratch, slot_id, limit, Counted::Flows, 1).ok_or(DropReason::FlowRate)
+}
+
+/// Takes an answer to what is denied off the slot's own.
+#[inline(always)]
+pub fn answer(ctx: &TcContext, scratch: &Scratch, slot_id: SlotId) -> bool {
+    spend(ctx, scratch, slot_id, ANSWERS, Counted::Answers, 1).is_some()
+}
+
+/// True if the slot has one left.
+#[inline(always)]
+pub fn has_answer(scratch: &Scratch, slot_id: SlotId) -> bool {
+    SPENT.get(slot_id.into()).is_some_and(|spent| {
+        // SAFETY: the entry stays valid for the whole program, and aligned words are read whole.
+        let even = unsafe { (&raw const spent[Counted::Answers as usize]).read_volatile() };
+        even.saturating_sub(scratch.now_ns) < ANSWERS.burst_ns
+    })
 }
 
 #[inline(always)]
@@ -72,11 +92,10 @@ fn spend(
     ctx: &TcContext,
     scratch: &Scratch,
     slot_id: SlotId,
-    slot: &SlotEntry,
+    limit: Limit,
     counted: Counted,
     units: u32,
 ) -> Option<()> {
-    let limit = slot.limits[counted as usize];
     if limit.cost == 0 {
         return Some(());
     }

@@ -13,6 +13,7 @@
 mod atomic;
 mod clock;
 mod cursor;
+mod denial;
 mod dns;
 mod dns_flows;
 mod dry_run;
@@ -59,7 +60,7 @@ pub fn ng_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn ng_port_egress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = egress::decide_and_carry_out(&ctx);
-    if !matches!(verdict, Verdict::Drop(_)) {
+    if !matches!(verdict, Verdict::Drop(_) | Verdict::Deny(_)) {
         provenance::vouch(&ctx, slot_id);
     }
     report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32

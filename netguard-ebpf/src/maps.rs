@@ -13,12 +13,12 @@ use netguard_common::{
     MAX_SLOT_ID,
     flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
-        Counter, CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, PINS_MAX, Passed, PlaceEntry,
+        CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, DropCounter, PINS_MAX, Passed, PlaceEntry,
         PlaceKey, PortEntry, PortKey, RuleKey, SIDES, ServiceEntry, ServiceKey, Side, SlotEntry,
         Spent,
     },
     pin::{PinEntry, PinKey},
-    record::DropRecord,
+    record::{DropRecord, RING_BYTES},
 };
 
 /// Allocate entries when they come, not at load: most hosts use a small part.
@@ -56,7 +56,7 @@ pub static SERVICES: LpmTrie<ServiceKey, ServiceEntry, { (1 << 20) * BOTH }> = L
 pub static PASSED: PerCpuArray<Passed, { SLOTS_MAX + 1 }> = PerCpuArray::new();
 
 #[btf_map]
-pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, { SLOTS_MAX * 64 }, ON_DEMAND> =
+pub static COUNTERS: PerCpuHashMap<CounterKey, DropCounter, { SLOTS_MAX * 64 }, ON_DEMAND> =
     PerCpuHashMap::new();
 
 #[btf_map]
@@ -77,7 +77,7 @@ pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, O
 pub static PINS: HashMap<PinKey, PinEntry, { PINS_MAX as usize }, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
-pub static DROPS: RingBuf<DropRecord, { 1 << 20 }> = RingBuf::new();
+pub static DROPS: RingBuf<DropRecord, RING_BYTES> = RingBuf::new();
 
 #[btf_map]
 pub static RECORDS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -31,6 +31,8 @@ pub struct Attempt {
     /// 1 if nothing but a pin allows it, which is known when the policy has been asked. A number in memory and no
     /// way of its own through the programs: the verifier would walk each.
     pub pinned: u8,
+    /// The reason why it would be dropped, were the slot not audited; 0 if it would not.
+    pub would_drop: u8,
 }
 
 impl Attempt {
@@ -43,7 +45,16 @@ impl Attempt {
         };
         let (port_be, protocol) = (packet.dst_port_be, packet.protocol);
         let is_echo = icmp::kind(packet) == Kind::Request;
-        Self { guest, peer, port_be, protocol, is_echo, opened: way as u8, pinned: 0 }
+        Self {
+            guest,
+            peer,
+            port_be,
+            protocol,
+            is_echo,
+            opened: way as u8,
+            pinned: 0,
+            would_drop: 0,
+        }
     }
 
     /// What the first packet of a flow wanted.
@@ -53,7 +64,16 @@ impl Attempt {
         let port_be = if flow.is_slots() { key.peer_port_be } else { key.guest_port_be };
         let (guest, peer, protocol) = (key.guest, key.peer, key.protocol);
         let is_echo = matches!(protocol, ICMP | ICMPV6); // all that is tracked of ICMP
-        Self { guest, peer, port_be, protocol, is_echo, opened: flow.opened, pinned: 0 }
+        Self {
+            guest,
+            peer,
+            port_be,
+            protocol,
+            is_echo,
+            opened: flow.opened,
+            pinned: 0,
+            would_drop: 0,
+        }
     }
 }
 
@@ -66,12 +86,16 @@ pub enum Leave {
     ByRouting,
     /// The same, and nothing but a pin allows it.
     ByPin,
+    /// The same, and nothing allows it, but the slot is audited.
+    ByAudit(DropReason),
 }
 
 /// The numbers that [`may_open`] returns besides drop reasons, which lie between.
 const STRAIGHT: u32 = 0;
 const BY_ROUTING: u32 = 256;
 const BY_PIN: u32 = 257;
+/// With the reason below it.
+const BY_AUDIT: u32 = 512;
 
 /// Asks the policy. A function of its own in BPF too: those return one register.
 #[inline(always)]
@@ -81,6 +105,10 @@ pub fn ask(attempt: &mut Attempt, slot_id: SlotId, slot: &SlotEntry) -> Result<L
         BY_ROUTING => Ok(Leave::ByRouting),
         BY_PIN => {
             attempt.pinned = 1;
+            Ok(Leave::ByRouting)
+        }
+        reason if reason & BY_AUDIT != 0 => {
+            attempt.would_drop = reason as u8;
             Ok(Leave::ByRouting)
         }
         reason => Err(DropReason::from_raw(reason as u8).unwrap_or(DropReason::Internal)),
@@ -98,6 +126,7 @@ fn may_open(attempt: &Attempt, slot_id: u32, slot: &SlotEntry) -> u32 {
         Ok(Leave::Straight) => STRAIGHT,
         Ok(Leave::ByRouting) => BY_ROUTING,
         Ok(Leave::ByPin) => BY_PIN,
+        Ok(Leave::ByAudit(reason)) => BY_AUDIT | reason as u32,
         Err(reason) => reason as u32,
     }
 }
@@ -182,10 +211,17 @@ fn to_internet(attempt: &Attempt, own: SlotId, slot: &SlotEntry) -> Result<Leave
         Some((true, _)) => Ok(Leave::ByRouting),
         Some((false, _)) => Err(DropReason::EgressDenied),
         None if slot.flags & slot_flags::OPEN != 0 => Ok(Leave::ByRouting),
-        None if slot.flags & slot_flags::PINNED == 0 => Err(DropReason::EgressDenied),
+        None if slot.flags & slot_flags::PINNED == 0 => audited(slot, DropReason::EgressDenied),
         None if pins::is_pinned(attempt, own) => Ok(Leave::ByPin),
-        None => Err(DropReason::NotPinned),
+        None => audited(slot, DropReason::NotPinned),
     }
+}
+
+/// What no rule opens that could. What a rule denies is denied, and so is what no rule of a slot could open: an audited
+/// slot is no hole for its neighbours, the host or its metadata.
+#[inline(always)]
+fn audited(slot: &SlotEntry, reason: DropReason) -> Result<Leave, DropReason> {
+    if slot.flags & slot_flags::AUDIT == 0 { Err(reason) } else { Ok(Leave::ByAudit(reason)) }
 }
 
 /// What is closed unless a rule opens it, and that rule speaks of this place alone.
@@ -199,6 +235,8 @@ fn by_rule(
 ) -> Result<Leave, DropReason> {
     match rule(attempt, own, slot) {
         Some((true, length)) if length >= entry.prefix_length => Ok(Leave::ByRouting),
+        Some((false, _)) => Err(reason),
+        _ if matches!(reason, DropReason::PrivateDestination) => audited(slot, reason),
         _ => Err(reason),
     }
 }

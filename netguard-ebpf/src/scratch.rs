@@ -6,6 +6,7 @@ use netguard_common::{DropReason, flow::FlowKey, maps::DnsFlow};
 
 use crate::{
     clock,
+    denial::Answer,
     frame::Frame,
     icmp::{Quote, Quoted},
     packet::{self, IS_ARP, IS_IP, Packet},
@@ -21,6 +22,7 @@ pub struct Scratch {
     pub quoted: Quoted,
     pub lookup: bpf_fib_lookup,
     pub dns_flow: DnsFlow,
+    pub answer: Answer,
     /// `CLOCK_MONOTONIC` in nanoseconds when the program began, as of the last tick.
     pub now_ns: u64,
     flow_index: u32,
@@ -41,12 +43,12 @@ pub struct Candidate {
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// This CPU's scratch memory, for as long as the program runs.
+/// This CPU's scratch memory, for as long as the program runs. Who asks for it again finds what was written.
 #[inline(always)]
 pub fn memory() -> Result<&'static mut Scratch, DropReason> {
     let scratch = SCRATCH.get_ptr_mut(0).ok_or(DropReason::Internal)?;
-    // SAFETY: the memory is this CPU's own, programs of one hook do not nest on a CPU, and every program
-    // asks for it once. All fields are valid for every bit pattern that the programs write.
+    // SAFETY: the memory is this CPU's own, programs of one hook do not nest on a CPU, and no program
+    // uses two of these at a time. All fields are valid for every bit pattern that the programs write.
     Ok(unsafe { &mut *scratch })
 }
 

@@ -195,6 +195,12 @@ fn describe_slot(policy: &Policy, slot: &Slot) -> BTreeSet<String> {
     if slot.lockdown {
         lines.push("lockdown".to_owned());
     }
+    if slot.audit {
+        lines.push("audit".to_owned());
+    }
+    if slot.rejects {
+        lines.push("is told what is denied".to_owned());
+    }
     if slot.manage_links {
         lines.push("manages its links".to_owned());
     }

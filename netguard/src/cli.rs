@@ -124,6 +124,14 @@ enum Command {
         #[arg(long)]
         instance: Option<Instance>,
     },
+    /// Print what a slot with `mode = "audit"` did that its entry does not open, as the keys that would open it
+    Suggest {
+        /// The slot
+        slot: String,
+        /// The instance [default: the one that is loaded]
+        #[arg(long)]
+        instance: Option<Instance>,
+    },
     /// Deny a name or a prefix to a slot, now, whatever the configuration says
     Deny(SayArgs),
     /// Allow a name or a prefix to a slot, now, beside what the configuration allows
@@ -349,6 +357,7 @@ impl Cli {
             Command::Verify(args) => verify::verify(&args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Pins { slot, json, instance } => loaded::pins(slot.as_deref(), json, instance),
+            Command::Suggest { slot, instance } => orders::suggest(&slot, instance),
             Command::Deny(said) => orders::say(&said, false),
             Command::Allow(said) => orders::say(&said, true),
             Command::Forget { slot, what, instance } => orders::forget(&slot, &what, instance),

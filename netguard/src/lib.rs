@@ -28,5 +28,6 @@ pub mod queries;
 pub mod sandbox;
 mod socket_file;
 pub mod status;
+pub mod suggest;
 pub mod top;
 pub mod verify;

@@ -113,5 +113,8 @@ pub(crate) fn reaches(slot: &Slot) -> String {
     if slot.metadata {
         parts.push("metadata".to_owned());
     }
+    if slot.audit {
+        parts.push("what else it asks for (audit)".to_owned());
+    }
     parts.join(", ")
 }

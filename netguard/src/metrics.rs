@@ -72,18 +72,20 @@ impl Scrape {
         .collect()
     }
 
-    fn dropped(&self, number: fn(&CounterText<'_>) -> u64) -> Rows<'_> {
-        let rows = self.counters().filter_map(|(slot, row)| Some((slot, row.code?, row)));
-        rows.map(|(slot, code, row)| {
-            let labels = vec![
-                ("slot", slot.into()),
-                ("direction", row.direction.into()),
-                ("reason", row.outcome.into()),
-                ("code", code.to_string().into()),
-            ];
-            (labels, number(&row))
-        })
-        .collect()
+    /// What was dropped, or passed and would have been.
+    fn dropped(&self, would: bool, number: fn(&CounterText<'_>) -> u64) -> Rows<'_> {
+        let rows = self.counters().filter(|(_, row)| row.would_be().is_some() == would);
+        rows.filter_map(|(slot, row)| Some((slot, row.code?, row)))
+            .map(|(slot, code, row)| {
+                let labels = vec![
+                    ("slot", slot.into()),
+                    ("direction", row.direction.into()),
+                    ("reason", row.would_be().unwrap_or(row.outcome).into()),
+                    ("code", code.to_string().into()),
+                ];
+                (labels, number(&row))
+            })
+            .collect()
     }
 
     /// A number of each slot that has it.
@@ -112,9 +114,16 @@ impl Scrape {
             "Packets to port 53 that went to the resolver",
             self.passed("redirect", |row| row.packets),
         )?;
-        counters(out, "drops", "Dropped packets", self.dropped(|row| row.packets))?;
-        counters(out, "drop_bytes", "Bytes of dropped packets", self.dropped(|row| row.bytes))?;
+        counters(out, "drops", "Dropped packets", self.dropped(false, |row| row.packets))?;
+        counters(
+            out,
+            "drop_bytes",
+            "Bytes of dropped packets",
+            self.dropped(false, |row| row.bytes),
+        )?;
         gauges(out, "slot_flows", "Connections that are tracked", self.of_slots("flows"))?;
+        let would = self.dropped(true, |row| row.packets);
+        counters(out, "would_drops", "Packets that passed because their slot is audited", would)?;
         gauges(out, "slot_pins", "Addresses that are pinned", self.of_slots("pins"))
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use netguard_common::{
     Direction, DropReason, NO_SLOT, SlotId,
-    maps::{OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, read_name},
+    maps::{OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, read_name, would_drop},
 };
 use serde_json::{Value, json};
 
@@ -182,7 +182,8 @@ impl Status {
     }
 
     fn write_drops(&self, out: &mut String) {
-        let drops: Vec<_> = self.view.counters.iter().filter(|row| is_drop(row.outcome)).collect();
+        let is_told = |outcome| is_drop(outcome) || would_drop(outcome).is_some();
+        let drops: Vec<_> = self.view.counters.iter().filter(|row| is_told(row.outcome)).collect();
         if drops.is_empty() {
             return;
         }
@@ -193,12 +194,12 @@ impl Status {
         );
         for row in drops {
             let slot = self.view.slots.get(&row.slot_id).map_or("-", |slot| read_name(&slot.name));
-            let reason = DropReason::from_raw(row.outcome);
+            let reason = DropReason::from_raw(row.outcome).or(would_drop(row.outcome));
             let _ = writeln!(
                 out,
                 "{slot:<12} {:<8} {:<20} {:>6} {:>9} {:>11}",
                 row.direction.name(),
-                reason.map_or("unknown", DropReason::name),
+                outcome_name(row.outcome),
                 reason.map_or(0, DropReason::code),
                 row.counter.packets,
                 row.counter.bytes,
@@ -217,7 +218,7 @@ impl Status {
                 "\n{slot}: carried from elsewhere, not in these numbers: {} packets passed, {} redirected, {} dropped",
                 packets(|outcome| outcome == "pass"),
                 packets(|outcome| outcome == "redirect"),
-                packets(|outcome| !["pass", "redirect"].contains(&outcome)),
+                packets(|outcome| DropReason::ALL.iter().any(|reason| reason.name() == outcome)),
             );
         }
     }
@@ -242,7 +243,9 @@ impl Status {
             json!({
                 "direction": row.direction.name(),
                 "outcome": outcome_name(row.outcome),
-                "code": DropReason::from_raw(row.outcome).map(DropReason::code),
+                "code": DropReason::from_raw(row.outcome)
+                    .or(would_drop(row.outcome))
+                    .map(DropReason::code),
                 "packets": row.counter.packets,
                 "bytes": row.counter.bytes,
             })
@@ -313,7 +316,7 @@ fn few(names: &[String]) -> String {
 pub struct CounterText<'a> {
     /// `egress` or `ingress`.
     pub direction: &'a str,
-    /// `pass`, `redirect` or the name of a reason.
+    /// `pass`, `redirect`, the name of a reason, or that with `would-drop-` before it.
     pub outcome: &'a str,
     /// Of a reason.
     pub code: Option<u64>,
@@ -335,16 +338,26 @@ impl<'a> CounterText<'a> {
             bytes: row["bytes"].as_u64()?,
         })
     }
+
+    /// The reason that packets would have been dropped for, which passed because their slot is audited.
+    #[must_use]
+    pub fn would_be(&self) -> Option<&'a str> {
+        self.outcome.strip_prefix("would-drop-")
+    }
 }
 
 fn is_drop(outcome: Outcome) -> bool {
-    outcome != OUTCOME_PASS && outcome != OUTCOME_REDIRECT
+    outcome != OUTCOME_PASS && outcome != OUTCOME_REDIRECT && would_drop(outcome).is_none()
 }
 
 fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         OUTCOME_PASS => "pass",
         OUTCOME_REDIRECT => "redirect",
-        reason => DropReason::from_raw(reason).map_or("unknown", DropReason::name),
+        outcome => match (DropReason::from_raw(outcome), would_drop(outcome)) {
+            (Some(reason), _) => reason.name(),
+            (_, Some(reason)) => reason.would_name(),
+            _ => "unknown",
+        },
     }
 }

@@ -179,6 +179,7 @@ fn resolver(
         runtime: "vm".into(),
         allowlist: Allowlist::of([Arc::new(names.into_iter().collect::<NameSet>())]),
         pinned: true,
+        audit: false,
         limits: QueryLimits::default(),
     };
     let rules = Rules {

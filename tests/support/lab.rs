@@ -280,6 +280,38 @@ impl Lab {
     pub fn daemon_pid(&self) -> Option<u64> {
         self.status()["daemon_pid"].as_u64()
     }
+
+    /// The monitor and its worker.
+    ///
+    /// # Panics
+    ///
+    /// They do not run, or the monitor has other children.
+    #[must_use]
+    pub fn processes(&self) -> (u32, u32) {
+        let monitor = self.daemon_pid().expect("a daemon");
+        let tasks = fs::read_dir(format!("/proc/{monitor}/task")).expect("its threads").flatten();
+        let children =
+            tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let children: Vec<u32> = children
+            .flat_map(|them| {
+                them.split_whitespace().filter_map(|it| it.parse().ok()).collect::<Vec<_>>()
+            })
+            .collect();
+        let [worker] = children[..] else { panic!("one child, not {children:?}") };
+        (u32::try_from(monitor).expect("a process"), worker)
+    }
+}
+
+/// What a process has in memory, in KiB (proc_pid_status(5)).
+///
+/// # Panics
+///
+/// There is no such process.
+#[must_use]
+pub fn resident(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Runs a test in a guarded lab with veth ports, and in one with TAP ports.

@@ -19,14 +19,15 @@ const fn is_meta(record_type: u16) -> bool {
 }
 
 impl Resolver {
-    /// What can be decided without an answer, or the rule that allows the name, which must then be answered.
+    /// What can be decided without an answer, or the rule that allows the name, which must then be answered. None does of what
+    /// only an audited slot is answered.
     pub(super) fn decide<'a>(
         &self,
         asking: &Asking<'a>,
         query: &Query,
         name: &mut String,
         out: &mut Vec<u8>,
-    ) -> Result<Rule<'a>, Decided<'a>> {
+    ) -> Result<Option<Rule<'a>>, Decided<'a>> {
         let Asking { rules, own, slot, now, .. } = *asking;
         let refuse = |why, out: &mut Vec<u8>| {
             reply::empty(query, REFUSED, None, out);
@@ -50,11 +51,16 @@ impl Resolver {
             reply::nothing(query, rcode, Some(denial.told()), out);
             Err((Decision::Denied(denial, rule), rcode))
         };
+        let is_audited = || {
+            let is_root = query.name.labels().is_empty();
+            own.audit && !is_root && rules::local(&query.name).is_none()
+        };
         let rule = match own.allowlist.decide(&query.name) {
             _ if !query.name.is_host_name() => {
                 return deny(Denial::OddName, None, NXDOMAIN, out);
             }
-            Listed::Allowed(rule) => rule,
+            Listed::Allowed(rule) => Some(rule),
+            Listed::Above | Listed::Unlisted if is_audited() => None,
             Listed::Above => return deny(Denial::Unlisted, None, NOERROR, out),
             Listed::Excepted(rule) => return deny(Denial::Exception, Some(rule), NXDOMAIN, out),
             // The root lies above everything, also above an empty list.
@@ -73,23 +79,23 @@ impl Resolver {
         // What a host name has is ASCII.
         write_name(query.name.lower(), |part| name.push_str(str::from_utf8(part).unwrap_or("?")));
         if self.pins.is_denied(slot.id, name, now) {
-            return deny(Denial::RunTime, Some(rule), NXDOMAIN, out);
+            return deny(Denial::RunTime, rule, NXDOMAIN, out);
         }
         if query.record_type == TYPE_ANY {
             reply::any(query, out);
             return Err((Decision::Local("any"), NOERROR));
         }
         if !rules.answers_type(query.record_type) {
-            return deny(Denial::Type, Some(rule), NOERROR, out);
+            return deny(Denial::Type, rule, NOERROR, out);
         }
         Ok(rule)
     }
 
-    /// Writes the reply from an answer, after its addresses are pinned.
+    /// Writes the reply from an answer, after its addresses are pinned. What no rule allows pins nothing.
     pub(super) fn deliver<'a>(
         &self,
         asking: &Asking<'a>,
-        rule: Rule<'a>,
+        rule: Option<Rule<'a>>,
         query: &Query,
         name: &str,
         kept: &Kept,
@@ -100,9 +106,12 @@ impl Resolver {
         if let Some(Blocked::Rebinding(_)) = answer.blocked {
             let denial = Denial::Rebinding;
             reply::nothing(query, NOERROR, Some(denial.told()), out);
-            return (Decision::Denied(denial, Some(rule)), NOERROR);
+            return (Decision::Denied(denial, rule), NOERROR);
         }
-        if own.pinned && !answer.addresses.is_empty() {
+        if let Some(rule) = rule
+            && own.pinned
+            && !answer.addresses.is_empty()
+        {
             let addresses = &answer.addresses;
             let ports = rule.ports().unwrap_or(&Ports::ANY);
             match self.pins.pin(slot.id, name, addresses, ports, kept.until.max(now), now) {
@@ -127,6 +136,9 @@ impl Resolver {
         }
         let age = u32::try_from(kept.age(now).as_secs()).unwrap_or(u32::MAX);
         reply::answer(query, answer, age, reply::limit(query, asking.client.transport), out);
-        (Decision::Allowed(rule), answer.rcode)
+        if rule.is_none() {
+            slot.learnt.remember(name);
+        }
+        (Decision::of(rule), answer.rcode)
     }
 }

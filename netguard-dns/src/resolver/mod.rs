@@ -3,7 +3,7 @@
 mod decide;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,6 +20,7 @@ use crate::{
     WireName,
     budget::{Budget, Exhausted},
     forward::Forwarder,
+    learnt::Learnt,
     query::{self, Query, Unfit},
     reply::{self, REFUSED, SERVFAIL},
     rules::{Rules, SlotRules},
@@ -60,6 +61,7 @@ impl Judged {
     fn of(decision: Decision<'_>) -> Self {
         let (is_allowed, why, rule) = match decision {
             Decision::Allowed(rule) => (true, "listed", Some(rule)),
+            Decision::Audited(_) => (true, "audited", None),
             Decision::Denied(denial, rule) => (false, denial.name(), rule),
             Decision::Local(why) | Decision::Refused(why) => (false, why, None),
         };
@@ -85,6 +87,7 @@ pub struct SlotState {
     in_flight: AtomicU32,
     over_rate: AtomicU64,
     told: Told,
+    learnt: Learnt,
 }
 
 /// Who asks, and how.
@@ -173,8 +176,14 @@ impl Resolver {
         }
         let rules = self.rules();
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, gone) in slots.iter().filter(|(id, _)| !rules.slots.contains_key(*id)) {
-            gone.told.clear();
+        for (id, state) in &*slots {
+            let own = rules.slots.get(id);
+            if own.is_none() {
+                state.told.clear();
+            }
+            if own.is_none_or(|own| !own.audit) {
+                state.learnt.clear();
+            }
         }
     }
 
@@ -185,6 +194,12 @@ impl Resolver {
         let told = slots.get(&slot).and_then(|state| state.told.name_of(address));
         drop(slots);
         told.or_else(|| self.pins.name_of(slot, address))
+    }
+
+    /// The names that slot was answered because it is audited, and how often each.
+    #[must_use]
+    pub fn learnt(&self, slot: SlotId) -> BTreeMap<String, u64> {
+        self.slot(slot).learnt.all()
     }
 
     /// The answers that are remembered.
@@ -215,6 +230,7 @@ impl Resolver {
             in_flight: AtomicU32::new(0),
             over_rate: AtomicU64::new(0),
             told: Told::default(),
+            learnt: Learnt::default(),
         };
         Arc::clone(slots.entry(id).or_insert_with(|| Arc::new(fresh())))
     }
@@ -254,7 +270,7 @@ impl Resolver {
         let state = self.slot(slot);
         let asking = Asking { rules: &rules, own, slot: &state, client, now };
         let decided = self.decide(&asking, &query, &mut String::new(), &mut Vec::new());
-        Some(Judged::of(decided.map_or_else(|(decision, _)| decision, Decision::Allowed)))
+        Some(Judged::of(decided.map_or_else(|(decision, _)| decision, Decision::of)))
     }
 
     /// Takes one message of a guest. `out` is the reply, if there is one.

@@ -45,6 +45,13 @@ pub(super) fn forget(
     Ok(ExitCode::SUCCESS)
 }
 
+/// `netguard suggest`
+pub(super) fn suggest(slot: &str, instance: Option<Instance>) -> anyhow::Result<ExitCode> {
+    let suggestion = wait_for(control::suggest(&the_instance(instance)?, slot))?;
+    print(suggestion["toml"].as_str().unwrap_or_default())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `netguard lock` and `netguard unlock`
 pub(super) fn lock(
     slot: &str,

@@ -65,6 +65,7 @@ mod tests {
             "allow": ["192.0.2.2 tcp/80"],
             "deny": [],
             "mode": "guarded",
+            "denial": "drop",
             "shared": false,
             "metadata": false,
             "manage_links": false,

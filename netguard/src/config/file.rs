@@ -149,6 +149,8 @@ pub(super) struct Slot {
     pub(super) runtime: Option<Spanned<String>>,
     #[serde(default = "absent")]
     pub(super) mode: Spanned<Mode>,
+    #[serde(default = "absent")]
+    pub(super) denial: Spanned<Denial>,
     pub(super) egress: Option<Spanned<Egress>>,
     #[serde(default)]
     pub(super) allow: Vec<Spanned<String>>,
@@ -182,8 +184,21 @@ pub(super) enum Mode {
     /// What the other keys say.
     #[default]
     Guarded,
+    /// What the other keys do not open passes too, and is recorded.
+    Audit,
     /// No network at all.
     Lockdown,
+}
+
+/// `denial`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Denial {
+    /// Nobody is told.
+    #[default]
+    Drop,
+    /// The slot is told.
+    Reject,
 }
 
 /// `egress`

@@ -120,6 +120,15 @@ pub async fn because(instance: &Instance, packet: &Weighed) -> Result<Value, Err
     order(instance, Method::GET, &weigh::path(packet), String::new()).await
 }
 
+/// The keys that would open what an audited slot did.
+///
+/// # Errors
+///
+/// No daemon runs, or it refuses: there is no such slot, or it is not audited.
+pub async fn suggest(instance: &Instance, slot: &str) -> Result<Value, Error> {
+    order(instance, Method::GET, &of_slot(slot, "suggestion"), String::new()).await
+}
+
 /// Makes a slot from the keys of a `[[slot]]` entry. Returns the slot.
 ///
 /// # Errors

@@ -36,7 +36,7 @@ mod weigh;
 
 pub use client::{
     Error, add_slot, because, confirm, diff, export, follow, forget, import, judge, lock, reload,
-    remove_slot, say, slots, status,
+    remove_slot, say, slots, status, suggest,
 };
 pub use escape::encode;
 pub use names::Names;

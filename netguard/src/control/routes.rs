@@ -25,6 +25,7 @@ use crate::{
     pinned::{NoSlot, Pinned},
     policy::NameBecause,
     queries,
+    suggest::{self, Learnt},
 };
 
 /// Six times as long, if every byte is escaped, it still fits a packet to the monitor.
@@ -47,6 +48,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .route("/v1/slots/{slot}/state", get(state::export).put(state::import).layer(large))
         .route("/v1/slots/{slot}/names/{name}", get(judge))
         .route("/v1/slots/{slot}/because", get(weigh::because))
+        .route("/v1/slots/{slot}/suggestion", get(suggestion))
         .route("/v1/slots/{slot}/lock", put(lock).delete(unlock))
         .route("/v1/slots/{slot}/allow", post(allow))
         .route("/v1/slots/{slot}/deny", post(deny))
@@ -70,6 +72,7 @@ pub struct Daemon {
     pins: Arc<Pins>,
     names: Arc<ArcSwap<Names>>,
     resolver: Arc<Resolver>,
+    learnt: Arc<Learnt>,
     pub(super) orders: Orders,
     pub(super) feeds: Feeds,
     pub(super) journal: Journal,
@@ -141,12 +144,13 @@ impl Daemon {
         pins: Arc<Pins>,
         names: Names,
         resolver: Arc<Resolver>,
+        learnt: Arc<Learnt>,
         orders: Orders,
         feeds: Feeds,
         journal: Journal,
     ) -> Self {
         let names = Arc::new(ArcSwap::from_pointee(names));
-        Self { pins, names, resolver, orders, feeds, journal }
+        Self { pins, names, resolver, learnt, orders, feeds, journal }
     }
 
     pub(super) fn names(&self) -> Arc<Names> {
@@ -292,6 +296,24 @@ async fn judge(
         "ports": judged.ports,
         "pins": pins,
     })))
+}
+
+/// What an audited slot did, as the keys that would open it.
+async fn suggestion(
+    State(daemon): State<Daemon>,
+    Path(slot): Path<String>,
+) -> Result<Json<Value>, Wrong> {
+    let id = NoSlot::find(&daemon.names().slots, &slot)?;
+    let Json(state) = daemon.give(Order::State { slot: slot.clone() }).await?;
+    let entry = state["entry"].as_object().cloned().unwrap_or_default();
+    if entry.get("mode").and_then(Value::as_str) != Some("audit") {
+        let words = format!(
+            "slot {slot:?} is not audited, so nothing is learnt of it: write mode = \"audit\" in its entry, and reload"
+        );
+        return Err(Wrong::new(StatusCode::CONFLICT, words));
+    }
+    let toml = suggest::toml(&entry, &daemon.resolver.learnt(id), &daemon.learnt.of(id));
+    Ok(Json(json!({ "slot": slot, "toml": toml })))
 }
 
 async fn add(

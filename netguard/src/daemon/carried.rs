@@ -129,7 +129,9 @@ fn check_counters(counters: &[Counted]) -> Result<(), Refusal> {
         let is_way =
             [Direction::Egress, Direction::Ingress].iter().any(|it| it.name() == direction);
         let is_outcome = ["pass", "redirect"].contains(&outcome.as_str())
-            || DropReason::ALL.iter().any(|reason| reason.name() == outcome);
+            || DropReason::ALL
+                .iter()
+                .any(|reason| [reason.name(), reason.would_name()].contains(&outcome.as_str()));
         if !is_way || !is_outcome {
             let message = format!("no packet is counted as {direction} {outcome}");
             return Err(Refusal::new(Fault::Order, message));

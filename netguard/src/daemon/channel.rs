@@ -36,6 +36,8 @@ const CONTROL_MAX: usize = 253 * 4 + 24;
 pub(super) struct HostView {
     /// The names of the interfaces by number.
     pub(super) interfaces: BTreeMap<u32, String>,
+    /// How many processors it may ever have.
+    pub(super) processors: usize,
 }
 
 /// A configuration as it was read.
@@ -75,7 +77,7 @@ impl Told {
 /// What the monitor tells.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
-    /// The first message. With the maps of pins and of drop records, and the control socket.
+    /// The first message. With the maps of pins, of drop records and of what was counted of drops, and the control socket.
     Begin {
         /// How log lines look.
         json: bool,

@@ -18,6 +18,7 @@ mod carried;
 mod channel;
 mod child;
 mod chronicle;
+mod floods;
 mod guard;
 mod host;
 mod listening;

@@ -358,11 +358,11 @@ impl Monitor {
 
     /// Gives a worker that has come all that it needs.
     async fn begin_with(&mut self, newcomer: Newcomer, facts: &Arc<Facts>) -> io::Result<()> {
-        let Shared { pins, drops } = self.datapath.shared().map_err(io::Error::other)?;
+        let Shared { pins, drops, counters } = self.datapath.shared().map_err(io::Error::other)?;
         let control: OwnedFd = UnixListener::try_clone(self.control.listener())?.into();
         let policy = self.policy_text()?;
         let json = self.options.format == Format::Json;
-        let descriptors = [pins, drops, control];
+        let descriptors = [pins, drops, counters, control];
         let (overlay, host) = (self.overlay.clone(), host_view(facts));
         let events = self.chronicle.whole().iter().map(|event| (&**event).into()).collect();
         let begin = ToWorker::Begin { json, policy, overlay, host, events };
@@ -444,7 +444,7 @@ fn must_guard_bridges(changes: &Changes) -> Result<(), Error> {
 
 fn host_view(facts: &Facts) -> HostView {
     let interfaces = facts.interfaces().iter().map(|it| (it.index, it.name.clone()));
-    HostView { interfaces: interfaces.collect() }
+    HostView { interfaces: interfaces.collect(), processors: datapath::processors() }
 }
 
 /// How much a policy guards, for people.

@@ -74,6 +74,7 @@ fn rules(policy: &Policy) -> Rules {
             runtime: listing::runtime(policy, slot).into(),
             allowlist: own.allowlist,
             pinned: slot.egress.unnamed == Unnamed::Pinned,
+            audit: slot.audit,
             limits: own.limits,
         };
         (slot.id, rules)

@@ -1,5 +1,5 @@
 //! The worker: one loop over what the monitor tells, drop records and what is due once in a while, beside the threads that
-//! answer guests. It holds no privilege; all that it has of the kernel are two maps.
+//! answer guests. It holds no privilege; all that it has of the kernel are three maps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +34,7 @@ use super::{
     channel::{
         Answer, Channel, Fault, HostView, PolicyText, Received, Refusal, ToMonitor, ToWorker, Told,
     },
+    floods::Floods,
     meeting::{SignsOfLife, come_to},
     overlay::Overlay,
     raise_file_limit,
@@ -43,12 +44,13 @@ use super::{
 use crate::{
     config::Config,
     control,
-    datapath::{DropStream, Shared},
-    drops::Clock,
+    datapath::{DropCounters, DropStream, Shared},
+    drops::{Clock, Drop},
     instance::Instance,
     journal::{Event as Entry, Format, Journal, Journald, Writer},
     policy::Policy,
     sandbox::{self, Confinement},
+    suggest::Learnt,
 };
 
 /// What process listings call it, who cannot see more than 15 letters.
@@ -168,6 +170,9 @@ struct Worker {
     drops: AsyncFd<DropStream>,
     /// True if records were left in the ring buffer, of which no readiness will tell.
     more_drops: bool,
+    counters: DropCounters,
+    floods: Floods,
+    learnt: Arc<Learnt>,
     resolver: Arc<Resolver>,
     pins: Arc<Pins>,
     feeds: control::Feeds,
@@ -196,13 +201,14 @@ impl Worker {
         host: HostView,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let Ok([pins, drops, control]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+        let Ok([pins, drops, counters, control]) = <[OwnedFd; 4]>::try_from(descriptors) else {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
         let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
         let whole = Arc::new(with_slots(&config, &overlay)?);
         let policy = overlay.apply(&whole.policy);
-        let (pins, drops) = Shared { pins, drops }.open().map_err(io::Error::other)?;
+        let shared = Shared { pins, drops, counters };
+        let (pins, drops, counters) = shared.open(host.processors).map_err(io::Error::other)?;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
@@ -211,10 +217,12 @@ impl Worker {
         let resolver = Arc::new(resolver::of(&policy, &pins, &journal, &feeds));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let (give, orders) = Orders::channel();
+        let learnt = Arc::new(Learnt::default());
         let daemon = control::Daemon::new(
             Arc::clone(&pins),
             control::Names::of(Arc::clone(&whole)),
             Arc::clone(&resolver),
+            Arc::clone(&learnt),
             give,
             feeds.clone(),
             journal.clone(),
@@ -229,6 +237,9 @@ impl Worker {
             policy,
             drops,
             more_drops: false,
+            counters,
+            floods: Floods::default(),
+            learnt,
             resolver,
             pins,
             feeds,
@@ -270,6 +281,7 @@ impl Worker {
                     self.resolver.report_over_rate();
                     self.server.flush_log(Moment::now());
                     self.pins.expire(Moment::now());
+                    self.log_rests();
                     self.signs.give();
                 }
             }
@@ -391,6 +403,9 @@ impl Worker {
             Err(error) => failed.push(error.to_string()),
         };
         count(resolver::replace_slots(&self.pins, &self.policy));
+        let audited = self.policy.slots.iter().filter(|slot| slot.audit).map(|slot| slot.id);
+        let audited: BTreeSet<_> = audited.collect();
+        self.learnt.keep(|slot| audited.contains(&slot));
         let denied = self.overlay.denied(&self.policy);
         for ((slot, name), _) in was_denied.iter().filter(|(key, _)| !denied.contains_key(key)) {
             self.pins.allow(*slot, name);
@@ -414,10 +429,18 @@ impl Worker {
                 self.more_drops = false;
                 return;
             };
-            if let Some(drop) = self.reader().read(&record, &clock).map(Arc::new) {
-                self.feeds.drops.add(&drop);
-                self.journal.write(Entry::Drop(drop));
-            }
+            let Some(drop) = self.reader().read(&record, &clock) else { continue };
+            let drop = self.floods.saw(&record, drop);
+            self.learnt.saw(record.slot_id, &drop);
+            tell(&self.feeds, &self.journal, drop);
+        }
+    }
+
+    /// Logs how many drops have no record, where no record will say so.
+    fn log_rests(&mut self) {
+        let counters = &self.counters;
+        for rest in self.floods.rests(&Clock::read(), |key, cpu| counters.on(cpu, key)) {
+            tell(&self.feeds, &self.journal, Arc::new(rest));
         }
     }
 
@@ -438,6 +461,12 @@ impl Worker {
         drop((control, listening, server, resolver, journal));
         writer.finish();
     }
+}
+
+/// Tells who follows drops, and the log.
+fn tell(feeds: &control::Feeds, journal: &Journal, drop: Arc<Drop>) {
+    feeds.drops.add(&drop);
+    journal.write(Entry::Drop(drop));
 }
 
 /// Remembers what the monitor tells, which has logged it.

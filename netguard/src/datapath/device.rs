@@ -1,20 +1,14 @@
 //! What a pinned link really holds: which program, on which interface. A pin's name says where it was made; devices are
 //! renamed and made anew, and who has the rights can change or end a link behind its pin.
 
-use std::{
-    ffi::CString,
-    io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
-    path::Path,
+use std::{io, os::fd::AsRawFd as _, path::Path};
+
+use super::{
+    filter::Side,
+    sys::{bpf, open},
 };
 
-use super::{filter::Side, sys::bpf};
-
 /// Numbers of include/uapi/linux/bpf.h.
-const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -22,14 +16,6 @@ const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 /// As many as one chain holds (`BPF_MPROG_MAX` in include/linux/bpf_mprog.h).
 const PROGRAMS_MAX: usize = 64;
-
-/// The part of `union bpf_attr` that BPF_OBJ_GET reads.
-#[repr(C)]
-struct ObjGet {
-    path: u64,
-    fd: u32,
-    flags: u32,
-}
 
 /// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD reads.
 #[repr(C)]
@@ -87,7 +73,7 @@ pub(super) struct Held {
 
 /// What the link at `pin` holds; `None` if there is no such pin. aya keeps the interface to itself.
 pub(super) fn held_by(pin: &Path) -> io::Result<Option<Held>> {
-    let Some(link) = open(pin)? else { return Ok(None) };
+    let Some(link) = open(pin, 0)? else { return Ok(None) };
     let mut info = LinkInfo::default();
     let mut request = GetInfo {
         fd: link.as_raw_fd().cast_unsigned(),
@@ -111,7 +97,7 @@ pub(super) fn ifindex_of(pin: &Path) -> io::Result<Option<u32>> {
 ///
 /// There is no such pin, or the kernel refuses.
 pub fn detach_pinned(pin: &Path) -> io::Result<()> {
-    let link = open(pin)?.ok_or(io::ErrorKind::NotFound)?;
+    let link = open(pin, 0)?.ok_or(io::ErrorKind::NotFound)?;
     let mut request = LinkDetach { fd: link.as_raw_fd().cast_unsigned() };
     // SAFETY: the request holds no pointers.
     unsafe { bpf(BPF_LINK_DETACH, &mut request) }.map(drop)
@@ -141,16 +127,4 @@ pub(super) fn programs(ifindex: u32, side: Side) -> io::Result<Vec<u32>> {
     // what it answers into the request itself.
     unsafe { bpf(BPF_PROG_QUERY, &mut request)? };
     Ok(programs.into_iter().take(request.count as usize).collect())
-}
-
-fn open(pin: &Path) -> io::Result<Option<OwnedFd>> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut request = ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    // SAFETY: the path is a C string that outlives the call, in which the kernel reads it.
-    match unsafe { bpf(BPF_OBJ_GET, &mut request) } {
-        // SAFETY: the kernel has just given this descriptor to us and to nobody else.
-        Ok(raw) => Ok(Some(unsafe { OwnedFd::from_raw_fd(raw) })),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -9,6 +9,7 @@ mod attach;
 mod batch;
 mod carry;
 mod device;
+mod drop_counters;
 mod error;
 mod filter;
 mod flow_table;
@@ -44,6 +45,7 @@ use netguard_common::{maps as layout, record::DropRecord};
 pub use attach::Guard;
 use attach::Waits;
 pub use device::detach_pinned;
+pub use drop_counters::{DropCounters, processors};
 pub use error::Error;
 pub use in_force::{Attached, InForce};
 pub use kernel::{Tc, check_kernel, release as kernel_release};
@@ -291,7 +293,11 @@ impl Datapath {
     ///
     /// The object lacks one, or there is no descriptor left.
     pub fn shared(&self) -> Result<Shared<OwnedFd>, Error> {
-        Ok(Shared { pins: self.descriptor(layout::PINS)?, drops: self.descriptor(layout::DROPS)? })
+        Ok(Shared {
+            pins: self.descriptor(layout::PINS)?,
+            drops: self.descriptor(layout::DROPS)?,
+            counters: drop_counters::open_to_read(&self.pins)?,
+        })
     }
 
     fn descriptor(&self, name: &'static str) -> Result<OwnedFd, Error> {
@@ -303,24 +309,29 @@ impl Datapath {
     }
 }
 
-/// What the process that answers guests has of the kernel: the addresses that it pins, and the records of drops.
+/// What the process that answers guests has of the kernel: the addresses that it pins, and the records of drops. What was
+/// counted of drops it may read.
 pub struct Shared<T> {
     /// `PINS`, with what an earlier process has left in it.
     pub pins: T,
     /// `DROPS`, which has one reader.
     pub drops: T,
+    /// `COUNTERS`, to read.
+    pub counters: T,
 }
 
 impl Shared<OwnedFd> {
-    /// Makes use of descriptors that [`Datapath::shared`] has given to another process.
+    /// Makes use of descriptors that [`Datapath::shared`] has given to another process, on a host with so many
+    /// [`processors`].
     ///
     /// # Errors
     ///
     /// They are not those of such maps.
-    pub fn open(self) -> Result<(PinWriter, DropStream), Error> {
+    pub fn open(self, processors: usize) -> Result<(PinWriter, DropStream, DropCounters), Error> {
         let pins = of_descriptor(layout::PINS, self.pins)?;
         let ring = of_descriptor(layout::DROPS, self.drops)?;
-        Ok((PinWriter::new(pins), DropStream { ring }))
+        let counters = DropCounters::new(self.counters, processors);
+        Ok((PinWriter::new(pins), DropStream { ring }, counters))
     }
 }
 

@@ -10,8 +10,8 @@ use aya::{
 use netguard_common::{
     Direction, Hook, SlotId,
     maps::{
-        self as layout, Counter, CounterKey, OUTCOME_PASS, OUTCOME_REDIRECT, Passed, PortEntry,
-        PortKey, SIDES, Side, SlotEntry, passed_index,
+        self as layout, Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, Passed,
+        PortEntry, PortKey, SIDES, Side, SlotEntry, passed_index,
     },
     pin::{PinEntry, PinKey},
 };
@@ -260,7 +260,7 @@ fn passed(
 }
 
 fn dropped(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
-    let map: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<Counter>> =
+    let map: PerCpuHashMap<MapData, Wire<CounterKey>, Wire<DropCounter>> =
         open(pins, layout::COUNTERS)?;
     let mut rows = Vec::new();
     for entry in map.iter() {
@@ -268,7 +268,7 @@ fn dropped(pins: &PinDirectory) -> Result<Vec<CounterRow>, Error> {
         let Some(direction) = Direction::from_raw(key.direction) else {
             continue; // written by another version: not ours to name
         };
-        let counter = sum(per_cpu.iter().map(|Wire(one)| *one));
+        let counter = sum(per_cpu.iter().map(|Wire(one)| one.counter));
         rows.push(CounterRow { slot_id: key.slot_id, direction, outcome: key.outcome, counter });
     }
     Ok(rows)

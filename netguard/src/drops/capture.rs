@@ -53,8 +53,12 @@ impl Capture {
         self.lost += count;
     }
 
-    /// Writes a packet, and its interface before it where that is new. What the format has no room for is left out.
+    /// Writes a packet, and its interface before it where that is new. What the format has no room for is left out, and so is what
+    /// is no packet of its own.
     pub(super) fn add(&mut self, drop: &Drop) -> Option<()> {
+        if drop.is_rest {
+            return None;
+        }
         let interface_id = self.interface(&drop.interface)?;
         let mut options =
             vec![EnhancedPacketOption::Common(CommonOption::Comment(Cow::Owned(comment(drop))))];
@@ -98,10 +102,14 @@ impl Capture {
 fn comment(drop: &Drop) -> String {
     let slot = drop.slot.as_deref().unwrap_or("-");
     let (direction, reason) = (drop.direction.name(), drop.reason);
-    let mut words = format!("{slot} {direction} {} {} {}", reason.name(), reason.code(), drop.line);
+    let name = if drop.passed { reason.would_name() } else { reason.name() };
+    let mut words = format!("{slot} {direction} {name} {} {}", reason.code(), drop.line);
     if let Some(name) = &drop.name {
         words += " ";
         words += name;
+    }
+    if drop.suppressed > 0 {
+        words += &format!(", {} more like it", drop.suppressed);
     }
     words + &format!(" [{}]", drop.id)
 }
@@ -120,7 +128,8 @@ mod tests {
         capture.add(&samples::tcp()).unwrap();
         file.extend(capture.take());
         capture.lose(3);
-        capture.add(&samples::tcp()).unwrap();
+        capture.add(&Drop { suppressed: 9, ..samples::tcp() }).unwrap();
+        assert!(capture.add(&Drop { is_rest: true, ..samples::tcp() }).is_none());
         file.extend(capture.take());
 
         let mut reader = PcapNgReader::new(file.as_slice()).unwrap();
@@ -133,9 +142,11 @@ mod tests {
             }
         }
         assert_eq!((interfaces, packets.len()), (1, 2));
-        let comment = "slot1 egress not-pinned 540047 netguard.toml:7 www.example.com [1a2b]";
-        let comment = EnhancedPacketOption::Common(CommonOption::Comment(comment.into()));
-        assert_eq!(packets[0].options, std::slice::from_ref(&comment));
+        let comment = "slot1 egress not-pinned 540047 netguard.toml:7 www.example.com";
+        let option =
+            |comment: String| EnhancedPacketOption::Common(CommonOption::Comment(comment.into()));
+        assert_eq!(packets[0].options, [option(format!("{comment} [1a2b]"))]);
+        let comment = option(format!("{comment}, 9 more like it [1a2b]"));
         assert_eq!(packets[1].options, [comment, EnhancedPacketOption::DropCount(3)]);
         assert_eq!(packets[0].timestamp, Duration::new(1, 2_003_004));
         assert_eq!((packets[0].original_len, &*packets[0].data), (60, &[7; 54][..]));

@@ -28,8 +28,13 @@ pub(super) fn painted(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
     let Paint { time, slot, denied: reason, line, .. } = paint;
     write!(
         out,
-        "{time}{}{time:#} drop  {slot}{:<8}{slot:#} {:<7} {reason}{:<19}{reason:#} {} {} (",
+        "{time}{}{time:#} {:<5} {slot}{:<8}{slot:#} {:<7} {reason}{:<19}{reason:#} {} {} (",
         timestamp(drop.time),
+        match (drop.is_rest, drop.passed) {
+            (true, _) => "more",
+            (false, true) => "would",
+            (false, false) => "drop",
+        },
         drop.slot.as_deref().unwrap_or("-"),
         drop.direction.name(),
         drop.reason.name(),
@@ -39,10 +44,13 @@ pub(super) fn painted(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
     if let Some(name) = &drop.name {
         write!(out, "{name}, ")?;
     }
+    write!(out, "{} bytes", drop.length)?;
+    if drop.suppressed > 0 {
+        write!(out, ", {} more like it", drop.suppressed)?;
+    }
     writeln!(
         out,
-        "{} bytes) at {} {} by {line}{}{line:#}: {} [{}]",
-        drop.length,
+        ") at {} {} by {line}{}{line:#}: {} [{}]",
         drop.interface,
         drop.hook.program(),
         drop.line,
@@ -64,11 +72,15 @@ pub(super) fn compact(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
         out,
         "{time}{of_day}{time:#} {slot}{}{slot:#} {way} {reason}{}{reason:#} {}",
         drop.slot.as_deref().unwrap_or("-"),
-        drop.reason.name(),
+        if drop.passed { drop.reason.would_name() } else { drop.reason.name() },
         drop.packet,
     )?;
     if let Some(name) = &drop.name {
         write!(out, " {name}")?;
+    }
+    if drop.suppressed > 0 {
+        // Behind it or before it, and where it stands for others it is none itself.
+        write!(out, " {}{}", if drop.is_rest { "..+" } else { "+" }, drop.suppressed)?;
     }
     writeln!(out, " {line}{}{line:#} [{}]", drop.line, drop.id)
 }
@@ -76,7 +88,7 @@ pub(super) fn compact(drop: &Drop, paint: &Paint, out: &mut impl Write) -> io::R
 /// One object.
 pub(crate) fn json(drop: &Drop, out: &mut impl Write) -> io::Result<()> {
     let object = json!({
-        "event": "drop",
+        "event": if drop.is_rest { "suppressed" } else { "drop" },
         "version": JSON_VERSION,
         "id": drop.id.to_string(),
         "time": timestamp(drop.time),
@@ -97,6 +109,8 @@ pub(crate) fn json(drop: &Drop, out: &mut impl Write) -> io::Result<()> {
         "program": drop.hook.program(),
         "line": drop.line,
         "because": drop.because,
+        "suppressed": drop.suppressed,
+        "verdict": if drop.passed { "would-drop" } else { "drop" },
     });
     writeln!(out, "{object}")
 }
@@ -123,6 +137,25 @@ mod tests {
             written(|out| compact(&drop, &Paint::PLAIN, out)),
             "00:00:01.002 slot1 > not-pinned tcp 10.1.0.2:4000 -> 203.0.113.10:443 syn www.example.com netguard.toml:7 [1a2b]\n"
         );
+    }
+
+    #[test]
+    fn what_has_no_record_is_told_by_number() {
+        let drop = Drop { suppressed: 1234, ..samples::tcp() };
+        let rest = Drop { is_rest: true, ..drop.clone() };
+        let is_text = |drop, words| written(|out| text(drop, out)).contains(words);
+        assert!(is_text(&drop, "Z drop  slot1 "));
+        assert!(is_text(&drop, "(www.example.com, 60 bytes, 1234 more like it) at vm "));
+        assert!(is_text(&rest, "Z more  slot1 "));
+        let is_compact =
+            |drop, words| written(|out| compact(drop, &Paint::default(), out)).contains(words);
+        assert!(is_compact(&drop, " www.example.com +1234 netguard.toml:7"));
+        assert!(is_compact(&rest, " www.example.com ..+1234 netguard.toml:7"));
+        for (drop, event) in [(&drop, "drop"), (&rest, "suppressed")] {
+            let object: serde_json::Value =
+                serde_json::from_str(&written(|out| json(drop, out))).unwrap();
+            assert_eq!((&object["event"], &object["suppressed"]), (&event.into(), &1234.into()));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod filter;
 pub(crate) mod line;
 mod packet;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod view;
 
 use std::{
@@ -53,6 +53,12 @@ pub struct Drop {
     pub line: String,
     /// What decided, in words.
     pub because: String,
+    /// True if it passed all the same, because its slot is audited: it would have been dropped.
+    pub passed: bool,
+    /// How many before it, of the same slot, direction and reason, have no record of their own, because there were too many.
+    pub suppressed: u32,
+    /// True if it is no packet of its own, but stands for the suppressed ones behind the packet that it shows: the rest of a flood.
+    pub is_rest: bool,
 }
 
 /// A drop's own number, as lines have it: hexadecimal.
@@ -82,6 +88,7 @@ pub struct BadId(String);
 /// The difference between the kernel's monotonic clock and the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    monotonic: Duration,
     boot: SystemTime,
 }
 
@@ -91,7 +98,13 @@ impl Clock {
     pub fn read() -> Self {
         let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
             .map_or(Duration::ZERO, Duration::from);
-        Self { boot: SystemTime::now() - monotonic }
+        Self { monotonic, boot: SystemTime::now() - monotonic }
+    }
+
+    /// The monotonic clock's time when both were read.
+    #[must_use]
+    pub const fn monotonic(&self) -> Duration {
+        self.monotonic
     }
 
     /// The wall clock's time of a monotonic one.
@@ -138,7 +151,17 @@ impl Drop {
             name: None,
             line: Line::BuiltIn.to_string(),
             because: reason.sentence().trim_end_matches('.').to_owned(),
+            passed: record.passed == 1,
+            suppressed: record.suppressed,
+            is_rest: false,
         })
+    }
+
+    /// What stands for so many behind this one that have no record.
+    #[must_use]
+    pub fn rest(&self, suppressed: u32, clock: &Clock) -> Self {
+        let time = clock.boot + clock.monotonic;
+        Self { time, suppressed, is_rest: true, ..self.clone() }
     }
 
     /// What the policy is asked about.

@@ -10,7 +10,7 @@ use netguard_common::{Direction, DropReason, Hook};
 use super::{Drop, Id, Summary};
 
 /// One that is told apart by its length.
-pub(super) fn drop_of(slot: Option<&str>, reason: DropReason, length: u32) -> Arc<Drop> {
+pub(crate) fn drop_of(slot: Option<&str>, reason: DropReason, length: u32) -> Arc<Drop> {
     Arc::new(Drop {
         id: Id(0x1a2b),
         time: SystemTime::UNIX_EPOCH,
@@ -26,11 +26,14 @@ pub(super) fn drop_of(slot: Option<&str>, reason: DropReason, length: u32) -> Ar
         name: None,
         line: "built in".to_owned(),
         because: String::new(),
+        passed: false,
+        suppressed: 0,
+        is_rest: false,
     })
 }
 
 /// One with all that there is.
-pub(super) fn tcp() -> Drop {
+pub(crate) fn tcp() -> Drop {
     Drop {
         time: SystemTime::UNIX_EPOCH + Duration::new(1, 2_003_004),
         packet: Summary {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netguard_common::{
     Address, Hook, NO_SLOT, SlotId,
-    maps::{Place, PortEntry, PortKind, SlotEntry, read_name},
+    maps::{Place, PortEntry, PortKind, SlotEntry, read_name, slot_flags},
     vouched_by,
 };
 use serde_json::Value;
@@ -90,7 +90,10 @@ impl<'a> Loaded<'a> {
         let weighed = self.weighed(&name, hook, asked, subject)?;
         let steps = self.steps(id, hook, asked, subject, &weighed)?;
         let interface = read_name(&port.name).to_owned();
-        Ok(Hop { slot: name, interface, hook, asked, weighed, steps })
+        let is_told = hook == Hook::PortEgress
+            && self.slot(id).flags & slot_flags::REJECT != 0
+            && matches!(asked, Asked::Drop(reason) if reason.is_of_policy());
+        Ok(Hop { slot: name, interface, hook, asked, weighed, is_told, steps })
     }
 
     /// The slot's port of that name, or any.

@@ -86,6 +86,8 @@ struct Hop {
     asked: Asked,
     /// What the daemon says of the lines that decide, see [`Weigh`].
     weighed: Value,
+    /// True if the slot would be told of the drop.
+    is_told: bool,
     steps: Vec<Step>,
 }
 
@@ -222,6 +224,12 @@ impl Explained {
     #[must_use]
     pub fn dropped(&self) -> Option<DropReason> {
         self.hops.iter().find_map(Hop::dropped)
+    }
+
+    /// What the slot would be told, where it would be told something.
+    fn answer(&self) -> Option<&'static str> {
+        let is_told = self.hops.iter().any(|hop| hop.is_told);
+        is_told.then_some(if self.packet.protocol == "tcp" { "RST" } else { "ICMP" })
     }
 }
 

@@ -103,6 +103,7 @@ impl Explained {
             "line": line,
             "because": because,
             "name": last.map(|hop| &hop.weighed["name"]),
+            "answer": self.answer(),
             "dns": self.dns,
             "unasked": self.unasked.as_ref().map(ToString::to_string),
             "recorded": self.recorded.as_ref().map(super::Recorded::record),
@@ -121,7 +122,9 @@ impl Explained {
         };
         match (self.dropped(), self.hops.last().map(|hop| hop.asked)) {
             (Some(reason), _) => {
-                format!("{now}would be dropped: {} ({})", reason.name(), reason.code())
+                let told = self.answer().map(|it| format!(", answered with {it}"));
+                let told = told.unwrap_or_default();
+                format!("{now}would be dropped: {} ({}){told}", reason.name(), reason.code())
             }
             (None, Some(Asked::Redirect)) => format!("{now}would go to the slot's resolver"),
             (None, _) => format!("{now}would pass"),

@@ -179,6 +179,10 @@ impl Loaded<'_> {
             None if flags & slot_flags::OPEN != 0 => {
                 "no rule speaks of it, and the slot is open".to_owned()
             }
+            None if flags & slot_flags::AUDIT != 0 => {
+                "no rule speaks of it; what is not open passes, because the slot is audited"
+                    .to_owned()
+            }
             None if flags & slot_flags::PINNED != 0 => {
                 "no rule speaks of it; what the internet has is pinned".to_owned()
             }

@@ -232,6 +232,8 @@ fn flags(slot: &Slot, policy: &Policy) -> u16 {
         (slot.mac.is_some(), slot_flags::MAC),
         (has_rules, slot_flags::RULES),
         (has_limits, slot_flags::LIMITS),
+        (slot.rejects, slot_flags::REJECT),
+        (slot.audit, slot_flags::AUDIT),
     ]
     .iter()
     .filter(|(is_set, _)| *is_set)

@@ -26,6 +26,10 @@ pub struct Slot {
     pub runtime: usize,
     /// True if it has no network at all.
     pub lockdown: bool,
+    /// True if what no rule and no pin opens passes, and is recorded.
+    pub audit: bool,
+    /// True if it is told what is denied; else that is dropped without a word.
+    pub rejects: bool,
     /// What it may reach beyond the host.
     pub egress: Egress,
     /// What it may reach on the host, besides DNS and ping of its own gateway.

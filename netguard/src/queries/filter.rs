@@ -38,7 +38,7 @@ pub enum Side {
 impl Side {
     fn admits(self, outcome: Outcome) -> bool {
         match self {
-            Self::Allowed => outcome == Outcome::Allow,
+            Self::Allowed => matches!(outcome, Outcome::Allow | Outcome::WouldDeny),
             Self::Denied => matches!(outcome, Outcome::Deny | Outcome::Refuse),
         }
     }

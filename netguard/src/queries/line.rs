@@ -223,6 +223,7 @@ const fn style(outcome: Outcome, paint: &Paint) -> Style {
     match outcome {
         Outcome::Allow => paint.allowed,
         Outcome::Deny | Outcome::Refuse => paint.denied,
+        Outcome::WouldDeny => paint.line,
         Outcome::Local => Style::new(),
     }
 }

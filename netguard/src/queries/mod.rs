@@ -101,6 +101,8 @@ pub enum Outcome {
     Allow,
     /// The slot may not ask for it.
     Deny,
+    /// The same, but the slot is audited and was answered.
+    WouldDeny,
     /// netguard itself has answered.
     Local,
     /// No question that netguard answers now, or ever.
@@ -109,9 +111,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// How many there are.
-    const COUNT: usize = 4;
+    const COUNT: usize = 5;
     /// Every one.
-    const ALL: [Self; Self::COUNT] = [Self::Allow, Self::Deny, Self::Local, Self::Refuse];
+    const ALL: [Self; Self::COUNT] =
+        [Self::Allow, Self::Deny, Self::WouldDeny, Self::Local, Self::Refuse];
 
     /// The word in the log.
     #[must_use]
@@ -119,6 +122,7 @@ impl Outcome {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::WouldDeny => "would-deny",
             Self::Local => "local",
             Self::Refuse => "refuse",
         }
@@ -131,6 +135,8 @@ type Parts<'a> = (Outcome, Option<&'static str>, Option<netguard_dns::Rule<'a>>)
 fn parts<'a>(decision: &Decision<'a>) -> Parts<'a> {
     match *decision {
         Decision::Allowed(rule) => (Outcome::Allow, None, Some(rule)),
+        Decision::Audited(Denial::Unlisted) => (Outcome::WouldDeny, None, None),
+        Decision::Audited(denial) => (Outcome::WouldDeny, Some(denial.name()), None),
         Decision::Denied(Denial::Unlisted, rule) => (Outcome::Deny, None, rule),
         Decision::Denied(denial, rule) => (Outcome::Deny, Some(denial.name()), rule),
         Decision::Local(why) => (Outcome::Local, Some(why), None),

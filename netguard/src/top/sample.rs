@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 
+use crate::status::CounterText;
+
 /// What the daemon said.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Sample {
@@ -102,15 +104,16 @@ impl Slot {
             flows: slot["flows"].as_u64(),
             ..Self::default()
         };
-        for counter in slot["counters"].as_array().into_iter().flatten() {
-            let count =
-                Count { packets: number(&counter["packets"]), bytes: number(&counter["bytes"]) };
-            let (direction, outcome) = (text(&counter["direction"]), text(&counter["outcome"]));
-            match (direction.as_str(), outcome.as_str()) {
+        let counters = slot["counters"].as_array().into_iter().flatten();
+        for counter in counters.filter_map(CounterText::of) {
+            let CounterText { direction, outcome, packets, bytes, .. } = counter;
+            let count = Count { packets, bytes };
+            match (direction, outcome) {
                 ("egress", "pass") => read.egress = count,
                 ("ingress", "pass") => read.ingress = count,
                 (_, "redirect") => read.queries = count,
-                _ => drop(read.drops.insert((direction, outcome), count)),
+                _ if counter.would_be().is_some() => {} // they have passed
+                _ => drop(read.drops.insert((direction.to_owned(), outcome.to_owned()), count)),
             }
         }
         read
@@ -188,7 +191,7 @@ mod tests {
                 "instance": "host", "generation": "0000002a", "records_lost": 3,
                 "slots": [{"name": "slot1", "interfaces": ["br1", "vm-slot1"], "pins": 4, "counters": [
                     counter("egress", "pass", 10), counter("egress", "redirect", 2), counter("ingress", "pass", 20),
-                    counter("egress", "host", 5), counter("ingress", "unsolicited", 6),
+                    counter("egress", "host", 5), counter("egress", "would-drop-not-pinned", 9), counter("ingress", "unsolicited", 6),
                 ]}],
                 "programs": [{"name": "ng_xdp", "id": 7, "runs": 100, "run_time_ns": 25_000}],
                 "daemon": {"since": "2026-11-26T00:00:00Z", "failures": ["vm-slot2: busy"], "alarms": ["detached"]},

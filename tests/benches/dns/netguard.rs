@@ -57,6 +57,7 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
         runtime: "vm".into(),
         allowlist: Allowlist::of([Arc::new(names)]),
         pinned: true,
+        audit: false,
         limits,
     };
     let rules = Rules {
@@ -98,14 +99,15 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
 /// The map that the programs read, in the kernel. Nothing is attached.
 fn kernel_map() -> Result<netguard::datapath::PinWriter> {
     use netguard::{
-        datapath::{Datapath, PinDirectory, ensure_bpffs},
+        datapath::{Datapath, PinDirectory, ensure_bpffs, processors},
         policy::Plan,
     };
     let instance = format!("bench{}", std::process::id()).parse()?;
     ensure_bpffs(&instance)?;
     let pins = PinDirectory::of(&instance);
     let plan = Plan { flow_entries: 64, slot_entries: 2, ..Plan::default() };
-    let (writer, _) = Datapath::load(pins.clone(), &plan)?.shared()?.open()?;
+    let shared = Datapath::load(pins.clone(), &plan)?.shared()?;
+    let (writer, ..) = shared.open(processors())?;
     pins.remove()?;
     Ok(writer)
 }

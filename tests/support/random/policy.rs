@@ -80,6 +80,8 @@ fn slot(random: &mut SmallRng, id: u16) -> String {
     }
     if random.random_bool(0.04) {
         toml += "mode = \"lockdown\"\n";
+    } else if random.random_bool(0.1) {
+        toml += "mode = \"audit\"\n";
     }
     let egress = one(random, &["open", "open", "pinned", "listed", "none"]);
     toml += &format!("egress = \"{egress}\"\n");

@@ -54,6 +54,8 @@ impl Checker<'_> {
             mac: entry.mac.as_ref().and_then(|mac| self.mac(name, mac)),
             runtime: self.runtime(rest.runtime.as_ref(), name, runtimes),
             lockdown: *rest.mode.get_ref() == file::Mode::Lockdown,
+            audit: *rest.mode.get_ref() == file::Mode::Audit,
+            rejects: *rest.denial.get_ref() == file::Denial::Reject,
             egress: self.egress(name, rest),
             host_services: self.host_services(name, rest.host_services.as_ref()),
             metadata: *rest.metadata.get_ref(),

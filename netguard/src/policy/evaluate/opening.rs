@@ -220,6 +220,7 @@ impl<'a> Openings<'a> {
     fn internet(&self, slot: &Slot, dst: IpAddr, traffic: &Traffic) -> Result<(), DropReason> {
         match (winner(slot, dst, traffic), slot.egress.unnamed) {
             (Some(Winner { allow: true, .. }), _) | (None, Unnamed::Open) => Ok(()),
+            (None, _) if slot.audit => Ok(()),
             (Some(_), _) | (None, Unnamed::Closed) => Err(EgressDenied),
             (None, Unnamed::Pinned) if self.pins.open(slot.id, dst, traffic) => Ok(()),
             (None, Unnamed::Pinned) => Err(DropReason::NotPinned),
@@ -236,6 +237,9 @@ impl<'a> Openings<'a> {
     ) -> Result<(), DropReason> {
         match winner(slot, dst, traffic) {
             Some(rule) if rule.allow && rule.prefix_length >= site.prefix_length => Ok(()),
+            Some(rule) if !rule.allow => Err(reason),
+            // What a rule could open.
+            _ if slot.audit && site.place == Place::Private => Ok(()),
             _ => Err(reason),
         }
     }

@@ -30,6 +30,8 @@ pub(in crate::policy) fn policy() -> Policy {
         mac: None,
         runtime,
         lockdown: false,
+        audit: false,
+        rejects: false,
         egress: Egress { unnamed: Unnamed::Open, allow: Vec::new(), deny: Vec::new() },
         host_services: HostServices::Listed(Vec::new()),
         metadata: false,
