@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netguard_common::{DropReason, Hook, maps::OUTCOME_WOULD};
 use netguard_tests::{
-    binary::{Ended, netguard},
+    binary::Ended,
     can_use_kernel,
     client::connect_once,
     kernel::{Kernel, Outcome, SLOTS},
@@ -23,11 +23,6 @@ const CONFIG: &str = "[host]\nuplinks = [\"eth0\"]\n\
      [[slot]]\nname = \"slot2\"\nid = 2\nsubnet = \"10.2.0.0/24\"\n\
      [[slot]]\nname = \"slot1\"\nid = 1\nsubnet = \"10.1.0.0/24\"\negress = \"pinned\"\nmode = \"audit\"\n";
 
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
-}
-
 fn fetch(lab: &Lab, url: &str) -> Ended {
     lab.exec("slot1", &format!("curl -sS --max-time 3 {url}"))
 }
@@ -44,7 +39,7 @@ fn what_was_learnt_of_a_slot_opens_just_that() {
         return;
     }
     let lab = Lab::with(CONFIG, "veth");
-    let nothing = run(&lab, &["suggest", "slot1"]);
+    let nothing = lab.run(&["suggest", "slot1"]);
     assert!(nothing.success().contains("slot1 has done nothing yet"), "{nothing:?}");
     assert_eq!(fetch(&lab, "http://evil.example/").success(), PAGE);
     let query = lab.event("query", |it| it["event"] == "dns" && it["name"] == "evil.example");
@@ -64,13 +59,13 @@ fn what_was_learnt_of_a_slot_opens_just_that() {
         assert!(!connects(&lab, to, 22), "{to}");
         assert!(lab.packets("slot1", "egress", reason) > before, "{to} is not dropped");
     }
-    assert_eq!(run(&lab, &["verify"]).code, 0, "the programs do what the policy says");
+    assert_eq!(lab.run(&["verify"]).code, 0, "the programs do what the policy says");
 
-    let learnt = run(&lab, &["suggest", "slot1"]).success().to_owned();
+    let learnt = lab.run(&["suggest", "slot1"]).success().to_owned();
     assert!(learnt.contains("\"=evil.example:80\""), "{learnt}");
     assert!(!learnt.contains("10.2.0.2") && !learnt.contains(METADATA), "{learnt}");
     lab.reconfigure(&CONFIG.replace(MODE, &learnt));
-    let _ = run(&lab, &["reload"]).success();
+    let _ = lab.run(&["reload"]).success();
     assert_eq!(fetch(&lab, "http://evil.example/").success(), PAGE);
     assert_eq!(lab.packets("slot1", "egress", "would-drop-not-pinned"), 1, "it is opened now");
     for url in ["http://edge.cdn.example/", "http://www.evil.example/", "http://evil.example:443/"]
@@ -79,7 +74,7 @@ fn what_was_learnt_of_a_slot_opens_just_that() {
     }
     assert!(!connects(&lab, EVIL, 443));
     assert!(fetch(&lab, "http://github.com/").code == 0, "what was allowed before is still");
-    let refused = run(&lab, &["suggest", "slot1"]);
+    let refused = lab.run(&["suggest", "slot1"]);
     assert!(refused.code == 1 && refused.stderr.contains("is not audited"), "{refused:?}");
 }
 

@@ -9,6 +9,7 @@ use netguard_tests::{
     can_use_kernel,
     client::{Asker, connect_once},
     lab::Lab,
+    lines::{default_of, line_of},
 };
 use pcap_file::pcapng::{
     Block, PcapNgReader,
@@ -75,19 +76,7 @@ fn ip(text: &str) -> IpAddr {
 
 /// The place of the only line that has this in it.
 fn at(what: &str) -> String {
-    let mut lines = CONFIG.lines().enumerate().filter(|(_, line)| line.contains(what));
-    let (index, _) = lines.next().unwrap_or_else(|| panic!("no line has {what}"));
-    assert!(lines.next().is_none(), "more than one line has {what}");
-    format!("netguard.toml:{}", index + 1)
-}
-
-fn default_of(key: &str) -> String {
-    format!("netguard.toml (default of {key})")
-}
-
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
+    line_of(CONFIG, "netguard.toml", what)
 }
 
 /// A connection that comes to nothing.
@@ -193,7 +182,7 @@ fn an_order_is_told_apart_from_the_file() {
         return;
     }
     let lab = Lab::with(CONFIG, "veth");
-    let _ = run(&lab, &["deny", "slot1", "203.0.112.0/22"]).success();
+    let _ = lab.run(&["deny", "slot1", "203.0.112.0/22"]).success();
     knock(&lab, "slot1", "203.0.113.10", 80);
     let denied = record(&lab, "slot1", "egress-denied", "203.0.113.10", "");
     assert_eq!(denied["because"], "deny 203.0.112.0/22", "{denied}");
@@ -201,13 +190,13 @@ fn an_order_is_told_apart_from_the_file() {
 
     is_told(&lab, 2, "github.com.", "203.0.113.10");
     assert!(lab.within("slot2", || connect_once(ip("203.0.113.10"), 80)).is_ok());
-    let _ = run(&lab, &["deny", "slot2", "github.com"]).success();
+    let _ = lab.run(&["deny", "slot2", "github.com"]).success();
     knock(&lab, "slot2", "203.0.113.10", 81);
     let unpinned = record(&lab, "slot2", "not-pinned", "203.0.113.10", "deny of github.com");
     assert_eq!(unpinned["line"], "ordered at run time");
     assert_eq!(unpinned["name"], "github.com");
 
-    let _ = run(&lab, &["lock", "slot3"]).success();
+    let _ = lab.run(&["lock", "slot3"]).success();
     knock(&lab, "slot3", "203.0.113.10", 80);
     let locked = record(&lab, "slot3", "lockdown", "", "");
     assert_eq!(
@@ -215,7 +204,7 @@ fn an_order_is_told_apart_from_the_file() {
         (&"ordered at run time".into(), &"lock".into())
     );
     // What the file says is the file's, whatever else was ordered.
-    let _ = run(&lab, &["lock", "slot4"]).success();
+    let _ = lab.run(&["lock", "slot4"]).success();
     knock(&lab, "slot4", "203.0.113.10", 80);
     let locked = record(&lab, "slot4", "lockdown", "", "");
     assert_eq!(locked["line"], at("mode = \"lockdown\"").as_str());
@@ -225,7 +214,7 @@ fn an_order_is_told_apart_from_the_file() {
         "name = \"more\"\nsubnet = \"10.8.0.0/24\"\nmanage_links = true\negress = \"none\"\n";
     std::fs::write(entry.path(), keys).expect("an entry");
     let file = entry.path().to_str().expect("a path");
-    let _ = run(&lab, &["slot", "add", file]).success();
+    let _ = lab.run(&["slot", "add", file]).success();
     // The others' lines are where they were.
     knock(&lab, "slot2", "203.0.113.12", 80);
     let other = record(&lab, "slot2", "not-pinned", "203.0.113.12", "");
@@ -247,26 +236,26 @@ fn a_destination_has_the_name_that_the_slot_was_told() {
     assert_eq!(record(&lab, "slot2", "dns-over-tls", "203.0.113.12", "")["name"], Value::Null);
 
     let to = |to: &str| {
-        let ended = run(&lab, &["drops", "--to", to, "-o", "json"]);
+        let ended = lab.run(&["drops", "--to", to, "-o", "json"]);
         ended.success().lines().count()
     };
     let all = to("0.0.0.0/0");
     assert_eq!((to("gitlab.com"), to("203.0.113.12"), to("203.0.112.0/23")), (1, 2, 2));
     assert_eq!((to("lab.com"), to("198.51.100.0/24")), (0, 0));
-    let bad = run(&lab, &["drops", "--to", "203.0.113"]);
+    let bad = lab.run(&["drops", "--to", "203.0.113"]);
     assert!(bad.code == 2 && bad.stderr.contains("no address like"), "{bad:?}");
     // An hour ago there was no lab.
-    let since = run(&lab, &["drops", "--since", "1h", "--to", "0.0.0.0/0", "-o", "json"]);
+    let since = lab.run(&["drops", "--since", "1h", "--to", "0.0.0.0/0", "-o", "json"]);
     assert_eq!(since.success().lines().count(), all);
-    let since = run(&lab, &["drops", "--since", "0s"]);
+    let since = lab.run(&["drops", "--since", "0s"]);
     assert_eq!(since.success(), "");
 
-    let line = run(&lab, &["drops", "--to", "gitlab.com"]);
+    let line = lab.run(&["drops", "--to", "gitlab.com"]);
     assert!(
         line.success().contains(" syn (gitlab.com, 74 bytes) at vm-slot3 ng_xdp by built in: "),
         "{line:?}"
     );
-    let line = run(&lab, &["drops", "--to", "gitlab.com", "-o", "compact"]);
+    let line = lab.run(&["drops", "--to", "gitlab.com", "-o", "compact"]);
     let end = format!(
         "203.0.113.12:853 syn gitlab.com built in [{}]\n",
         told["id"].as_str().expect("an id")
@@ -286,7 +275,7 @@ fn colours_are_for_terminals() {
     knock(&lab, "slot3", "169.254.169.254", 80);
     let _ = record(&lab, "slot3", "metadata", "169.254.169.254", "");
     let drops = ["drops", "--reason", "metadata"];
-    let plain = run(&lab, &drops);
+    let plain = lab.run(&drops);
     assert!(plain.success().contains(" metadata "), "{plain:?}");
     assert!(!plain.stdout.contains('\u{1b}'), "{plain:?}");
     let path = netguard_tests::binary::path();
@@ -323,7 +312,7 @@ fn a_capture_file_has_the_packets_and_why() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("drops.pcapng");
     let name = file.to_str().expect("a path");
-    let made = run(&lab, &["drops", "--pcap", name, "--slot", "slot1", "--reason", "cross-slot"]);
+    let made = lab.run(&["drops", "--pcap", name, "--slot", "slot1", "--reason", "cross-slot"]);
     assert_eq!(made.success(), "");
     let bytes = std::fs::read(&file).expect("the file");
     let packets = read(&bytes);
@@ -346,14 +335,14 @@ fn a_capture_file_has_the_packets_and_why() {
     }
     let other = directory.path().join("other.pcapng");
     let other = other.to_str().expect("a path");
-    assert_eq!(run(&lab, &["drops", "--pcap", other, "--slot", "slot9"]).code, 2);
+    assert_eq!(lab.run(&["drops", "--pcap", other, "--slot", "slot9"]).code, 2);
     assert!(!std::path::Path::new(other).exists(), "who is refused finds no file");
-    let nowhere = run(&lab, &["drops", "--pcap", "/nowhere/a.pcapng"]);
+    let nowhere = lab.run(&["drops", "--pcap", "/nowhere/a.pcapng"]);
     assert!(
         nowhere.code == 1 && nowhere.stderr.contains("cannot write /nowhere/a.pcapng"),
         "{nowhere:?}"
     );
-    let both = run(&lab, &["drops", "--pcap", "-", "-o", "json"]);
+    let both = lab.run(&["drops", "--pcap", "-", "-o", "json"]);
     assert_eq!(both.code, 2, "{both:?}");
 }
 

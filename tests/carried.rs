@@ -3,7 +3,6 @@
 
 use std::{
     io::Write as _,
-    net::IpAddr,
     process::{Command, Stdio},
 };
 
@@ -11,7 +10,7 @@ use hickory_proto::{op::ResponseCode, rr::RecordType::A};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
-    client::{Asker, connect_once},
+    client::{ask, connects},
     control::request,
     daemon,
     lab::Lab,
@@ -39,13 +38,8 @@ fn config(slots: &[u8], more: &str) -> String {
 fn lab() -> Lab {
     let lab = Lab::with(&config(&[1, 2], ""), "veth");
     lab.reconfigure(&config(&[1], ""));
-    let _ = run(&lab, &["reload"]).success();
+    let _ = lab.run(&["reload"]).success();
     lab
-}
-
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
 }
 
 fn fed(command: &mut Command, input: &str) -> Ended {
@@ -64,7 +58,7 @@ fn fed(command: &mut Command, input: &str) -> Ended {
 }
 
 fn export(lab: &Lab, slot: &str) -> String {
-    run(lab, &["state", "export", slot]).success().to_owned()
+    lab.run(&["state", "export", slot]).success().to_owned()
 }
 
 fn import(lab: &Lab, document: &str, arguments: &[&str]) -> Ended {
@@ -86,19 +80,8 @@ const PLACE: [&str; 9] = [
     "vm-slot2",
 ];
 
-fn ask(lab: &Lab, slot: u8, name: &str) -> ResponseCode {
-    let gateway = IpAddr::from([10, slot, 0, 1]);
-    let answer = lab.within(&format!("slot{slot}"), || Asker::of(gateway).ask(name, A));
-    answer.unwrap_or_else(|| panic!("nobody answers for {name}")).0
-}
-
-fn connects(lab: &Lab, slot: u8, address: &str) -> bool {
-    let address = address.parse().expect("an address");
-    lab.within(&format!("slot{slot}"), || connect_once(address, 80)).is_ok()
-}
-
 fn listed(lab: &Lab) -> Value {
-    serde_json::from_str(run(lab, &["slot", "list", "--json"]).success()).expect("JSON")
+    serde_json::from_str(lab.run(&["slot", "list", "--json"]).success()).expect("JSON")
 }
 
 /// Packets of a slot of the status, by one of its lists of counters.
@@ -116,10 +99,10 @@ fn a_slot_is_carried_with_pins_words_lock_and_counters() {
         return;
     }
     let lab = lab();
-    assert_eq!(ask(&lab, 1, "github.com."), ResponseCode::NoError);
+    assert_eq!(ask(&lab, 1, "github.com.", A).0, ResponseCode::NoError);
     assert!(connects(&lab, 1, GITHUB));
-    let _ = run(&lab, &["deny", "slot1", "gitlab.com", "--for", "1h"]).success();
-    let _ = run(&lab, &["allow", "slot1", "203.0.113.20 tcp/80"]).success();
+    let _ = lab.run(&["deny", "slot1", "gitlab.com", "--for", "1h"]).success();
+    let _ = lab.run(&["allow", "slot1", "203.0.113.20 tcp/80"]).success();
     let document = export(&lab, "slot1");
     let counted = passed(&lab.status(), "slot1", "counters");
     assert!(counted > 0);
@@ -129,8 +112,8 @@ fn a_slot_is_carried_with_pins_words_lock_and_counters() {
     // Nobody there has asked for a name.
     assert!(connects(&lab, 2, GITHUB), "the pin is there");
     assert!(connects(&lab, 2, ELSE), "what was allowed is allowed");
-    assert_eq!(ask(&lab, 2, "gitlab.com."), ResponseCode::NXDomain);
-    assert_eq!(ask(&lab, 2, "github.com."), ResponseCode::NoError);
+    assert_eq!(ask(&lab, 2, "gitlab.com.", A).0, ResponseCode::NXDomain);
+    assert_eq!(ask(&lab, 2, "github.com.", A).0, ResponseCode::NoError);
     assert!(!connects(&lab, 2, GITLAB));
     let list = listed(&lab);
     let (one, two) = (&list["slots"][0], &list["slots"][1]);
@@ -138,21 +121,21 @@ fn a_slot_is_carried_with_pins_words_lock_and_counters() {
     assert_eq!((two["said"].as_array().map(Vec::len), &two["locked"]), (Some(2), &false.into()));
     assert_eq!((&one["reaches"], &one["runtime"]), (&two["reaches"], &two["runtime"]));
     assert_eq!(passed(&lab.status(), "two", "carried"), counted);
-    let text = run(&lab, &["status"]);
+    let text = lab.run(&["status"]);
     assert!(text.success().contains("two: carried from elsewhere"), "{text:?}");
 
     // The latest import counts, in one step with what it says of locks and words.
-    let _ = run(&lab, &["forget", "slot1", "203.0.113.20 tcp/80"]).success();
-    let _ = run(&lab, &["lock", "slot1"]).success();
+    let _ = lab.run(&["forget", "slot1", "203.0.113.20 tcp/80"]).success();
+    let _ = lab.run(&["lock", "slot1"]).success();
     let again = import(&lab, &export(&lab, "slot1"), &PLACE);
     assert_eq!(again.success(), "slot two has taken over slot slot1 with 1 of 1 pins\n");
     assert!(!connects(&lab, 2, GITHUB));
     daemon::kill(&lab, "KILL");
     let _daemon = daemon::start(&lab);
     assert!(!connects(&lab, 2, GITHUB), "it is remembered");
-    let _ = run(&lab, &["unlock", "two"]).success();
+    let _ = lab.run(&["unlock", "two"]).success();
     assert!(connects(&lab, 2, GITHUB) && !connects(&lab, 2, ELSE));
-    assert_eq!(ask(&lab, 2, "gitlab.com."), ResponseCode::NXDomain);
+    assert_eq!(ask(&lab, 2, "gitlab.com.", A).0, ResponseCode::NXDomain);
 
     // What was counted at each place is counted where it has come to.
     let sum = passed(&lab.status(), "two", "carried") + passed(&lab.status(), "two", "counters");
@@ -161,8 +144,8 @@ fn a_slot_is_carried_with_pins_words_lock_and_counters() {
     let found = counters.filter(|it| it["direction"] == "egress" && it["outcome"] == "pass");
     let found: u64 = found.filter_map(|it| it["packets"].as_u64()).sum();
     assert!(sum > counted && found >= sum, "{found} of {sum}");
-    let _ = run(&lab, &["slot", "remove", "two"]).success();
-    assert!(!run(&lab, &["status"]).success().contains("carried"));
+    let _ = lab.run(&["slot", "remove", "two"]).success();
+    assert!(!lab.run(&["status"]).success().contains("carried"));
 }
 
 #[test]
@@ -173,8 +156,8 @@ fn a_slot_of_the_file_takes_over_what_was_said_but_no_other_policy() {
     let lab = lab();
     let made = import(&lab, &export(&lab, "slot1"), &PLACE);
     let _ = made.success();
-    let _ = run(&lab, &["allow", "two", "203.0.113.20 tcp/80"]).success();
-    assert_eq!(ask(&lab, 2, "github.com."), ResponseCode::NoError);
+    let _ = lab.run(&["allow", "two", "203.0.113.20 tcp/80"]).success();
+    assert_eq!(ask(&lab, 2, "github.com.", A).0, ResponseCode::NoError);
     assert!(!connects(&lab, 1, ELSE) && !connects(&lab, 1, GITHUB));
     let document = export(&lab, "two");
     let back = import(&lab, &document, &["two", "--as", "slot1"]);
@@ -182,8 +165,8 @@ fn a_slot_of_the_file_takes_over_what_was_said_but_no_other_policy() {
     assert!(connects(&lab, 1, ELSE) && connects(&lab, 1, GITHUB));
 
     lab.reconfigure(&config(&[1], "deny = [\"203.0.113.99\"]"));
-    let _ = run(&lab, &["reload"]).success();
-    let _ = run(&lab, &["forget", "slot1", "203.0.113.20 tcp/80"]).success();
+    let _ = lab.run(&["reload"]).success();
+    let _ = lab.run(&["forget", "slot1", "203.0.113.20 tcp/80"]).success();
     let refused = import(&lab, &document, &["two", "--as", "slot1"]);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("which says something else of deny"), "{refused:?}");
@@ -196,8 +179,8 @@ fn what_is_no_state_or_fits_nowhere_changes_nothing() {
         return;
     }
     let lab = lab();
-    let _ = run(&lab, &["deny", "slot1", "gitlab.com"]).success();
-    assert_eq!(ask(&lab, 1, "github.com."), ResponseCode::NoError);
+    let _ = lab.run(&["deny", "slot1", "gitlab.com"]).success();
+    assert_eq!(ask(&lab, 1, "github.com.", A).0, ResponseCode::NoError);
     let document = export(&lab, "slot1");
     let before = listed(&lab);
     let path = "/v1/slots/two/state?subnet=10.2.0.0%2F24&bridge=br-slot2&port=vm-slot2";
@@ -222,10 +205,10 @@ fn what_is_no_state_or_fits_nowhere_changes_nothing() {
     }
     let refused = import(&lab, "{}", &PLACE);
     assert!(refused.code == 2 && refused.stderr.contains("no state of a slot"), "{refused:?}");
-    let absent = run(&lab, &["state", "export", "slot9"]);
+    let absent = lab.run(&["state", "export", "slot9"]);
     assert!(absent.code == 2 && absent.stderr.contains("no slot is called"), "{absent:?}");
     assert_eq!(listed(&lab), before);
-    assert_eq!(run(&lab, &["pins"]).success().lines().count(), 2, "a head and one pin");
+    assert_eq!(lab.run(&["pins"]).success().lines().count(), 2, "a head and one pin");
     let long = format!("\"{}\"", "x".repeat(5 << 20));
     assert_eq!(request(&lab, "PUT", path, &long).0, 413);
 }

@@ -53,7 +53,7 @@ fn reaches(lab: &Lab, slot: &str, address: &str, patience: &str) -> bool {
 }
 
 fn unload(lab: &Lab) -> Ended {
-    Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]))
+    lab.run(&["unload"])
 }
 
 #[test]

@@ -9,11 +9,12 @@ use std::{
 
 use hickory_proto::rr::RecordType::{self, A, AAAA, HTTPS, MX};
 use netguard_tests::{
-    binary::{Ended, netguard},
+    binary::netguard,
     can_use_kernel,
     client::Asker,
     control::{Stream, request},
     lab::{Background, Lab},
+    lines::line_of,
     until,
 };
 use serde_json::{Value, json};
@@ -60,14 +61,6 @@ limits.names_per_minute = 0
 limits.answer_bytes_per_minute = 0
 "#;
 
-/// The place of the only line of a text that has this in it.
-fn line_of(text: &str, file: &str, what: &str) -> String {
-    let mut lines = text.lines().enumerate().filter(|(_, line)| line.contains(what));
-    let (index, _) = lines.next().unwrap_or_else(|| panic!("no line has {what}"));
-    assert!(lines.next().is_none(), "more than one line has {what}");
-    format!("{file}:{}", index + 1)
-}
-
 fn at(what: &str) -> String {
     line_of(CONFIG, "netguard.toml", what)
 }
@@ -75,11 +68,6 @@ fn at(what: &str) -> String {
 fn shipped(name: &str) -> String {
     let list = include_str!("../dist/allowlist.toml");
     line_of(list, "the shipped allowlist", &format!("    \"{name}\""))
-}
-
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
 }
 
 fn asker(lab: &Lab, slot: u8) -> Asker {
@@ -198,8 +186,8 @@ fn a_query_is_told_with_what_decided_and_where_that_stands() {
     assert_eq!(judged("x.github.com"), ("code-hosting".into(), shipped("github.com").into()));
     let ordered: Value = "ordered at run time".into();
     let orders: Value = "orders at run time".into();
-    let _ = run(&lab, &["allow", "slot1", "evil.example"]).success();
-    let _ = run(&lab, &["deny", "slot1", "deb.debian.org"]).success();
+    let _ = lab.run(&["allow", "slot1", "evil.example"]).success();
+    let _ = lab.run(&["deny", "slot1", "deb.debian.org"]).success();
     for (name, decision, category) in
         [("evil.example", "allow", orders), ("deb.debian.org", "deny", "dns.names".into())]
     {
@@ -244,7 +232,7 @@ fn who_asks_gets_what_fits_and_who_follows_what_comes() {
         assert_eq!(remembered(&lab, query).len(), expected, "{query}");
     }
     let printed =
-        |arguments: &[&str]| run(&lab, &[&["dns"], arguments].concat()).success().to_owned();
+        |arguments: &[&str]| lab.run(&[&["dns"], arguments].concat()).success().to_owned();
     let line = printed(&["--denied", "--slot", "slot1"]);
     assert!(
         line.contains(" dns   slot1    deny                A evilgithub.com -> NXDOMAIN (udp, "),

@@ -19,12 +19,7 @@ use netguard::{
 };
 use netguard_common::Hook;
 use netguard_tests::{
-    binary::{Ended, netguard},
-    can_use_kernel,
-    daemon::kill,
-    kernel::Kernel,
-    lab::Lab,
-    until,
+    binary::Ended, can_use_kernel, daemon::kill, kernel::Kernel, lab::Lab, until,
 };
 use serde_json::Value;
 use table::BROKEN;
@@ -33,8 +28,8 @@ use table::BROKEN;
 const OF_MACHINE: [&str; 4] = ["kernel-config", "bpf-jit", "unprivileged-bpf", "network"];
 
 fn doctor(lab: &Lab, words: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[&["doctor"], words, &["--instance", &instance]].concat()))
+    let _instance = lab.instance();
+    lab.run(&[&["doctor"], words].concat())
 }
 
 /// What was found about the lab: severity, check, and the finding itself.

@@ -23,11 +23,6 @@ const CONFIG: &str = "[dns]\nupstreams = [\"1.1.1.1\"]\ncategories = []\n\
      [[slot]]\nname = \"slot1\"\nid = 1\nsubnet = \"10.1.0.0/24\"\n\
      [[slot]]\nname = \"slot2\"\nid = 2\nsubnet = \"10.2.0.0/24\"\n";
 
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
-}
-
 fn remembered(lab: &Lab, query: &str) -> Vec<Value> {
     let stream = Stream::get(lab, &format!("/v1/events?{query}"));
     assert_eq!(stream.status, 200, "{query}");
@@ -52,8 +47,8 @@ fn each_order_is_an_event_with_its_code_and_its_slot() {
         (&["deny", "slot1", "a.example"], "deny-ordered", 541_012),
         (&["forget", "slot1", "a.example"], "forget-ordered", 541_013),
     ] {
-        let _ = run(&lab, &["lock", "slot2"]).success();
-        let _ = run(&lab, arguments).success();
+        let _ = lab.run(&["lock", "slot2"]).success();
+        let _ = lab.run(arguments).success();
         // Who has his answer finds it in the stream.
         let found = remembered(&lab, &format!("event={name}&slot=slot1&last=1"));
         let [told] = &found[..] else { panic!("{name}: {found:?}") };
@@ -88,18 +83,18 @@ fn reloads_and_alarms_are_events_and_none_is_lost_with_a_worker() {
     datapath::detach_pinned(&pins.link("vm-slot2", Hook::PortEgress)).expect("it is detached");
     until("the alarm is told", || !remembered(&lab, "event=detach-alarm").is_empty());
     lab.reconfigure("[[slot]]\nname = 7\n");
-    assert_eq!(run(&lab, &["reload"]).code, 2);
+    assert_eq!(lab.run(&["reload"]).code, 2);
     lab.reconfigure(&CONFIG.replace("categories = []", "categories = []\nnames = [\"b.example\"]"));
-    let _ = run(&lab, &["reload", "--confirm", "1"]).success();
+    let _ = lab.run(&["reload", "--confirm", "1"]).success();
     until("it is taken back", || !remembered(&lab, "event=rolled-back").is_empty());
-    let _ = run(&lab, &["reload", "--confirm", "60"]).success();
-    let _ = run(&lab, &["confirm"]).success();
+    let _ = lab.run(&["reload", "--confirm", "60"]).success();
+    let _ = lab.run(&["confirm"]).success();
 
     let before = remembered(&lab, "");
     let (_, worker) = processes(&lab);
     let pid = worker.to_string();
     let _ = Ended::of(std::process::Command::new("kill").args(["-KILL", &pid])).success();
-    let restarted = || run(&lab, &["events", "--event", "worker-restarted"]);
+    let restarted = || lab.run(&["events", "--event", "worker-restarted"]);
     until("another one tells", || restarted().stdout.contains("541006"));
     let after = remembered(&lab, "");
     assert_eq!(after[..before.len()], before);
@@ -135,22 +130,22 @@ fn the_command_line_follows_and_looks_back() {
     let reader = std::thread::spawn(move || send.send(printed.next().expect("a line")));
     let mut line = None;
     until("it prints", || {
-        let _ = run(&lab, &["lock", "slot2"]).success();
-        let _ = run(&lab, &["unlock", "slot2"]).success();
+        let _ = lab.run(&["lock", "slot2"]).success();
+        let _ = lab.run(&["unlock", "slot2"]).success();
         line = lines.try_recv().ok();
         line.is_some()
     });
     assert!(reader.join().is_ok());
     let line = line.expect("a line").expect("text");
     assert!(line.ends_with(" lock              541007 slot2    slot slot2 is locked"), "{line}");
-    let last = run(&lab, &["events", "--slot", "slot2", "--last", "2"]);
+    let last = lab.run(&["events", "--slot", "slot2", "--last", "2"]);
     let names: Vec<_> =
         last.success().lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert_eq!(names, ["lock", "unlock"]);
-    let json = run(&lab, &["events", "--last", "1", "-o", "json"]);
+    let json = lab.run(&["events", "--last", "1", "-o", "json"]);
     let event: Value = json.success().parse().expect("JSON");
     assert_eq!((&event["event"], &event["code"]), (&"unlock".into(), &541_008.into()));
-    let refused = run(&lab, &["events", "--event", "locked"]);
+    let refused = lab.run(&["events", "--event", "locked"]);
     assert!(
         refused.code == 2 && refused.stderr.contains("there are policy-applied"),
         "{refused:?}"

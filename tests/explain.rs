@@ -195,8 +195,8 @@ fn two_hundred_packets_meet_what_explain_says() {
 }
 
 fn explain(lab: &Lab, words: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[&["explain"], words, &["--instance", &instance]].concat()))
+    let _instance = lab.instance();
+    lab.run(&[&["explain"], words].concat())
 }
 
 fn answer(lab: &Lab, words: &[&str]) -> (i32, Value) {
@@ -255,9 +255,7 @@ fn names_come_first_and_say_why() {
     assert!(asked.stdout.contains(": would pass\n"), "{asked:?}");
     let other = explain(&["slot2", address]);
     assert_eq!(other.code, 3, "{other:?}");
-    let _ =
-        Ended::of(&mut netguard(&["deny", "slot1", "github.com", "--instance", &lab.instance()]))
-            .success();
+    let _ = lab.run(&["deny", "slot1", "github.com"]).success();
     let said = explain(&["slot1", "github.com"]);
     assert_eq!(said.code, 3, "{said:?}");
     assert!(said.stdout.contains("denied, denied-at-run-time by \"github.com\""), "{said:?}");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use netguard_tests::{
-    binary::{self, Ended, netguard},
+    binary::{self},
     can_use_kernel, daemon,
     lab::{Background, Lab},
     until,
@@ -73,7 +73,7 @@ fn drops_and_events_have_fields_and_queries_have_lines() {
     assert!(started["MESSAGE"].contains(" note  guarding 5 slots"), "{started:?}");
     assert!(!started.contains_key("SLOT") && started["SYSLOG_IDENTIFIER"] == "netguard");
 
-    let _ = Ended::of(&mut netguard(&["lock", "slot2", "--instance", &lab.instance()])).success();
+    let _ = lab.run(&["lock", "slot2"]).success();
     let locked = with(&journald, "EVENT", "lock");
     assert_eq!((&*locked["CODE"], &*locked["SLOT"]), ("541007", "slot2"), "{locked:?}");
 

@@ -309,17 +309,17 @@ fn one_daemon_per_instance_and_unload_ends_it_all() {
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"), "the refused one changed nothing");
     resolves(&lab, "slot1");
 
-    let refused = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
+    let refused = lab.run(&["unload"]);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("stop it first"), "{refused:?}");
     daemon::kill(&lab, "TERM");
-    let unload = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
+    let unload = lab.run(&["unload"]);
     assert!(unload.success().contains("nothing is enforced"));
     assert!(!Path::new(&format!("/sys/fs/bpf/netguard/{}", lab.instance())).exists());
     // The kernel lets go of a link a moment after its last pin is removed.
     let open = (0..50).any(|_| reaches(&lab, "slot1", "10.2.0.2", "0.1"));
     assert!(open, "something of netguard is left");
-    let again = Ended::of(&mut netguard(&["unload", "--instance", &lab.instance()]));
+    let again = lab.run(&["unload"]);
     assert_eq!(again.code, 1, "{again:?}");
 }
 

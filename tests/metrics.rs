@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, net::UdpSocket, path::Path, process::Command};
 
 use netguard_tests::{
-    binary::{Ended, netguard},
+    binary::Ended,
     can_use_kernel,
     control::{request, request_text},
     daemon::{self, processes},
@@ -23,11 +23,6 @@ const CONFIG: &str = "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.
 
 fn built() -> Lab {
     Lab::with(&format!("{LISTEN}{CONFIG}"), "veth")
-}
-
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
 }
 
 fn scrape(lab: &Lab) -> String {
@@ -97,10 +92,10 @@ fn a_scrape_says_what_was_counted() {
     assert_eq!((&slots[0]["pins"], &slots[0]["flows"]), (&1.into(), &1.into()), "{slots}");
 
     lab.reconfigure("[[slot]]\nname = 7\n");
-    assert_eq!(run(&lab, &["reload"]).code, 2);
+    assert_eq!(lab.run(&["reload"]).code, 2);
     assert_eq!(value(&scrape(&lab), "netguard_reload_success"), Some(0.0));
     lab.reconfigure(CONFIG);
-    let _ = run(&lab, &["reload"]).success();
+    let _ = lab.run(&["reload"]).success();
     assert_eq!(value(&scrape(&lab), "netguard_reload_success"), Some(1.0));
 }
 
@@ -133,19 +128,19 @@ fn the_port_serves_metrics_and_nothing_else_as_long_as_the_configuration_says_so
             == Some(1.0)
     });
     lab.reconfigure(&format!("{}{CONFIG}", LISTEN.replace("127.0.0.1:9540", "[::1]:9541")));
-    assert!(run(&lab, &["diff"]).success().contains("+ host: metrics on [::1]:9541\n"));
-    let _ = run(&lab, &["reload"]).success();
+    assert!(lab.run(&["diff"]).success().contains("+ host: metrics on [::1]:9541\n"));
+    let _ = lab.run(&["reload"]).success();
     assert!(curl(&lab, "http://[::1]:9541/metrics").success().ends_with("# EOF\n200"));
     assert_ne!(curl(&lab, "http://127.0.0.1:9540/metrics").code, 0);
     lab.reconfigure(CONFIG);
-    let _ = run(&lab, &["reload"]).success();
+    let _ = lab.run(&["reload"]).success();
     assert_ne!(curl(&lab, "http://[::1]:9541/metrics").code, 0);
     // A port that somebody has is no reason to guard less.
     let other = lab.start("hv", "exec python3 -m http.server -b 127.0.0.1 9542");
     lab.listening("hv", 9542);
     lab.reconfigure(&format!("{}{CONFIG}", LISTEN.replace("9540", "9542")));
-    let _ = run(&lab, &["reload"]).success();
-    let status = run(&lab, &["status"]);
+    let _ = lab.run(&["reload"]).success();
+    let status = lab.run(&["status"]);
     assert!(status.success().contains("cannot serve metrics on 127.0.0.1:9542: "), "{status:?}");
     assert_eq!(value(&scrape(&lab), "netguard_failures"), Some(1.0));
     // Nor for a daemon that starts.
@@ -177,7 +172,7 @@ fn a_real_prometheus_reads_it_and_the_shipped_rules_and_dashboard_name_what_ther
     let Some(servers) = Servers::prometheus() else { return };
     let lab = built();
     act(&lab);
-    let _ = run(&lab, &["reload"]).success();
+    let _ = lab.run(&["reload"]).success();
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name).display().to_string();
     let rules = at("netguard.rules.yml");

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Write as _,
-    net::{IpAddr, TcpStream},
+    net::TcpStream,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _},
         net::UnixStream,
@@ -17,7 +17,7 @@ use hickory_proto::{op::ResponseCode, rr::RecordType::A};
 use netguard_tests::{
     binary::{self, Ended, netguard},
     can_use_kernel,
-    client::{Asker, connect_once},
+    client::{ask, connects},
     control::{request, socket},
     daemon::{self, is_note},
     lab::Lab,
@@ -36,31 +36,15 @@ fn config(names: &str, more: &str) -> String {
     )
 }
 
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
-}
-
-fn ask(lab: &Lab, slot: u8, name: &str) -> ResponseCode {
-    let gateway = IpAddr::from([10, slot, 0, 1]);
-    let answer = lab.within(&format!("slot{slot}"), || Asker::of(gateway).ask(name, A));
-    answer.unwrap_or_else(|| panic!("nobody answers for {name}")).0
-}
-
-fn connects(lab: &Lab, slot: u8, address: &str) -> bool {
-    let address = address.parse().expect("an address");
-    lab.within(&format!("slot{slot}"), || connect_once(address, 80)).is_ok()
-}
-
 /// The slot may ask for the name, and use what it is told.
 fn may(lab: &Lab, slot: u8, name: &str, address: &str) {
-    assert_eq!(ask(lab, slot, name), ResponseCode::NoError, "{name}");
+    assert_eq!(ask(lab, slot, name, A).0, ResponseCode::NoError, "{name}");
     assert!(connects(lab, slot, address), "slot {slot} to {address}");
 }
 
 /// The slot may not ask for the name, nor use what it was told.
 fn may_not(lab: &Lab, slot: u8, name: &str, address: &str) {
-    assert_eq!(ask(lab, slot, name), ResponseCode::NXDomain, "{name}");
+    assert_eq!(ask(lab, slot, name, A).0, ResponseCode::NXDomain, "{name}");
     assert!(!connects(lab, slot, address), "slot {slot} reached {address}");
 }
 
@@ -82,30 +66,30 @@ fn a_reload_puts_all_of_another_policy_in_force_or_nothing() {
     let pid = lab.daemon_pid().expect("a daemon");
     may(&lab, 1, "github.com.", GITHUB);
     may_not(&lab, 1, "gitlab.com.", GITLAB);
-    assert_eq!(run(&lab, &["diff"]).success(), "no change\n");
+    assert_eq!(lab.run(&["diff"]).success(), "no change\n");
 
     lab.reconfigure(&config("\"gitlab.com\"", "allow = [\"203.0.113.20 tcp/80\"]"));
     let difference = "- slot slot1: name github.com\n- slot slot1: reaches pinned addresses\n\
          + slot slot1: allow 203.0.113.20/32 tcp/80\n+ slot slot1: name gitlab.com\n\
          + slot slot1: reaches pinned addresses, what 1 rule allows\n";
     let difference = format!("{difference}{}", difference.replace("slot1", "slot2"));
-    assert_eq!(run(&lab, &["diff"]).success(), difference);
+    assert_eq!(lab.run(&["diff"]).success(), difference);
     may(&lab, 1, "github.com.", GITHUB);
-    assert_eq!(run(&lab, &["reload"]).success(), difference);
+    assert_eq!(lab.run(&["reload"]).success(), difference);
     // The pin of a name that is no longer allowed is gone too.
     may_not(&lab, 1, "github.com.", GITHUB);
     may(&lab, 1, "gitlab.com.", GITLAB);
     assert!(connects(&lab, 2, "203.0.113.20"));
 
     lab.reconfigure("[[slot]]\nname = 7\n");
-    let refused = run(&lab, &["reload"]);
+    let refused = lab.run(&["reload"]);
     assert_eq!(refused.code, 2, "{refused:?}");
     assert!(refused.stderr.contains("netguard.toml:2:8: invalid type: integer"), "{refused:?}");
     hang_up(pid);
     until("the refusal is told", || has_noted(&lab, "not reloaded"));
     // What fits the file but not the host.
     lab.reconfigure(&config("\"github.com\"", "bridge = \"nobridge{n}\""));
-    let refused = run(&lab, &["reload"]);
+    let refused = lab.run(&["reload"]);
     assert_eq!(refused.code, 2, "{refused:?}");
     assert!(refused.stderr.contains("bridge nobridge1 does not exist"), "{refused:?}");
     may(&lab, 1, "gitlab.com.", GITLAB);
@@ -127,20 +111,20 @@ fn a_reload_that_nobody_confirms_is_taken_back() {
     }
     let (old, new) = (config("\"github.com\"", ""), config("\"gitlab.com\"", ""));
     let lab = Lab::with(&old, "veth");
-    let nothing = run(&lab, &["confirm"]);
+    let nothing = lab.run(&["confirm"]);
     assert_eq!(nothing.code, 1);
     assert!(nothing.stderr.contains("no reload waits for a confirmation"), "{nothing:?}");
     lab.reconfigure(&new);
-    let reloaded = run(&lab, &["reload", "--confirm", "1"]);
+    let reloaded = lab.run(&["reload", "--confirm", "1"]);
     assert!(reloaded.success().ends_with("in force for 1 s; keep it with `netguard confirm`\n"));
     until("it is taken back", || has_noted(&lab, "nobody has confirmed the latest reload: back"));
     may(&lab, 1, "github.com.", GITHUB);
     may_not(&lab, 1, "gitlab.com.", GITLAB);
 
-    let _ = run(&lab, &["reload", "--confirm", "600"]).success();
+    let _ = lab.run(&["reload", "--confirm", "600"]).success();
     may(&lab, 1, "gitlab.com.", GITLAB);
-    assert_eq!(run(&lab, &["confirm"]).success(), "the latest reload stays in force\n");
-    assert_eq!(run(&lab, &["confirm"]).code, 1);
+    assert_eq!(lab.run(&["confirm"]).success(), "the latest reload stays in force\n");
+    assert_eq!(lab.run(&["confirm"]).code, 1);
     may_not(&lab, 1, "github.com.", GITHUB);
 }
 
@@ -153,7 +137,7 @@ fn a_lock_cuts_what_is_open_and_outlives_the_daemon() {
     may(&lab, 1, "github.com.", GITHUB);
     let server = format!("{GITHUB}:80");
     let mut open = lab.within("slot1", || TcpStream::connect(&server)).expect("a connection");
-    assert_eq!(run(&lab, &["lock", "slot1"]).success(), "slot1 is locked\n");
+    assert_eq!(lab.run(&["lock", "slot1"]).success(), "slot1 is locked\n");
     let before = lab.packets("slot1", "egress", "lockdown");
     open.write_all(b"x").expect("the guest's own system takes it");
     until("its packet is dropped", || lab.packets("slot1", "egress", "lockdown") > before);
@@ -163,12 +147,12 @@ fn a_lock_cuts_what_is_open_and_outlives_the_daemon() {
     daemon::kill(&lab, "KILL");
     let _daemon = daemon::start(&lab);
     assert!(!connects(&lab, 1, GITHUB));
-    let list = run(&lab, &["slot", "list", "--json"]);
+    let list = lab.run(&["slot", "list", "--json"]);
     let list: Value = serde_json::from_str(list.success()).expect("JSON");
     assert_eq!((&list["slots"][0]["locked"], &list["slots"][1]["locked"]), {
         (&Value::Bool(true), &Value::Bool(false))
     });
-    assert_eq!(run(&lab, &["unlock", "slot1"]).success(), "slot1 is unlocked\n");
+    assert_eq!(lab.run(&["unlock", "slot1"]).success(), "slot1 is unlocked\n");
     may(&lab, 1, "github.com.", GITHUB);
 }
 
@@ -179,29 +163,29 @@ fn the_latest_word_about_a_name_or_a_prefix_counts() {
     }
     let lab = Lab::with(&config("\"github.com\"", "allow = [\"203.0.113.20 tcp/80\"]"), "veth");
     assert!(connects(&lab, 1, "203.0.113.20"));
-    let denied = run(&lab, &["deny", "slot1", "203.0.113.0/24"]);
+    let denied = lab.run(&["deny", "slot1", "203.0.113.0/24"]);
     assert_eq!(denied.success(), "203.0.113.0/24 is denied to slot1\n");
     // Whatever the file, or a name, says of a part of it.
     assert!(!connects(&lab, 1, "203.0.113.20") && connects(&lab, 2, "203.0.113.20"));
-    assert_eq!(ask(&lab, 1, "github.com."), ResponseCode::NoError);
+    assert_eq!(ask(&lab, 1, "github.com.", A).0, ResponseCode::NoError);
     assert!(!connects(&lab, 1, GITHUB));
-    let _ = run(&lab, &["forget", "slot1", "203.0.113.0/24"]).success();
+    let _ = lab.run(&["forget", "slot1", "203.0.113.0/24"]).success();
     assert!(connects(&lab, 1, "203.0.113.20") && connects(&lab, 1, GITHUB));
 
-    let denied = run(&lab, &["deny", "slot1", "github.com", "--for", "10m"]);
+    let denied = lab.run(&["deny", "slot1", "github.com", "--for", "10m"]);
     assert_eq!(denied.success(), "github.com is denied to slot1: 1 pin removed\n");
     may_not(&lab, 1, "github.com.", GITHUB);
     may_not(&lab, 1, "api.github.com.", GITHUB);
-    let list = run(&lab, &["slot", "list"]);
+    let list = lab.run(&["slot", "list"]);
     assert!(list.success().contains("deny github.com for "), "{list:?}");
     daemon::kill(&lab, "KILL");
     let _daemon = daemon::start(&lab);
     may_not(&lab, 1, "github.com.", GITHUB);
-    let _ = run(&lab, &["allow", "slot1", "github.com"]).success();
+    let _ = lab.run(&["allow", "slot1", "github.com"]).success();
     may(&lab, 1, "github.com.", GITHUB);
     may_not(&lab, 1, "gitlab.com.", GITLAB);
-    let _ = run(&lab, &["allow", "slot1", "gitlab.com", "--for", "1s"]).success();
-    let pinned = || ask(&lab, 1, "gitlab.com.") == ResponseCode::NoError;
+    let _ = lab.run(&["allow", "slot1", "gitlab.com", "--for", "1s"]).success();
+    let pinned = || ask(&lab, 1, "gitlab.com.", A).0 == ResponseCode::NoError;
     let was_allowed = pinned();
     until("its second is over", || !pinned());
     assert!(was_allowed);
@@ -220,9 +204,9 @@ fn slots_are_made_and_removed_while_the_daemon_runs_and_it_remembers_them() {
     let file = directory.path().join("web.toml");
     fs::write(&file, entry).expect("the entry");
     let file = file.to_str().expect("its path");
-    let made = run(&lab, &["slot", "add", file]);
+    let made = lab.run(&["slot", "add", file]);
     assert_eq!(made.success(), "slot web is made, number 3\n");
-    let again = run(&lab, &["slot", "add", file]);
+    let again = lab.run(&["slot", "add", file]);
     assert!(
         again.code == 1 && again.stderr.contains("there is a slot \"web\" already"),
         "{again:?}"
@@ -243,10 +227,10 @@ fn slots_are_made_and_removed_while_the_daemon_runs_and_it_remembers_them() {
         assert!(is_guarded().contains("vm-web"), "after {signal}: {}", is_guarded());
         std::mem::forget(daemon); // the next signal ends it
     }
-    let not_made = run(&lab, &["slot", "remove", "slot1"]);
+    let not_made = lab.run(&["slot", "remove", "slot1"]);
     assert_eq!(not_made.code, 1);
     assert!(not_made.stderr.contains("remove it there and reload"), "{not_made:?}");
-    assert_eq!(run(&lab, &["slot", "remove", "web"]).success(), "slot web is removed\n");
+    assert_eq!(lab.run(&["slot", "remove", "web"]).success(), "slot web is removed\n");
     assert_eq!(is_guarded(), "");
     assert_ne!(lab.exec("hv", "ip link show br-web").code, 0, "its links are gone");
 
@@ -259,11 +243,11 @@ fn slots_are_made_and_removed_while_the_daemon_runs_and_it_remembers_them() {
     ] {
         fs::write(directory.path().join("bad.toml"), bad).expect("the entry");
         let bad_file = directory.path().join("bad.toml");
-        let refused = run(&lab, &["slot", "add", bad_file.to_str().expect("its path")]);
+        let refused = lab.run(&["slot", "add", bad_file.to_str().expect("its path")]);
         assert_eq!(refused.code, 2, "{bad}: {refused:?}");
         assert!(refused.stderr.contains(words), "{bad}: {refused:?}");
     }
-    assert_eq!(run(&lab, &["slot", "list"]).success().lines().count(), 3);
+    assert_eq!(lab.run(&["slot", "list"]).success().lines().count(), 3);
 }
 
 #[test]
@@ -280,7 +264,7 @@ fn a_slot_made_at_run_time_may_name_a_list_that_no_other_slot_names() {
         "name = \"web\"\nmanage_links = true\nsubnet = \"10.99.0.0/24\"\ndns.lists = [\"{list}\"]\n"
     );
     fs::write(&file, entry).expect("the entry");
-    let _ = run(&lab, &["slot", "add", file.to_str().expect("its path")]).success();
+    let _ = lab.run(&["slot", "add", file.to_str().expect("its path")]).success();
     // The worker, which may open no file, has it too; so has its successor.
     may(&lab, 1, "github.com.", GITHUB);
     let restarts = || request(&lab, "GET", "/v1/status", "").1["daemon"]["worker_restarts"].clone();
@@ -297,7 +281,7 @@ fn a_state_that_is_damaged_is_not_taken_for_an_empty_one() {
         return;
     }
     let lab = Lab::with(&config("\"github.com\"", ""), "veth");
-    let _ = run(&lab, &["lock", "slot1"]).success();
+    let _ = lab.run(&["lock", "slot1"]).success();
     daemon::kill(&lab, "TERM");
     let state = PathBuf::from("/run/netguard").join(lab.instance()).join("state");
     let whole = fs::read_to_string(&state).expect("the state");
@@ -373,7 +357,7 @@ fn the_control_socket_answers_what_is_wrong_and_takes_only_so_much() {
     assert!(nobody.stderr.contains("no instance nobody-is-this is loaded"), "{nobody:?}");
     daemon::kill(&lab, "TERM");
     assert!(!socket(&lab).exists());
-    let nobody = run(&lab, &["lock", "slot1"]);
+    let nobody = lab.run(&["lock", "slot1"]);
     assert!(nobody.stderr.contains("no netguard runs as instance"), "{nobody:?}");
 }
 
@@ -415,14 +399,14 @@ fn the_daemon_says_how_it_is() {
     assert_eq!((&daemon["worker_restarts"], &daemon["log_lines_lost"]), (&0.into(), &0.into()));
 
     lab.reconfigure("[[slot]]\nname = 7\n");
-    assert_eq!(run(&lab, &["reload"]).code, 2);
+    assert_eq!(lab.run(&["reload"]).code, 2);
     let reload = status()["daemon"]["reload"].clone();
     assert_eq!(reload["result"], "refused");
     assert!(
         reload["error"].as_str().is_some_and(|error| error.contains("netguard.toml:2:8")),
         "{reload}"
     );
-    let text = run(&lab, &["status"]);
+    let text = lab.run(&["status"]);
     assert!(text.success().contains("daemon running since "), "{text:?}");
     assert!(
         text.success().contains(": refused: ") && text.success().contains("netguard.toml:2:8"),
@@ -430,7 +414,7 @@ fn the_daemon_says_how_it_is() {
     );
 
     lab.reconfigure(&config("\"github.com\"", "allow = [\"203.0.113.20 tcp/80\"]"));
-    let _ = run(&lab, &["reload", "--confirm", "600"]).success();
+    let _ = lab.run(&["reload", "--confirm", "600"]).success();
     let after = status();
     assert_eq!(after["daemon"]["reload"]["result"], "in force");
     assert!(after["daemon"]["unconfirmed_seconds_left"].as_u64().is_some_and(|left| left > 500));
@@ -442,9 +426,9 @@ fn the_daemon_says_how_it_is() {
     until("another worker answers and is counted", || {
         request(&lab, "GET", "/v1/status", "").1["daemon"]["worker_restarts"] == 1
     });
-    assert!(run(&lab, &["status"]).success().contains(", 1 worker restart\n"));
+    assert!(lab.run(&["status"]).success().contains(", 1 worker restart\n"));
     daemon::kill(&lab, "TERM");
-    let text = run(&lab, &["status"]);
+    let text = lab.run(&["status"]);
     assert!(
         text.success().contains("no daemon: enforcing") && !text.stdout.contains("since"),
         "{text:?}"

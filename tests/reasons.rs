@@ -8,22 +8,11 @@ use std::collections::BTreeSet;
 
 use netguard::datapath::PinDirectory;
 use netguard_common::{DropReason as R, maps::PORTS};
-use netguard_tests::{
-    binary::{Ended, netguard},
-    can_use_kernel,
-    lab::Lab,
-    until,
-    wire::Wire,
-};
+use netguard_tests::{can_use_kernel, lab::Lab, until, wire::Wire};
 use nix::net::if_::if_nametoindex;
 use serde_json::Value;
 
 use table::{CONFIG, Case, table};
-
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
-}
 
 /// The latest record of a reason.
 fn record(lab: &Lab, reason: R, fits: impl Fn(&Value) -> bool) -> Value {
@@ -35,7 +24,7 @@ fn record(lab: &Lab, reason: R, fits: impl Fn(&Value) -> bool) -> Value {
 /// What `explain --drop` says of a record agrees with it; what is no matter of room or rates is decided so now, too.
 fn is_explained(lab: &Lab, record: &Value) {
     let id = record["id"].as_str().expect("an id");
-    let ended = run(lab, &["explain", "--drop", id, "-o", "json"]);
+    let ended = lab.run(&["explain", "--drop", id, "-o", "json"]);
     let told: Value =
         serde_json::from_str(ended.stdout.trim()).unwrap_or_else(|_| panic!("{ended:?}"));
     for key in ["reason", "code", "line", "because"] {
@@ -141,6 +130,6 @@ fn a_port_is_unknown(lab: &Lab) {
     let counters = status["no_slot_counters"].as_array().expect("counters");
     assert!(counters.iter().any(|it| it["outcome"] == R::UnknownPort.name()), "{status}");
     let id = record["id"].as_str().expect("an id");
-    let told = run(lab, &["explain", "--drop", id]);
+    let told = lab.run(&["explain", "--drop", id]);
     assert!(told.success().contains("vm-slot2 was no slot's"), "{told:?}");
 }

@@ -13,7 +13,7 @@ use netguard_dns::{Moment, PinMap as _};
 use netguard_tests::{
     binary::{Ended, netguard},
     can_use_kernel,
-    client::{Asker, connect_once},
+    client::{Asker, ask, connect_once},
     daemon,
     lab::Lab,
 };
@@ -33,13 +33,6 @@ fn config(names: &str) -> String {
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
-}
-
-/// What the slot's gateway says.
-fn ask(lab: &Lab, slot: u8, name: &str, kind: RecordType) -> (ResponseCode, Vec<IpAddr>) {
-    let gateway = IpAddr::from([10, slot, 0, 1]);
-    let answer = lab.within(&format!("slot{slot}"), || Asker::of(gateway).ask(name, kind));
-    answer.unwrap_or_else(|| panic!("nobody answers for {name}"))
 }
 
 /// The slot is told this address and no other.
@@ -79,7 +72,7 @@ fn map(lab: &Lab) -> PinWriter {
 
 /// Names and addresses, as `netguard pins` lists them.
 fn listed(lab: &Lab) -> Vec<(String, String)> {
-    let ended = Ended::of(&mut netguard(&["pins", "--json", "--instance", &lab.instance()]));
+    let ended = lab.run(&["pins", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(ended.success()).expect("JSON");
     let pins = listed["pins"].as_array().expect("pins").iter();
     let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();

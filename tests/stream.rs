@@ -7,7 +7,7 @@ use std::{
 };
 
 use netguard_tests::{
-    binary::{Ended, netguard},
+    binary::netguard,
     can_use_kernel,
     client::connect_once,
     control::{Stream, request},
@@ -35,11 +35,6 @@ const CONFIG: &str = "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.
      [[runtime]]\nname = \"vm\"\n[[runtime]]\nname = \"some pods\"\n\
      [[slot]]\nname = \"slot1\"\nid = 1\nsubnet = \"10.1.0.0/24\"\nruntime = \"vm\"\n\
      [[slot]]\nname = \"slot2\"\nid = 2\nsubnet = \"10.2.0.0/24\"\nruntime = \"some pods\"\n";
-
-fn run(lab: &Lab, arguments: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
-}
 
 /// One packet that is dropped as `metadata`.
 fn knock(lab: &Lab, slot: u8) {
@@ -96,9 +91,9 @@ fn a_drop_is_told_to_who_follows_and_to_who_asks_later() {
 
     let last = remembered(&lab, "runtime=some%20pods&reason=metadata&last=1");
     assert_eq!(last, std::slice::from_ref(&told));
-    let last = run(&lab, &["drops", "--reason", "metadata", "--last", "1", "-o", "json"]);
+    let last = lab.run(&["drops", "--reason", "metadata", "--last", "1", "-o", "json"]);
     assert_eq!(last.success().parse::<Value>().expect("JSON"), told);
-    let last = run(&lab, &["drops", "--runtime", "vm", "--reason", "metadata"]);
+    let last = lab.run(&["drops", "--runtime", "vm", "--reason", "metadata"]);
     assert!(last.success().lines().count() == 1 && last.stdout.contains(" slot1 "), "{last:?}");
     for (query, expected, words) in [
         ("slot=slot9", 404, "there are slot1, slot2"),
@@ -114,7 +109,7 @@ fn a_drop_is_told_to_who_follows_and_to_who_asks_later() {
         assert_eq!(status, expected, "{query}: {body}");
         assert!(body["error"].as_str().is_some_and(|error| error.contains(words)), "{body}");
     }
-    let refused = run(&lab, &["drops", "--slot", "slot9"]);
+    let refused = lab.run(&["drops", "--slot", "slot9"]);
     assert!(refused.code == 2 && refused.stderr.contains("there are slot1, slot2"), "{refused:?}");
 }
 

@@ -9,13 +9,7 @@ use aya::programs::{
 };
 use netguard::datapath::{self, PinDirectory};
 use netguard_common::Hook;
-use netguard_tests::{
-    binary::{Ended, netguard},
-    can_use_kernel,
-    daemon::kill,
-    kernel::Kernel,
-    lab::Lab,
-};
+use netguard_tests::{binary::Ended, can_use_kernel, daemon::kill, kernel::Kernel, lab::Lab};
 use serde_json::Value;
 
 fn pins(lab: &Lab) -> PinDirectory {
@@ -23,8 +17,8 @@ fn pins(lab: &Lab) -> PinDirectory {
 }
 
 fn verify(lab: &Lab, words: &[&str]) -> Ended {
-    let instance = lab.instance();
-    Ended::of(&mut netguard(&[&["verify"], words, &["--instance", &instance]].concat()))
+    let _instance = lab.instance();
+    lab.run(&[&["verify"], words].concat())
 }
 
 /// A lab that nobody watches any more, and that was good until now.
@@ -90,8 +84,8 @@ fn a_policy_in_force_verifies_and_a_report_says_so() {
     assert!(!report.contains("http"), "it needs nothing else");
     // What is ordered at run time is part of the policy.
     for order in [&["lock", "slot3"][..], &["allow", "slot1", "203.0.113.0/24 tcp/80"]] {
-        let instance = lab.instance();
-        let _ = Ended::of(&mut netguard(&[order, &["--instance", &instance]].concat())).success();
+        let _instance = lab.instance();
+        let _ = lab.run(order).success();
         let good = verify(&lab, &[]);
         assert_eq!(good.code, 0, "{good:?}");
     }

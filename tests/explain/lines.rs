@@ -5,14 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use hickory_proto::rr::RecordType;
 use netguard_tests::{
-    binary::{Ended, netguard},
-    can_use_kernel,
-    client::Asker,
-    control,
-    lab::Lab,
-    packet::ip,
-    until,
-    wire::Wire,
+    can_use_kernel, client::Asker, control, lab::Lab, lines::line_of, packet::ip, until, wire::Wire,
 };
 use serde_json::Value;
 
@@ -75,10 +68,7 @@ mode = "lockdown"
 
 /// The place of the only line that has this in it.
 fn at(what: &str) -> String {
-    let mut lines = CONFIG.lines().enumerate().filter(|(_, line)| line.contains(what));
-    let (index, _) = lines.next().unwrap_or_else(|| panic!("no line has {what}"));
-    assert!(lines.next().is_none(), "more than one line has {what}");
-    format!("netguard.toml:{}", index + 1)
+    line_of(CONFIG, "netguard.toml", what)
 }
 
 #[test]
@@ -90,9 +80,7 @@ fn the_answer_names_the_line_that_the_record_will_name() {
     let told =
         lab.within("slot2", || Asker::of([10, 2, 0, 1].into()).ask("github.com", RecordType::A));
     assert!(told.is_some(), "nobody answers");
-    let _ =
-        Ended::of(&mut netguard(&["deny", "slot2", "github.com", "--instance", &lab.instance()]))
-            .success();
+    let _ = lab.run(&["deny", "slot2", "github.com"]).success();
     for (slot, address, port, reason, line) in [
         ("slot1", "10.2.0.2", 80, "cross-runtime", "netguard.toml (default of gate)".to_owned()),
         ("slot1", "10.4.0.2", 80, "cross-slot", at("isolate = true")),
@@ -246,9 +234,7 @@ fn a_drop_is_explained_again_after_an_order() {
             "{told:?}"
         );
         let rule = format!("{address} udp/4000");
-        let say = |verb: &str| {
-            Ended::of(&mut netguard(&[verb, "slot1", &rule, "--instance", &lab.instance()]))
-        };
+        let say = |verb: &str| lab.run(&[verb, "slot1", &rule]);
         let _ = say("allow").success();
         let (code, answer) = answer(&lab, &["--drop", &id]);
         assert_eq!(

@@ -1,7 +1,10 @@
 //! The packets: one case for each drop reason, with the line of the configuration that decides.
 
 use netguard_common::{Direction, DropReason as R};
-use netguard_tests::packet::{Path, arp, ip, tagged, with_byte, with_ip_options};
+use netguard_tests::{
+    lines::{default_of, line_of},
+    packet::{Path, arp, ip, tagged, with_byte, with_ip_options},
+};
 
 pub const CONFIG: &str = r#"
 [host]
@@ -116,14 +119,7 @@ fn as_if(slot: u8, src: &str, dst: &str) -> Path {
 
 /// The place of the only line that has this in it.
 fn at(what: &str) -> String {
-    let mut lines = CONFIG.lines().enumerate().filter(|(_, line)| line.contains(what));
-    let (index, _) = lines.next().unwrap_or_else(|| panic!("no line has {what}"));
-    assert!(lines.next().is_none(), "more than one line has {what}");
-    format!("netguard.toml:{}", index + 1)
-}
-
-fn default_of(key: &str) -> String {
-    format!("netguard.toml (default of {key})")
+    line_of(CONFIG, "netguard.toml", what)
 }
 
 fn built_in() -> String {

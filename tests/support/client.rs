@@ -16,6 +16,8 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 
+use crate::lab::Lab;
+
 /// Well below the second after which Linux sends a SYN again (RFC 6298 section 2): one that is dropped is lost.
 const FIRST_SYN: Duration = Duration::from_millis(700);
 /// How long one datagram's answer is waited for, and how often it is asked for again.
@@ -87,4 +89,27 @@ pub fn connect_once(address: IpAddr, port: u16) -> io::Result<()> {
     let stream = TcpStream::connect_timeout(&(address, port).into(), FIRST_SYN)?;
     setsockopt(&stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
     Ok(())
+}
+
+/// What a slot's resolver says of a name.
+///
+/// # Panics
+///
+/// It says nothing.
+#[must_use]
+pub fn ask(lab: &Lab, slot: u8, name: &str, kind: RecordType) -> (ResponseCode, Vec<IpAddr>) {
+    let gateway = IpAddr::from([10, slot, 0, 1]);
+    let answer = lab.within(&format!("slot{slot}"), || Asker::of(gateway).ask(name, kind));
+    answer.unwrap_or_else(|| panic!("nobody answers for {name}"))
+}
+
+/// True if a slot gets a connection to port 80 of an address.
+///
+/// # Panics
+///
+/// It is none.
+#[must_use]
+pub fn connects(lab: &Lab, slot: u8, address: &str) -> bool {
+    let address = address.parse().expect("an address");
+    lab.within(&format!("slot{slot}"), || connect_once(address, 80)).is_ok()
 }

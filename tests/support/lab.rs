@@ -130,6 +130,12 @@ impl Lab {
         Ended::of(&mut command)
     }
 
+    /// `netguard` with arguments, about this lab's instance.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        Ended::of(&mut netguard(&[arguments, &["--instance", &self.instance()]].concat()))
+    }
+
     /// A command on a host of the lab, its words split at spaces.
     #[must_use]
     pub fn exec(&self, host: &str, command: &str) -> Ended {
@@ -197,7 +203,7 @@ impl Lab {
     /// `netguard status --json` of the lab.
     #[must_use]
     pub fn status(&self) -> Value {
-        let ended = Ended::of(&mut netguard(&["status", "--json", "--instance", &self.instance()]));
+        let ended = self.run(&["status", "--json"]);
         serde_json::from_str(ended.success()).expect("status prints JSON")
     }
 

@@ -10,6 +10,7 @@ pub mod guest;
 pub mod hosts;
 pub mod kernel;
 pub mod lab;
+pub mod lines;
 pub mod packet;
 pub mod random;
 pub mod servers;

@@ -9,7 +9,7 @@ use netguard::{
     instance::Instance,
 };
 
-use super::{must_not_be_labs, print, tell};
+use super::{print, run::must_not_be_labs, tell};
 
 /// `netguard guard`
 pub(super) fn close(config: &Path, instance: &Instance) -> anyhow::Result<ExitCode> {

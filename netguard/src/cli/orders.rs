@@ -1,12 +1,53 @@
 //! Subcommands that are orders to a running daemon: each a request to its control socket.
 
-use std::{collections::BTreeSet, io::Read as _, path::Path, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use clap::{Args, Subcommand};
 use netguard::{control, datapath::PinDirectory, instance::Instance};
 use serde_json::Value;
 
-use super::{SayArgs, SlotCommand, loaded, print};
+use super::{loaded, print};
+
+#[derive(Args)]
+pub(super) struct SayArgs {
+    /// The slot
+    slot: String,
+    /// A name, which covers all below it, or a prefix: example.com, "203.0.113.0/24 tcp/443"
+    what: String,
+    /// For how long, as in 10m [default: for good]
+    #[arg(long = "for", value_name = "TIME")]
+    time: Option<humantime::Duration>,
+    /// The instance [default: the one that is loaded]
+    #[arg(long)]
+    instance: Option<Instance>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum SlotCommand {
+    /// Every slot, and what was ordered about it
+    List {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a slot; it is remembered across restarts
+    Add {
+        /// A file with the keys of one [[slot]] entry, in TOML or JSON; - for standard input
+        file: PathBuf,
+    },
+    /// Remove a slot that was made so
+    Remove {
+        /// Its name
+        slot: String,
+    },
+}
 
 /// The instance whose daemon is meant. Pins are root's; whoever else may give orders sees a daemon's run directory.
 pub(super) fn the_instance(named: Option<Instance>) -> anyhow::Result<Instance> {
