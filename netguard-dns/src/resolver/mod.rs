@@ -45,7 +45,8 @@ pub struct Resolver {
 pub struct Judged {
     /// True if it is asked of upstreams.
     pub is_allowed: bool,
-    /// Why it is not, or that a listed name covers it: `listed`, `unlisted`, `exception`, `denied-at-run-time`.
+    /// Why it is not, or that a listed name covers it: `listed`, `unlisted`, `exception`, `denied-at-run-time`; or `audited` for what
+    /// no list has and an audited slot is answered.
     pub why: &'static str,
     /// The listed name that decided, as the list writes it.
     pub rule: Option<String>,
