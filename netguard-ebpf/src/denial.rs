@@ -185,7 +185,7 @@ fn prohibit<const IP: usize>(ctx: &TcContext, packet: &Packet, answer: &mut Answ
     put_ip::<IP>(answer, answer.gateway, packet.src, protocol, ICMP_WORDS as u32 * 4 + quoted);
     answer.words[IP] = what.to_be();
     answer.words[IP + 1] = 0;
-    let rest = sum(&raw mut answer.words[IP], ICMP_WORDS as u32 * 4 + (quoted + 3) / 4 * 4);
+    let rest = sum(&raw mut answer.words[IP], ICMP_WORDS as u32 * 4 + ((quoted + 3) & !3));
     // ICMP of version 4 has no pseudo header.
     let pseudo = match IP {
         IPV4 => 0,
@@ -210,9 +210,8 @@ fn put_ip<const IP: usize>(
 ) {
     let (from, to) = (words(src), words(dst));
     let protocol = u32::from(protocol);
-    for index in 0..4 {
-        answer.pseudo[index] = from[index];
-        answer.pseudo[4 + index] = to[index];
+    for (index, word) in from.into_iter().chain(to).enumerate() {
+        answer.pseudo[index] = word;
     }
     answer.pseudo[8] = bytes.to_be();
     answer.pseudo[9] = protocol.to_be();

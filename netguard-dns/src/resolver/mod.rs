@@ -47,7 +47,8 @@ pub struct Judged {
     pub is_allowed: bool,
     /// True if it is no question that netguard answers.
     pub is_refused: bool,
-    /// Why it is not, or that a listed name covers it: `listed`, `unlisted`, `exception`, `denied-at-run-time`.
+    /// Why it is not, or that a listed name covers it: `listed`, `unlisted`, `exception`, `denied-at-run-time`; or `audited` for what
+    /// no list has and an audited slot is answered.
     pub why: &'static str,
     /// The listed name that decided, as the list writes it.
     pub rule: Option<String>,
