@@ -22,11 +22,12 @@ pub struct Scratch {
     pub quoted: Quoted,
     pub lookup: bpf_fib_lookup,
     pub dns_flow: DnsFlow,
-    pub answer: Answer,
     /// `CLOCK_MONOTONIC` in nanoseconds when the program began, as of the last tick.
     pub now_ns: u64,
     flow_index: u32,
     best: Candidate,
+    /// Last, because nothing of it is every packet's.
+    pub answer: Answer,
 }
 
 /// An entry of the table of flows that a new flow may take.
