@@ -221,7 +221,8 @@ impl Notes {
                 self.log.seek_relative(-back).expect("the log");
                 break;
             }
-            if line.contains("\"event\":\"note\"") {
+            // Those of events: drops have codes from 540001 on.
+            if line.contains("\"code\":541") {
                 self.notes.push(line.clone());
             }
             line.clear();

@@ -43,7 +43,9 @@ fn a_thousand_slots_load_list_reload_and_lock() {
         assert!(daemon.child().try_wait().expect("the daemon").is_none(), "{}", read());
         read().contains(&format!("guarding {SLOTS} slots"))
     });
-    let run = |arguments: &[&str]| lab.run(arguments);
+    let run = |arguments: &[&str]| {
+        Ended::of(&mut netguard(&[arguments, &["--instance", &instance]].concat()))
+    };
     let list = || run(&["slot", "list"]).success().lines().count();
     assert_eq!(list(), SLOTS + 1);
     let status: serde_json::Value =
