@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::routes::{Daemon, Wrong};
+use super::daemon::{Daemon, Wrong};
 use crate::metrics::{MEDIA_TYPE, Scrape};
 
 pub(super) async fn metrics(State(daemon): State<Daemon>) -> Result<Response, Wrong> {

@@ -25,6 +25,7 @@
 //! `docs/openapi.yaml` has all of it for programs. What is wrong is answered with `{"error": "..."}`.
 
 mod client;
+mod daemon;
 mod escape;
 mod metrics;
 mod names;
@@ -38,7 +39,7 @@ pub use client::{
     Error, add_slot, because, confirm, diff, export, follow, forget, import, judge, lock, reload,
     remove_slot, say, slots, status, suggest,
 };
+pub use daemon::{Daemon, Feeds};
 pub use escape::encode;
 pub use names::Names;
-pub use routes::{Daemon, Feeds};
 pub use server::{Server, Socket, serve};

@@ -31,11 +31,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    Names,
-    routes::{self, Daemon},
-    stream::Lasting,
-};
+use super::{Names, daemon::Daemon, routes, stream::Lasting};
 use crate::socket_file::SocketFile;
 
 /// How many callers are heard at once; the others wait in the kernel's queue, or send silent ones away.

@@ -11,7 +11,10 @@ use ipnet::IpNet;
 use netguard_dns::{DomainName, Moment};
 use serde_json::{Map, Value, json};
 
-use super::routes::{Daemon, Wrong, pairs, read};
+use super::{
+    daemon::{Daemon, Wrong},
+    routes::{pairs, read},
+};
 use crate::{
     daemon::{CarriedPin, Order, SlotState, Wanted},
     pinned::NoSlot,

@@ -8,8 +8,9 @@ use netguard_common::{Direction, DropReason, maps::Place};
 use serde_json::Value;
 
 use super::{
+    daemon::{Daemon, Wrong},
     escape::encode,
-    routes::{Daemon, Wrong, pairs},
+    routes::pairs,
 };
 use crate::{
     daemon::{Wanted, Weighed},

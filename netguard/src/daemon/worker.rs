@@ -1,8 +1,11 @@
 //! The worker: one loop over what the monitor tells, drop records and what is due once in a while, beside the threads that
 //! answer guests. It holds no privilege; all that it has of the kernel are three maps.
 
+mod drops;
+mod policy;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::CStr,
     io::{self, stdin},
     net::TcpListener,
@@ -14,8 +17,7 @@ use std::{
     time::Duration,
 };
 
-use netguard_common::SlotId;
-use netguard_dns::{DomainName, Moment, Pins, Resolver, Server, SlotServer, Sockets};
+use netguard_dns::{Moment, Pins, Resolver, Server, SlotServer, Sockets};
 use nix::sys::{
     prctl::set_name,
     signal::{SigHandler, Signal, signal},
@@ -29,6 +31,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 
+use self::policy::{deny, with_slots};
 use super::{
     asked::{Asked, Orders, Wanted},
     channel::{
@@ -37,17 +40,14 @@ use super::{
     floods::Floods,
     meeting::{SignsOfLife, come_to},
     overlay::Overlay,
-    raise_file_limit,
-    records::Reader,
-    resolver, workers,
+    raise_file_limit, resolver, workers,
 };
 use crate::{
     config::Config,
     control,
     datapath::{DropCounters, DropStream, Shared},
-    drops::{Clock, Drop},
     instance::Instance,
-    journal::{Event as Entry, Format, Journal, Journald, Writer},
+    journal::{Format, Journal, Journald, Writer},
     policy::Policy,
     sandbox::{self, Confinement},
     suggest::Learnt,
@@ -55,8 +55,6 @@ use crate::{
 
 /// What process listings call it, who cannot see more than 15 letters.
 const NAME: &CStr = c"netguard-worker";
-/// How many drop records are read before other events have their turn.
-const DROPS_AT_ONCE: usize = 256;
 /// How often floods are reported and pins that are over removed.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -381,80 +379,6 @@ impl Worker {
         self.say(&ToMonitor::Done { failed, unpinned }).await
     }
 
-    /// Puts another policy in force: rules first, then pins, so that nothing is pinned that they do not allow.
-    async fn change(&mut self, overlay: Overlay, is_new_file: bool) -> io::Result<()> {
-        let has_other_slots = is_new_file || self.overlay.slots != overlay.slots;
-        if has_other_slots {
-            self.whole = Arc::new(with_slots(&self.config, &overlay)?);
-        }
-        let policy = overlay.apply(&self.whole.policy);
-        let old = std::mem::replace(&mut self.overlay, overlay);
-        let was_denied = old.denied(&self.policy);
-        self.policy = policy;
-        if is_new_file {
-            resolver::replace(&self.resolver, &self.policy, &self.journal);
-        } else {
-            resolver::replace_rules(&self.resolver, &self.policy);
-        }
-        let mut failed = Vec::new();
-        let mut unpinned = 0;
-        let mut count = |went: io::Result<usize>| match went {
-            Ok(went) => unpinned += went,
-            Err(error) => failed.push(error.to_string()),
-        };
-        count(resolver::replace_slots(&self.pins, &self.policy));
-        let audited = self.policy.slots.iter().filter(|slot| slot.audit).map(|slot| slot.id);
-        let audited: BTreeSet<_> = audited.collect();
-        self.learnt.keep(|slot| audited.contains(&slot));
-        let denied = self.overlay.denied(&self.policy);
-        for ((slot, name), _) in was_denied.iter().filter(|(key, _)| !denied.contains_key(key)) {
-            self.pins.allow(*slot, name);
-        }
-        count(deny(&self.pins, &denied));
-        if has_other_slots {
-            let names = control::Names::of(Arc::clone(&self.whole));
-            let there: BTreeSet<_> = names.slots.values().map(String::as_str).collect();
-            self.feeds.keep(|slot| there.contains(slot));
-            self.control.replace_names(names);
-        }
-        self.done(failed, unpinned).await
-    }
-
-    /// Logs the records that are ready, but not so many that a flood keeps other events waiting.
-    fn log_drops(&mut self) {
-        let clock = Clock::read();
-        self.more_drops = true;
-        for _ in 0..DROPS_AT_ONCE {
-            let Some(record) = self.drops.get_mut().next_ready() else {
-                self.more_drops = false;
-                return;
-            };
-            let Some(drop) = self.reader().read(&record, &clock) else { continue };
-            let drop = self.floods.saw(&record, drop);
-            self.learnt.saw(record.slot_id, &drop);
-            tell(&self.feeds, &self.journal, drop);
-        }
-    }
-
-    /// Logs how many drops have no record, where no record will say so.
-    fn log_rests(&mut self) {
-        let counters = &self.counters;
-        for rest in self.floods.rests(&Clock::read(), |key, cpu| counters.on(cpu, key)) {
-            tell(&self.feeds, &self.journal, Arc::new(rest));
-        }
-    }
-
-    /// Reads records, and what is asked about packets, by what is in force.
-    fn reader(&self) -> Reader<'_> {
-        Reader {
-            policy: &self.policy,
-            whole: &self.whole,
-            host: &self.host,
-            resolver: &self.resolver,
-            pins: &self.pins,
-        }
-    }
-
     /// Lets the log have its last lines.
     fn finish(self) {
         let Self { journal, writer, resolver, control, server, listening, .. } = self;
@@ -463,33 +387,9 @@ impl Worker {
     }
 }
 
-/// Tells who follows drops, and the log.
-fn tell(feeds: &control::Feeds, journal: &Journal, drop: Arc<Drop>) {
-    feeds.drops.add(&drop);
-    journal.write(Entry::Drop(drop));
-}
-
 /// Remembers what the monitor tells, which has logged it.
 fn remember(journal: &Journal, events: Vec<Told>) {
     for event in events.into_iter().filter_map(Told::event) {
         journal.events().add(&Arc::new(event));
     }
-}
-
-/// The configuration of the file with the slots that were made at run time.
-fn with_slots(config: &Config, overlay: &Overlay) -> io::Result<Config> {
-    config.with_slots(&overlay.entries()).map_err(io::Error::other)
-}
-
-/// Takes names away. Returns how many pins of them are gone.
-fn deny(
-    pins: &Pins,
-    denied: &BTreeMap<(SlotId, DomainName), Option<Duration>>,
-) -> io::Result<usize> {
-    let now = Moment::now();
-    let mut gone = 0;
-    for ((slot, name), left) in denied {
-        gone += pins.deny(*slot, name, left.map(|left| now.after(left)), now)?;
-    }
-    Ok(gone)
 }

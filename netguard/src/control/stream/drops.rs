@@ -10,7 +10,8 @@ use netguard_common::DropReason;
 use super::{
     super::{
         Names,
-        routes::{Daemon, Wrong, pairs},
+        daemon::{Daemon, Wrong},
+        routes::pairs,
     },
     Span, answer, find_runtime, since,
 };

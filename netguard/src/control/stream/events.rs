@@ -7,7 +7,10 @@ use axum::{
 use netguard_common::EventKind;
 
 use super::{
-    super::routes::{Daemon, Wrong, pairs},
+    super::{
+        daemon::{Daemon, Wrong},
+        routes::pairs,
+    },
     Span, answer, since,
 };
 use crate::events::{Filter, View};

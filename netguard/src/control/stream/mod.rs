@@ -13,7 +13,7 @@ use axum::{
 };
 use futures_util::stream;
 
-use super::{Names, routes::Wrong};
+use super::{Names, daemon::Wrong};
 use crate::feed::{Feed, Item};
 
 /// In a response's extensions: it may take as long as its reader wants.

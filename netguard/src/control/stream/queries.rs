@@ -8,7 +8,8 @@ use axum::{
 use super::{
     super::{
         Names,
-        routes::{Daemon, Wrong, pairs},
+        daemon::{Daemon, Wrong},
+        routes::pairs,
     },
     Span, answer, find_runtime, since,
 };
