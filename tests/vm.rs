@@ -14,7 +14,7 @@ use netguard_tests::{
 
 /// Which end-to-end tests run on Debian's kernel: all of these files, but for tests that bring nothing of a kernel's to light
 /// and take minutes there, where the processor is a program.
-const END_TO_END: [(&str, &[&str]); 6] = [
+const END_TO_END: [(&str, &[&str]); 7] = [
     // What takes hundreds of processes, dumps of large maps, or links of TC.
     (
         "explain",
@@ -39,6 +39,7 @@ const END_TO_END: [(&str, &[&str]); 6] = [
             "what_is_broken_on_the_host_is_named_and_nothing_else",
         ],
     ),
+    ("denial", &[]),
     ("clsact", &["what_is_held_stays_so_and_who_is_waited_for_gets_filters"]), // without tcx there is nothing to take over
     (
         "lifecycle",
