@@ -24,9 +24,14 @@ impl Cargo {
     /// The stable cargo that runs this program.
     pub fn new(toolchain: &Toolchain) -> Self {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Self { program: vec![cargo], environment: Vec::new() }
+        let cargo = Self { program: vec![cargo], environment: Vec::new() }
             .env("PATH", tools::path())
-            .env("NETGUARD_BPF_TOOLCHAIN", toolchain.name())
+            .env("NETGUARD_BPF_TOOLCHAIN", toolchain.name());
+        // rustup's rustc would else take the one that the sources of a dependency name (convert_case has such a file).
+        match env::var_os("RUSTUP_TOOLCHAIN") {
+            Some(name) => cargo.env("RUSTUP_TOOLCHAIN", name),
+            None => cargo,
+        }
     }
 
     /// The nightly cargo that compiles the kernel programs, with the flags that aya-build gives.
