@@ -1,5 +1,5 @@
-//! `netguard top`: a running daemon on a terminal's screen. What the daemon says ([`sample`]) and the keys that are pressed make
-//! a [`screen`], which is drawn ([`draw`]); only this file does I/O.
+//! `netguard top`: a running daemon on a terminal's screen. What the daemon says (`sample`) and the keys that are pressed make
+//! a `screen`, which is drawn (`draw`); only this file does I/O.
 
 mod draw;
 mod sample;
