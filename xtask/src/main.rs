@@ -53,7 +53,7 @@ enum Task {
     /// costs, `orders` what orders at run time cost, `dns` the resolver against Unbound, dnsdist and dnsmasq
     Bench {
         /// Which
-        #[arg(value_parser = ["decide", "reload", "orders", "dns"])]
+        #[arg(value_parser = ["decide", "reload", "orders", "forward", "dns"])]
         name: String,
     },
     /// Throw hostile bytes at what reads guests' queries and upstreams' answers
