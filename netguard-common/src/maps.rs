@@ -7,6 +7,15 @@
 //! Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's name carries it,
 //! because a loader that finds a pinned map does not check the map's layout.
 
+mod counters;
+mod dns_flows;
+
+pub use counters::{
+    Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, OUTCOME_WOULD, Outcome,
+    Passed, passed_index, would_drop,
+};
+pub use dns_flows::{DNS_FLOW_FIRST_PORT, DNS_FLOWS_MAX, DNS_FLOWS_PER_SLOT, DnsFlow, DnsFlowKey};
+
 use crate::{Address, SlotId};
 
 /// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
@@ -500,135 +509,3 @@ pub const fn slot_shares(highest: SlotId) -> u32 {
 pub const fn slot_index(side: Side, slot_id: SlotId) -> u32 {
     slot_id as u32 * SIDES.len() as u32 + side
 }
-
-/// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], else the number of a
-/// [`crate::DropReason`], with [`OUTCOME_WOULD`] if it passed all the same.
-pub type Outcome = u8;
-/// The packet passed.
-pub const OUTCOME_PASS: Outcome = 0;
-/// The packet was a DNS query and went to the resolver.
-pub const OUTCOME_REDIRECT: Outcome = 255;
-/// Beside a reason's number: the packet opened a flow of a slot that is audited, which would else have been dropped. It
-/// is counted among those that passed too.
-pub const OUTCOME_WOULD: Outcome = 128;
-
-/// Why packets of that outcome would have been dropped; `None` if that is not what became of them.
-#[must_use]
-pub const fn would_drop(outcome: Outcome) -> Option<crate::DropReason> {
-    match outcome {
-        OUTCOME_REDIRECT | ..OUTCOME_WOULD => None,
-        would => crate::DropReason::from_raw(would - OUTCOME_WOULD),
-    }
-}
-
-/// The key of [`COUNTERS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
-pub struct CounterKey {
-    /// The slot, or [`crate::NO_SLOT`].
-    pub slot_id: SlotId,
-    /// A [`crate::Direction`] as a number.
-    pub direction: u8,
-    /// What became of the packets.
-    pub outcome: Outcome,
-}
-const _: () = assert!(size_of::<CounterKey>() == 4);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for CounterKey {}
-
-/// Packets that went the same way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Counter {
-    /// Frames as the program saw them: a GSO super-frame counts as one.
-    pub packets: u64,
-    /// Bytes of those frames from the Ethernet header on.
-    pub bytes: u64,
-}
-const _: () = assert!(size_of::<Counter>() == 16);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for Counter {}
-
-/// The value of [`COUNTERS`]. Its packets are those that have a record, those that found the ring buffer full
-/// ([`RECORDS_LOST`]), and the suppressed ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct DropCounter {
-    /// All of them.
-    pub counter: Counter,
-    /// `CLOCK_MONOTONIC` in nanoseconds at which the latest window of records began: see
-    /// [`crate::record::WINDOW_NS`].
-    pub window_ns: u64,
-    /// Records that were made in that window.
-    pub records: u32,
-    /// Packets since the latest record that have none.
-    pub suppressed: u32,
-}
-const _: () = assert!(size_of::<DropCounter>() == 32);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for DropCounter {}
-
-/// The value of [`PASSED`]: egress, ingress, and egress to the resolver.
-pub type Passed = [Counter; 3];
-
-/// Which counter of [`Passed`] counts what went that way with that outcome.
-#[must_use]
-#[inline(always)]
-pub const fn passed_index(direction: crate::Direction, outcome: Outcome) -> Option<usize> {
-    match (direction, outcome) {
-        (crate::Direction::Egress, OUTCOME_PASS) => Some(0),
-        (crate::Direction::Ingress, OUTCOME_PASS) => Some(1),
-        (crate::Direction::Egress, OUTCOME_REDIRECT) => Some(2),
-        _ => None, // a drop
-    }
-}
-
-/// How many DNS flows of one protocol a slot can have at once; a power of two.
-pub const DNS_FLOWS_PER_SLOT: u16 = 256;
-/// Room for every flow of every slot over UDP and TCP: no slot takes another's.
-pub const DNS_FLOWS_MAX: u32 = crate::MAX_SLOT_ID as u32 * 2 * DNS_FLOWS_PER_SLOT as u32;
-/// The lowest port that a redirected query is sent from; the others follow it.
-pub const DNS_FLOW_FIRST_PORT: u16 = 32768;
-
-/// The key of [`DNS_FLOWS`]: the resolver's view of a query's sender.
-///
-/// The slot is part of the key and the ports of a slot are [`DNS_FLOWS_PER_SLOT`] many, so a slot
-/// that opens flows without end fills its own share and nobody else's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct DnsFlowKey {
-    /// The slot.
-    pub slot_id: SlotId,
-    /// The translated source port, in host order.
-    pub port: u16,
-    /// IPPROTO_UDP or IPPROTO_TCP.
-    pub protocol: u8,
-    /// Zero: hash keys compare every byte.
-    pub _reserved: [u8; 3],
-}
-const _: () = assert!(size_of::<DnsFlowKey>() == 8);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for DnsFlowKey {}
-
-/// The value of [`DNS_FLOWS`]: what the guest sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct DnsFlow {
-    /// The guest.
-    pub client: Address,
-    /// The resolver that the guest asked.
-    pub asked: Address,
-    /// `CLOCK_MONOTONIC` in nanoseconds of the guest's latest packet.
-    pub seen_ns: u64,
-    /// The entry's own key: memory of a replaced entry may hold another by the time it is read.
-    pub key: DnsFlowKey,
-    /// The guest's source port in network order.
-    pub client_port_be: u16,
-    /// Zero.
-    pub _reserved: u16,
-    /// Queries that have no reply yet; at 0 the flow may be replaced at once.
-    pub outstanding: u32,
-}
-const _: () = assert!(size_of::<DnsFlow>() == 56);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for DnsFlow {}
