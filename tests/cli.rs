@@ -175,6 +175,8 @@ fn every_key_of_a_slot_says_what_it_wants_instead() {
         ("allow = ['203.0.113.0/33']", "'203", "\"203.0.113.0/33\" is no prefix; write"),
         ("allow = ['github.com']", "'git", "\"github.com\" is no prefix; write"),
         ("deny = ['203.0.113.9/24']", "'203", "has host bits set; the prefix is 203.0.113.0/24"),
+        ("deny = 'reject'", "'reject", "string \"reject\", expected a list, like [\"...\"]"),
+        ("denial = 'rejct'", "'rejct", "unknown variant `rejct`, expected `drop` or `reject`"),
         ("egress = 'none'\nallow = ['::/0']", "'::", "allows nothing; write egress = \"listed\""),
         ("egress = 'listed'", "'listed", "\"listed\" without a list; add allow = ["),
         ("egress = 'closed'", "'closed", "unknown variant `closed`, expected one of `open`"),

@@ -54,6 +54,8 @@ impl Source {
     /// What the TOML parser says.
     pub(super) fn toml_problem(&self, error: &toml::de::Error) -> Problem {
         let message = error.message().trim_end().replace('\n', "; ");
+        // serde's word for a list.
+        let message = message.replace("expected a sequence", "expected a list, like [\"...\"]");
         match error.span() {
             Some(span) => self.problem(span.start, message),
             None => Problem { path: self.path.clone(), position: None, message },
