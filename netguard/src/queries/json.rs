@@ -15,7 +15,8 @@ use super::{
 const JSON_VERSION: u32 = 1;
 /// The beginning of each object of JSON.
 const JSON_HEAD: &[u8] = br#"{"event":"dns","version":1,"time":""#;
-/// One object, without an end of its line. `line` as for [`text`].
+
+/// One object, without an end of its line. `line` as for [`super::line::text`].
 pub(crate) fn json(told: &Told<'_>, time: &Timestamp, line: Option<&str>, out: &mut Vec<u8>) {
     out.extend_from_slice(JSON_HEAD);
     out.extend_from_slice(time.text());
