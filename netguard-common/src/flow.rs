@@ -61,8 +61,9 @@ impl FlowKey {
     }
 }
 
+/// Mixes a word into a hash.
 #[inline(always)]
-const fn fold(hash: u64, word: u64) -> u64 {
+pub(crate) const fn fold(hash: u64, word: u64) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mixed = (hash ^ word).wrapping_mul(ODD);
     mixed ^ (mixed >> 29)
@@ -219,8 +220,8 @@ pub struct Fragment {
     pub protocol: u8,
     /// A [`Direction`] as a number.
     pub direction: u8,
-    /// Zero.
-    pub _reserved: u32,
+    /// 1 more than the number of the flow, if its packets take the fast path; else 0.
+    pub translated: u32,
 }
 const _: () = assert!(size_of::<Fragment>() == 56);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.

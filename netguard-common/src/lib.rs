@@ -13,6 +13,7 @@ pub mod maps;
 pub mod pin;
 pub mod reason;
 pub mod record;
+pub mod translation;
 
 pub use address::Address;
 pub use reason::{DropReason, EventKind};
@@ -62,12 +63,23 @@ pub enum Hook {
     BridgeEgress = 3,
     /// TC egress of a bridge, where the host's packets set out for a slot.
     BridgeIngress = 4,
+    /// TC ingress of an uplink, where answers to what left by the fast path come back.
+    UplinkIngress = 5,
+    /// TC egress of an uplink: what else leaves there, so that the fast path keeps out of its way.
+    UplinkEgress = 6,
 }
 
 impl Hook {
     /// Every hook, in the order in which a packet meets them.
-    pub const ALL: [Self; 5] =
-        [Self::Xdp, Self::PortEgress, Self::BridgeEgress, Self::BridgeIngress, Self::PortIngress];
+    pub const ALL: [Self; 7] = [
+        Self::Xdp,
+        Self::PortEgress,
+        Self::BridgeEgress,
+        Self::UplinkEgress,
+        Self::UplinkIngress,
+        Self::BridgeIngress,
+        Self::PortIngress,
+    ];
 
     /// Reads the number that a record holds.
     #[must_use]
@@ -78,6 +90,8 @@ impl Hook {
             2 => Some(Self::PortIngress),
             3 => Some(Self::BridgeEgress),
             4 => Some(Self::BridgeIngress),
+            5 => Some(Self::UplinkIngress),
+            6 => Some(Self::UplinkEgress),
             _ => None,
         }
     }
@@ -91,6 +105,8 @@ impl Hook {
             Self::PortIngress => "ng_port_ingress",
             Self::BridgeEgress => "ng_br_egress",
             Self::BridgeIngress => "ng_br_ingress",
+            Self::UplinkIngress => "ng_up_ingress",
+            Self::UplinkEgress => "ng_up_egress",
         }
     }
 }
@@ -115,6 +131,23 @@ const DENIAL: u32 = 0x6e64_0000;
 #[inline(always)]
 pub const fn denial_to(slot_id: SlotId) -> u32 {
     DENIAL | slot_id as u32
+}
+
+/// The upper half of the mark of a packet that takes the fast path, from its slot's port to the uplink.
+const FAST: u32 = 0x6e66_0000;
+
+/// The mark of a packet of that slot on the fast path.
+#[must_use]
+#[inline(always)]
+pub const fn fast_path_of(slot_id: SlotId) -> u32 {
+    FAST | slot_id as u32
+}
+
+/// True for such a mark.
+#[must_use]
+#[inline(always)]
+pub const fn is_on_fast_path(mark: u32) -> bool {
+    mark & 0xffff_0000 == FAST
 }
 
 /// Where a packet comes from that somebody only asks about: `__sk_buff.ingress_ifindex` of a dry run. The number of no interface.

@@ -1,6 +1,6 @@
 //! The BPF maps: one name, one key and one value each.
 //!
-//! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`]) are written by the daemon and
+//! Policy maps ([`PORTS`], [`UPLINKS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`]) are written by the daemon and
 //! only read by the programs. Each holds two policies, one on each [`Side`], and [`ACTIVE`] says which one counts.
 //! State maps (the others) outlive a daemon; but for [`PINS`] the programs write them.
 //!
@@ -18,8 +18,8 @@ pub use dns_flows::{DNS_FLOW_FIRST_PORT, DNS_FLOWS_MAX, DNS_FLOWS_PER_SLOT, DnsF
 
 use crate::{Address, SlotId};
 
-/// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 6;
+/// The version of every layout in this module, in [`crate::flow`], in [`crate::translation`] and in [`crate::pin`].
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// `0 -> u32`: the side whose policy counts.
 pub const ACTIVE: &str = "ACTIVE";
@@ -41,6 +41,14 @@ pub const PASSED: &str = "PASSED";
 pub const COUNTERS: &str = "COUNTERS";
 /// Array of [`crate::flow::Flow`]: the connections of all slots, each slot's in a region of its own.
 pub const FLOWS: &str = "FLOWS";
+/// Array of [`crate::translation::Translation`], beside [`FLOWS`]: what flows on the fast path look like outside.
+pub const TRANSLATIONS: &str = "TRANSLATIONS";
+/// Array of words, by what an answer from outside bears: which flow that is; see [`crate::translation`].
+pub const NAT: &str = "NAT";
+/// `Outside -> u32`: connections of the host and of others behind it that have a port as translated flows have.
+pub const ELSEWHERE: &str = "ELSEWHERE";
+/// `PortKey -> UplinkEntry`: the uplinks that the fast path may take.
+pub const UPLINKS: &str = "UPLINKS";
 /// Array of [`crate::flow::Fragment`]: first fragments that passed, by slot.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Array of [`Spent`], by slot id: how much of its limits a slot has used.
@@ -58,8 +66,20 @@ pub const DROPS: &str = "DROPS";
 pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 9] =
-    [PASSED, COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, PINS, DROPS, RECORDS_LOST];
+pub const STATE_MAPS: [&str; 12] = [
+    PASSED,
+    COUNTERS,
+    FLOWS,
+    TRANSLATIONS,
+    NAT,
+    ELSEWHERE,
+    FRAGMENTS,
+    SPENT,
+    DNS_FLOWS,
+    PINS,
+    DROPS,
+    RECORDS_LOST,
+];
 
 /// A type that is a map key or value on both sides.
 ///
@@ -117,6 +137,29 @@ pub enum PortKind {
     Bridge = 1,
     /// An interface towards the internet; no program sits on it.
     Uplink = 2,
+    /// One that the fast path takes.
+    FastUplink = 3,
+}
+
+impl PortKind {
+    /// Reads the number that a map holds.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Port),
+            1 => Some(Self::Bridge),
+            2 => Some(Self::Uplink),
+            3 => Some(Self::FastUplink),
+            _ => None,
+        }
+    }
+
+    /// True for an interface towards the internet.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_uplink(raw: u8) -> bool {
+        raw == Self::Uplink as u8 || raw == Self::FastUplink as u8
+    }
 }
 
 /// What kind of link an interface is to the kernel, as far as programs and their hooks depend on it.
@@ -163,6 +206,26 @@ const _: () = assert!(size_of::<PortEntry>() == 20);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for PortEntry {}
 
+/// How many uplinks a host may have.
+pub const UPLINKS_MAX: usize = 64;
+
+/// The value of [`UPLINKS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct UplinkEntry {
+    /// The IPv4 address that slots borrow there; unspecified if none can be told.
+    pub address4: Address,
+    /// The IPv6 address that slots borrow there; unspecified if none can be told.
+    pub address6: Address,
+    /// How many buckets [`NAT`] has, less one: a mask.
+    pub nat_mask: u32,
+    /// Zero.
+    pub _reserved: u32,
+}
+const _: () = assert!(size_of::<UplinkEntry>() == 40);
+// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
+unsafe impl Layout for UplinkEntry {}
+
 /// The longest slot name in bytes, so that [`SlotEntry::name`] keeps a final zero.
 pub const SLOT_NAME_LENGTH: usize = 31;
 
@@ -190,6 +253,8 @@ pub mod slot_flags {
     pub const REJECT: u16 = 1 << 9;
     /// What no rule and no pin opens passes, and is recorded as what would be dropped.
     pub const AUDIT: u16 = 1 << 10;
+    /// What leaves by an uplink may take the fast path.
+    pub const FAST_PATH: u16 = 1 << 11;
     /// There is such a slot; without it the entry is empty.
     pub const PRESENT: u16 = 1 << 15;
 }

@@ -1,5 +1,6 @@
 //! The only code that touches packet memory.
 
+use aya_ebpf::programs::TcContext;
 use netguard_common::DropReason;
 
 /// Reads headers one after the other from the start of a frame.
@@ -36,6 +37,38 @@ impl Cursor {
     }
 }
 
+/// Some bytes of a packet that are rewritten. What a helper does to the packet ends it: then it is made anew.
+pub struct Window<const LENGTH: usize> {
+    at: usize,
+}
+
+impl<const LENGTH: usize> Window<LENGTH> {
+    /// The bytes at an offset of the frame, which must be directly writable.
+    #[inline(always)]
+    pub fn at(ctx: &TcContext, offset: usize) -> Result<Self, DropReason> {
+        // What the compiler sees through it adds up anew for each access, and the verifier does not know that sum.
+        let at = core::hint::black_box(ctx.data() + offset);
+        if at + LENGTH > ctx.data_end() { Err(DropReason::Internal) } else { Ok(Self { at }) }
+    }
+
+    /// Reads some of them.
+    #[inline(always)]
+    pub fn load<T: Header, const AT: usize>(&self) -> T {
+        const { assert!(AT + size_of::<T>() <= LENGTH) };
+        // SAFETY: the bytes lie within the window, as asserted, and that in packet memory (the verifier checks it again);
+        // a header is valid for every bit pattern.
+        unsafe { ((self.at + AT) as *const T).read_unaligned() }
+    }
+
+    /// Writes some of them.
+    #[inline(always)]
+    pub fn store<T: Header, const AT: usize>(&self, value: T) {
+        const { assert!(AT + size_of::<T>() <= LENGTH) };
+        // SAFETY: as for `load`; the packet is this program's to change.
+        unsafe { ((self.at + AT) as *mut T).write_unaligned(value) };
+    }
+}
+
 /// A header as it lies in the packet.
 ///
 /// # Safety
@@ -47,3 +80,11 @@ pub unsafe trait Header: Copy {}
 unsafe impl<const N: usize> Header for [u8; N] {}
 // SAFETY: integers.
 unsafe impl Header for [u64; 2] {}
+// SAFETY: integers.
+unsafe impl Header for [u16; 2] {}
+// SAFETY: an integer.
+unsafe impl Header for u8 {}
+// SAFETY: an integer.
+unsafe impl Header for u16 {}
+// SAFETY: an integer.
+unsafe impl Header for u32 {}

@@ -3,26 +3,18 @@
 //!
 //! Only a TC rewrite that also translates the **source port** is right in every case: one guest
 //! socket may ask several resolvers at once, and behind the redirect nothing but the port tells
-//! those queries apart. Checksums are patched, not recomputed, so that partial (virtio, GSO), full
-//! and absent (UDP 0) checksums all stay what they were.
+//! those queries apart.
 
-use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::bpf_csum_diff,
-    programs::TcContext,
-};
+use aya_ebpf::programs::TcContext;
 use netguard_common::{Address, DropReason, SlotId, maps::SlotEntry};
 
 use crate::{
     dns_flows,
     packet::{Packet, TCP, UDP},
+    rewrite::{Ends, Hop, Side, translate},
     scratch::Scratch,
 };
 
-/// IPv4's header checksum and the first address, in bytes from the Ethernet header on.
-const IPV4_CHECKSUM_OFFSET: usize = 14 + 10;
-const IPV4_SRC_OFFSET: usize = 14 + 12;
-const IPV6_SRC_OFFSET: usize = 14 + 8;
 const DNS_PORT_BE: u16 = 53_u16.to_be();
 
 /// Sends a query to the slot's resolver.
@@ -77,9 +69,9 @@ fn to_resolver(
     let port = dns_flows::acquire(ctx, slot_id, query, &mut scratch.dns_flow)?;
     let to =
         Ends { address: resolver, src_port_be: port.to_be(), dst_port_be: slot.resolver_port_be };
-    translate(ctx, query, Side::Destination, &to)?;
+    translate(ctx, query, Side::Destination, &to, Hop::None)?;
     // The guest may have written any destination MAC; the bridge must take the frame for its own.
-    store(ctx, 0, &slot.bridge_mac)
+    ctx.store(0, &slot.bridge_mac, 0).map_err(|_| DropReason::Internal)
 }
 
 /// True if the packet comes from the slot's resolver.
@@ -106,77 +98,10 @@ fn from_resolver(
     let segments = unsafe { (*ctx.skb.skb).gso_segs };
     let (asked, client_port_be) = dns_flows::answered(ctx, slot_id, reply, segments.max(1))?;
     let to = Ends { address: asked, src_port_be: DNS_PORT_BE, dst_port_be: client_port_be };
-    translate(ctx, reply, Side::Source, &to)
+    translate(ctx, reply, Side::Source, &to, Hop::None)
 }
 
 #[inline(always)]
 fn resolver_for(slot: &SlotEntry, family_of: Address) -> Address {
     if family_of.is_v4() { slot.gateway4 } else { slot.gateway6 }
-}
-
-/// Which address is translated.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Source,
-    Destination,
-}
-
-/// What a packet's address and ports become.
-struct Ends {
-    address: Address,
-    src_port_be: u16,
-    dst_port_be: u16,
-}
-
-/// Rewrites the address of one side and both ports, in the packet and in its checksums.
-#[inline(always)]
-fn translate(ctx: &TcContext, packet: &Packet, side: Side, to: &Ends) -> Result<(), DropReason> {
-    // One path for both families: the mapped form's first twelve bytes are equal, so the
-    // difference of the 16-byte forms is the difference of the 4-byte ones.
-    let mut from_words = match side {
-        Side::Source => packet.src,
-        Side::Destination => packet.dst,
-    };
-    let mut to_words = to.address;
-    // SAFETY: both buffers are 16 readable bytes on the stack.
-    let difference = unsafe {
-        bpf_csum_diff(from_words.0.as_mut_ptr().cast(), 16, to_words.0.as_mut_ptr().cast(), 16, 0)
-    };
-    if difference < 0 {
-        return Err(DropReason::Internal);
-    }
-    let difference = difference as u64;
-
-    let transport = usize::from(packet.transport_offset);
-    let (checksum, mangled) = match packet.protocol {
-        TCP => (transport + 16, 0),
-        _ => (transport + 6, u64::from(BPF_F_MARK_MANGLED_0)), // UDP, where 0 says "no checksum"
-    };
-    let pseudo_header = u64::from(BPF_F_PSEUDO_HDR) | mangled;
-    let port = 2 | mangled;
-    let patch = |from_be: u16, to_be: u16| {
-        ctx.l4_csum_replace(checksum, from_be.into(), to_be.into(), port)
-    };
-    let patched = ctx
-        .l4_csum_replace(checksum, 0, difference, pseudo_header)
-        .and_then(|()| patch(packet.src_port_be, to.src_port_be))
-        .and_then(|()| patch(packet.dst_port_be, to.dst_port_be));
-    patched.map_err(|_| DropReason::Internal)?;
-
-    if to.address.is_v4() {
-        ctx.l3_csum_replace(IPV4_CHECKSUM_OFFSET, 0, difference, 0)
-            .map_err(|_| DropReason::Internal)?;
-        let offset = IPV4_SRC_OFFSET + if side == Side::Destination { 4 } else { 0 };
-        store(ctx, offset, &to.address.v4_octets())?;
-    } else {
-        let offset = IPV6_SRC_OFFSET + if side == Side::Destination { 16 } else { 0 };
-        store(ctx, offset, &to.address.0)?;
-    }
-    store(ctx, transport, &[to.src_port_be, to.dst_port_be])
-}
-
-/// None of these helpers can fail on a frame that was parsed; if one does, the packet is dropped.
-#[inline(always)]
-fn store<T>(ctx: &TcContext, offset: usize, bytes: &T) -> Result<(), DropReason> {
-    ctx.store(offset, bytes, 0).map_err(|_| DropReason::Internal)
 }

@@ -9,6 +9,7 @@ use netguard_common::{
 
 use crate::{
     denial, dns,
+    fast_path::{self, Role},
     flows::{self, Found},
     fragments,
     frame::Frame,
@@ -42,6 +43,8 @@ enum Permit {
     Continue = 4,
     /// It is a query for the slot's resolver.
     Redirect = 5,
+    /// It is an ICMP error about a tracked flow.
+    Report = 6,
 }
 
 /// The verdict that neither changes state nor rewrites nor asks the host's routing: the drop stage.
@@ -92,10 +95,18 @@ fn carry_out(
     // Stage 10, limits.
     limits::packet(ctx, scratch, slot_id, slot)?;
     let mut would_drop = None;
-    match permit {
-        Permit::Pass => {}
-        Permit::Follow => flows::advance(ctx, scratch, slot.generation, WAY),
-        Permit::Continue => fragments::follow(ctx, scratch, slot_id, WAY)?,
+    let role = match permit {
+        Permit::Pass => Role::None,
+        Permit::Report => Role::Reports,
+        Permit::Follow => {
+            flows::advance(ctx, scratch, slot.generation, WAY);
+            Role::Follows
+        }
+        Permit::Continue => {
+            let translated = fragments::follow(ctx, scratch, slot_id, WAY)?;
+            scratch.set_flow_index(translated.wrapping_sub(1));
+            Role::Continues
+        }
         Permit::Open | Permit::Route => {
             // The end of stage 7: no list knows every address that the host takes for its own.
             if matches!(permit, Permit::Route)
@@ -109,12 +120,14 @@ fn carry_out(
                 return Err(DropReason::FlowsFull);
             }
             would_drop = DropReason::from_raw(scratch.attempt.would_drop);
+            Role::Opens
         }
         Permit::Redirect => {
             dns::redirect(ctx, slot_id, slot, scratch)?;
             return Ok(Verdict::Redirect);
         }
-    }
+    };
+    fast_path::note(scratch, role, slot_id, slot);
     if scratch.packet.more_fragments && !scratch.packet.is_later_fragment() {
         fragments::begin(ctx, scratch, slot_id, WAY);
     }
@@ -144,7 +157,7 @@ fn stages<F: Frame>(
     if icmp::kind(&scratch.packet) == Kind::Error
         && icmp::quotes_tracked_flow(frame, scratch, own, slot, WAY)
     {
-        return Ok(Permit::Pass);
+        return Ok(Permit::Report);
     }
     // Stages 7 and 9, the place and the rule for that place.
     scratch.attempt = Attempt::of_packet(&scratch.packet, WAY);

@@ -17,6 +17,7 @@ use crate::{
     dry_run::is_dry_run,
     icmp::{self, Kind},
     maps::FLOWS,
+    nat,
     packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
     scratch::{Candidate, Scratch},
     words,
@@ -210,6 +211,9 @@ pub fn open(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, way: u32) 
         (*flow).opened = way as u8;
         (*flow).fins = 0;
         (*flow).pinned = scratch.attempt.pinned;
+        if let Some(translation) = nat::of_flow(scratch.flow_index()) {
+            (*translation).port_be = 0;
+        }
         atomic::publish(word, state);
     }
     1

@@ -144,9 +144,15 @@ pub fn quotes_tracked_flow<F: Frame>(
         Direction::Egress => Direction::Ingress,
         Direction::Ingress => Direction::Egress,
     };
-    read_quote_apart(frame, scratch) == 1
+    read_quoted(frame, scratch)
         && scratch.quoted.src == scratch.packet.dst
         && flows::find_quoted(scratch, slot_id, slot, quoted_way)
+}
+
+/// Reads what an error quotes into the scratch memory; false if it is nothing that flows are made of.
+#[inline(always)]
+pub fn read_quoted<F: Frame>(frame: &F, scratch: &mut Scratch) -> bool {
+    read_quote_apart(frame, scratch) == 1
 }
 
 /// A function of its own in BPF too, for its stack.

@@ -67,7 +67,7 @@ fn judge(
         return if packet.is_fragment() { Err(DropReason::Fragment) } else { Ok(()) };
     }
     if packet.is_later_fragment() {
-        return fragments::follow(ctx, scratch, own, WAY);
+        return fragments::follow(ctx, scratch, own, WAY).map(|_| ());
     }
     match flows::find(scratch, own, slot, WAY) {
         Found::Follows => {

@@ -18,6 +18,7 @@ mod dns;
 mod dns_flows;
 mod dry_run;
 mod egress;
+mod fast_path;
 mod flows;
 mod fragments;
 mod frame;
@@ -27,6 +28,7 @@ mod identity;
 mod ingress;
 mod limits;
 mod maps;
+mod nat;
 mod packet;
 mod pins;
 mod policy;
@@ -34,11 +36,14 @@ mod prefix;
 mod provenance;
 mod reach;
 mod report;
+mod rewrite;
 mod routing;
 mod scratch;
+mod uplink;
 mod words;
 
 use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -63,7 +68,24 @@ pub fn ng_port_egress(ctx: TcContext) -> i32 {
     if !matches!(verdict, Verdict::Drop(_) | Verdict::Deny(_)) {
         provenance::vouch(&ctx, slot_id);
     }
-    report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32
+    let action = report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32;
+    match verdict {
+        Verdict::Pass | Verdict::Audit(_) => fast_path::depart(&ctx).unwrap_or(action),
+        _ => action, // it is dropped, or the resolver's
+    }
+}
+
+/// TC ingress of every uplink: answers to what left by the fast path go back by it.
+#[classifier]
+pub fn ng_up_ingress(ctx: TcContext) -> i32 {
+    uplink::enter(&ctx).unwrap_or(TC_ACT_UNSPEC)
+}
+
+/// TC egress of every uplink: what else leaves there with a port as the fast path gives them.
+#[classifier]
+pub fn ng_up_egress(ctx: TcContext) -> i32 {
+    uplink::leave(&ctx);
+    TC_ACT_UNSPEC
 }
 
 /// TC ingress of every bridge, behind its ports: drops what came through a port without a program.

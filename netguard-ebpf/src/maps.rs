@@ -1,12 +1,12 @@
 //! The maps of the programs: declarations only. Meanings and layouts: `netguard_common`, whose constants
 //! name these statics.
 //!
-//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS` and `SLOTS`. What is allocated
-//! ahead are the arrays, about 40 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
+//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS`, what stands beside it, and `SLOTS`. What
+//! is allocated ahead are the arrays, about 50 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
 use netguard_common::{
@@ -15,10 +15,11 @@ use netguard_common::{
     maps::{
         CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, DropCounter, PINS_MAX, Passed, PlaceEntry,
         PlaceKey, PortEntry, PortKey, RuleKey, SIDES, ServiceEntry, ServiceKey, Side, SlotEntry,
-        Spent,
+        Spent, UPLINKS_MAX, UplinkEntry,
     },
     pin::{PinEntry, PinKey},
     record::{DropRecord, RING_BYTES},
+    translation::{ELSEWHERE_MAX, Outside, Translation, nat_entries},
 };
 
 /// Allocate entries when they come, not at load: most hosts use a small part.
@@ -29,6 +30,8 @@ const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
 const FLOWS_DEFAULT: u32 = 100_000;
+/// A power of two.
+pub const UPLINK_FRAGMENTS_MAX: usize = 1024;
 
 /// Policy maps have room for two policies.
 const BOTH: usize = SIDES.len();
@@ -38,6 +41,10 @@ pub static ACTIVE: Array<Side, 1> = Array::new();
 
 #[btf_map]
 pub static PORTS: HashMap<PortKey, PortEntry, { SLOTS_MAX * 16 * BOTH }, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map]
+pub static UPLINKS: HashMap<PortKey, UplinkEntry, { UPLINKS_MAX * BOTH }, ON_DEMAND> =
     HashMap::new();
 
 #[btf_map]
@@ -61,6 +68,21 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, DropCounter, { SLOTS_MAX * 64 }, 
 
 #[btf_map]
 pub static FLOWS: Array<Flow, { flow_entries(FLOWS_DEFAULT) as usize }, SHARED> = Array::new();
+
+#[btf_map]
+pub static TRANSLATIONS: Array<Translation, { flow_entries(FLOWS_DEFAULT) as usize }, SHARED> =
+    Array::new();
+
+#[btf_map]
+pub static NAT: Array<u64, { nat_entries(flow_entries(FLOWS_DEFAULT)) as usize }, SHARED> =
+    Array::new();
+
+#[btf_map]
+pub static ELSEWHERE: LruHashMap<Outside, u32, { ELSEWHERE_MAX as usize }> = LruHashMap::new();
+
+/// Packets in fragments that have come by an uplink, of all slots.
+#[btf_map]
+pub static UPLINK_FRAGMENTS: Array<Fragment, UPLINK_FRAGMENTS_MAX> = Array::new();
 
 #[btf_map]
 pub static FRAGMENTS: Array<Fragment, { (SLOTS_MAX + 1) * 2 * FRAGMENTS_PER_SLOT as usize }> =

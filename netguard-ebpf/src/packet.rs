@@ -67,6 +67,12 @@ pub struct Packet {
     pub icmp_type: u8,
     /// Zero unless TCP.
     pub tcp_flags: u8,
+    /// How many routers it may still meet.
+    pub time_to_live: u8,
+    /// True if a router may make fragments of it.
+    pub may_be_split: bool,
+    /// The transport header's length in bytes: of TCP with its options.
+    pub transport_length: u8,
     /// Where the transport header starts, in bytes from the Ethernet header on.
     pub transport_offset: u8,
     /// True unless this is the last or only fragment.
@@ -161,6 +167,7 @@ fn mac(high: u32, low: u16) -> [u8; 6] {
 #[inline(always)]
 fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result<(), DropReason> {
     const MORE_FRAGMENTS: u16 = 0x2000;
+    const DO_NOT_FRAGMENT: u16 = 0x4000;
     let ip = cursor.take::<Ipv4>()?;
     let mut header = size_of::<Ipv4>() as u32;
     match ip.version_and_length {
@@ -183,6 +190,8 @@ fn parse_ipv4(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
     packet.more_fragments = fragment & MORE_FRAGMENTS != 0;
     packet.fragment_offset = u32::from(fragment & 0x1fff) * 8;
     packet.identification = u32::from(ip.identification_be);
+    packet.time_to_live = ip.time_to_live;
+    packet.may_be_split = fragment & DO_NOT_FRAGMENT == 0;
     packet.payload = total - header;
     parse_transport(cursor, packet)
 }
@@ -210,6 +219,8 @@ fn parse_ipv6(mut cursor: Cursor, claimable: u32, packet: &mut Packet) -> Result
     packet.more_fragments = false;
     packet.fragment_offset = 0;
     packet.identification = 0;
+    packet.time_to_live = ip.hop_limit;
+    packet.may_be_split = false;
     match ip.next_header {
         HOP_BY_HOP => {
             let [next, length, ..] = cursor.take::<[u8; 8]>()?;
@@ -264,6 +275,7 @@ fn parse_transport(cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason
     packet.dst_port_be = 0;
     packet.icmp_type = 0;
     packet.tcp_flags = 0;
+    packet.transport_length = 8; // UDP's, ICMP's
     if packet.is_later_fragment() {
         return check_later_fragment(packet);
     }
@@ -309,6 +321,7 @@ fn parse_tcp(mut cursor: Cursor, packet: &mut Packet) -> Result<(), DropReason> 
     if header < size_of::<Tcp>() as u32 || header > packet.payload {
         return Err(DropReason::BadHeader);
     }
+    packet.transport_length = header as u8;
     packet.src_port_be = tcp.src_port_be;
     packet.dst_port_be = tcp.dst_port_be;
     packet.tcp_flags = tcp.flags & (FIN | SYN | RST | ACK);

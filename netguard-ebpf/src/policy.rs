@@ -7,13 +7,13 @@ use netguard_common::{
     Address, DropReason, NO_SLOT, SlotId,
     maps::{
         self, PLACE_SIDE_BITS, PlaceEntry, PortEntry, PortKey, PortKind, RULE_SLOT_BITS,
-        SERVICE_BITS, ServiceEntry, Side, SlotEntry, slot_flags,
+        SERVICE_BITS, ServiceEntry, Side, SlotEntry, UplinkEntry, slot_flags,
     },
 };
 
 use crate::{
     frame::Frame,
-    maps::{ACTIVE, PLACES, PORTS, RULES, SERVICES, SLOTS},
+    maps::{ACTIVE, PLACES, PORTS, RULES, SERVICES, SLOTS, UPLINKS},
     packet::{ICMP, ICMPV6},
     prefix::key,
     report::Verdict,
@@ -36,7 +36,7 @@ pub fn in_slot<F: Frame>(
 fn slot_of(ifindex: u32) -> Option<(SlotId, &'static SlotEntry)> {
     let side = *ACTIVE.get(0)?;
     let slot_id = port(side, ifindex)?.slot_id;
-    Some((slot_id, on_side(side, slot_id)?))
+    Some((slot_id, slot_on(side, slot_id)?))
 }
 
 #[inline(always)]
@@ -46,21 +46,43 @@ fn port(side: Side, ifindex: u32) -> Option<&'static PortEntry> {
 }
 
 #[inline(always)]
-fn on_side(side: Side, slot_id: SlotId) -> Option<&'static SlotEntry> {
+pub fn slot_on(side: Side, slot_id: SlotId) -> Option<&'static SlotEntry> {
     let slot = SLOTS.get(maps::slot_index(side, slot_id));
     slot.filter(|slot| slot.flags & slot_flags::PRESENT != 0)
+}
+
+/// What the fast path must know of an interface, and the side that counts; `None` if it is none that it may take.
+#[inline(always)]
+pub fn uplink_of(ifindex: u32) -> Option<(Side, &'static UplinkEntry)> {
+    let side = *ACTIVE.get(0)?;
+    Some((side, uplink(side, ifindex)?))
+}
+
+/// The same, on a side that is known.
+#[inline(always)]
+pub fn uplink(side: Side, ifindex: u32) -> Option<&'static UplinkEntry> {
+    // SAFETY: as for `port`.
+    unsafe { UPLINKS.get(PortKey { ifindex, side }) }
+}
+
+/// A slot, if the interface is a port of it.
+#[inline(always)]
+pub fn slot_at(side: Side, slot_id: SlotId, ifindex: u32) -> Option<&'static SlotEntry> {
+    let port = port(side, ifindex)?;
+    let is_its = port.slot_id == slot_id && port.kind == PortKind::Port as u8;
+    if is_its { slot_on(side, slot_id) } else { None }
 }
 
 /// What the programs must know of another slot of the same policy.
 #[inline(always)]
 pub fn slot(of: &SlotEntry, slot_id: SlotId) -> Option<&'static SlotEntry> {
-    on_side(of.side, slot_id)
+    slot_on(of.side, slot_id)
 }
 
 /// True for an interface towards the internet.
 #[inline(always)]
 pub fn is_uplink(of: &SlotEntry, ifindex: u32) -> bool {
-    port(of.side, ifindex).is_some_and(|port| port.kind == PortKind::Uplink as u8)
+    port(of.side, ifindex).is_some_and(|port| PortKind::is_uplink(port.kind))
 }
 
 /// What lies at an address: the longest prefix that the policy names.

@@ -3,18 +3,33 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup as Lookup,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup,
+        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
-    helpers::bpf_fib_lookup,
+    helpers::{bpf_check_mtu, bpf_fib_lookup},
     programs::TcContext,
 };
 
-use netguard_common::Address;
-
-use crate::scratch::Scratch;
+use crate::{scratch::Scratch, words::put_words};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+
+/// Where a packet goes that comes up from a bridge; of all but the first two [`Scratch::lookup`] says nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Out by an interface, to a neighbour that is known.
+    Found,
+    /// The same, to one that must be looked for.
+    NoNeighbour,
+    /// It is longer than what that way carries.
+    TooLong,
+    /// The host takes it for itself, or has no way for it: the kernel's answer is the same.
+    Local,
+    /// Nowhere: the host answers or drops it.
+    Refused,
+}
 
 /// True if the host would take the packet for itself when it comes up from the bridge.
 ///
@@ -24,6 +39,12 @@ const AF_INET6: u8 = 10;
 /// the answer is the same: there is no way but to the host.
 #[inline(always)]
 pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> bool {
+    find(ctx, bridge_ifindex, scratch, 0) == Route::Local
+}
+
+/// Asks the kernel's routing. `length` is the packet's from the IP header on; 0 asks of any.
+#[inline(always)]
+pub fn find(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch, length: u32) -> Route {
     let packet = &scratch.packet;
     // SAFETY: an all-zero lookup is a valid one, the unions that are written are plain integers, and the
     // helper gets the structure's size.
@@ -32,32 +53,49 @@ pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> 
         lookup.write_bytes(0, 1);
         (*lookup).ifindex = bridge_ifindex;
         (*lookup).l4_protocol = packet.protocol;
+        (*lookup).__bindgen_anon_1.tot_len = length as u16;
         if packet.dst.is_v4() {
             (*lookup).family = AF_INET;
             (*lookup).__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(packet.src.v4_octets());
             (*lookup).__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(packet.dst.v4_octets());
         } else {
             (*lookup).family = AF_INET6;
-            put((&raw mut (*lookup).__bindgen_anon_3.ipv6_src).cast(), packet.src);
-            put((&raw mut (*lookup).__bindgen_anon_4.ipv6_dst).cast(), packet.dst);
+            put_words((&raw mut (*lookup).__bindgen_anon_3.ipv6_src).cast(), packet.src);
+            put_words((&raw mut (*lookup).__bindgen_anon_4.ipv6_dst).cast(), packet.dst);
         }
         bpf_fib_lookup(ctx.as_ptr(), lookup, size_of::<Lookup>() as i32, 0)
     };
-    // Negative: the bridge is gone, or has no addresses of this family.
-    answer < 0
-        || answer == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
-        || answer == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
+    const FOUND: i64 = BPF_FIB_LKUP_RET_SUCCESS as i64;
+    const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
+    const TOO_LONG: i64 = BPF_FIB_LKUP_RET_FRAG_NEEDED as i64;
+    const NOT_FORWARDED: i64 = BPF_FIB_LKUP_RET_NOT_FWDED as i64;
+    const FORWARDS_NOTHING: i64 = BPF_FIB_LKUP_RET_FWD_DISABLED as i64;
+    match answer {
+        FOUND => Route::Found,
+        NO_NEIGHBOUR => Route::NoNeighbour,
+        TOO_LONG => Route::TooLong,
+        // Negative: the bridge is gone, or has no addresses of this family.
+        NOT_FORWARDED | FORWARDS_NOTHING | ..0 => Route::Local,
+        _ => Route::Refused, // unreachable, prohibited, blackholed
+    }
 }
 
-/// Writes an address in network order, as the kernel wants it; by words, see `words`.
-///
-/// # Safety
-///
-/// `to` must be valid for writes of 16 bytes.
+/// The neighbour that a found route leads to, of either family.
 #[inline(always)]
-unsafe fn put(to: *mut u32, address: Address) {
-    for (index, word) in address.0.as_chunks::<4>().0.iter().enumerate() {
-        // SAFETY: four words are 16 bytes; the rest is the caller's.
-        unsafe { to.add(index).write_volatile(u32::from_ne_bytes(*word)) };
+pub fn next_hop(lookup: &Lookup) -> bpf_redir_neigh {
+    // SAFETY: the helper has written the field of that family, and the longer one has the bytes of both.
+    let ipv6_nh = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
+    bpf_redir_neigh {
+        nh_family: lookup.family.into(),
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh },
     }
+}
+
+/// The longest packet of an interface; 0 if there is none such.
+#[inline(always)]
+pub fn mtu_of(ctx: &TcContext, ifindex: u32) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: the helper writes one word.
+    let _ = unsafe { bpf_check_mtu(ctx.as_ptr(), ifindex, &raw mut mtu, 0, 0) };
+    mtu
 }

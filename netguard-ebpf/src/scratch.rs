@@ -1,12 +1,17 @@
 //! Per-CPU memory for what the 512 bytes of a program's stack cannot hold as well (Linux 6.1 counts every
 //! call in whole 32 bytes). Each field belongs to the one function that writes it before it reads it.
 
-use aya_ebpf::{bindings::bpf_fib_lookup, btf_maps::PerCpuArray, macros::btf_map};
-use netguard_common::{DropReason, flow::FlowKey, maps::DnsFlow};
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup, bpf_sock_tuple},
+    btf_maps::PerCpuArray,
+    macros::btf_map,
+};
+use netguard_common::{DropReason, flow::FlowKey, maps::DnsFlow, translation::Outside};
 
 use crate::{
     clock,
     denial::Answer,
+    fast_path::Departure,
     frame::Frame,
     icmp::{Quote, Quoted},
     packet::{self, IS_ARP, IS_IP, Packet},
@@ -26,6 +31,12 @@ pub struct Scratch {
     pub now_ns: u64,
     flow_index: u32,
     best: Candidate,
+    /// The port outside that is tried for a flow.
+    pub outside_port: u16,
+    /// A flow as it looks outside, or would.
+    pub outside: Outside,
+    pub tuple: bpf_sock_tuple,
+    pub departure: Departure,
     /// Last, because nothing of it is every packet's.
     pub answer: Answer,
 }

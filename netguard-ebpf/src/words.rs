@@ -27,3 +27,16 @@ pub unsafe fn put_key(to: *mut FlowKey, key: &FlowKey) {
         unsafe { words.add(index).write_volatile(word) };
     }
 }
+
+/// Writes an address in network order where the kernel has it as four words.
+///
+/// # Safety
+///
+/// `to` must be valid for writes of 16 bytes.
+#[inline(always)]
+pub unsafe fn put_words(to: *mut u32, address: Address) {
+    for (index, word) in address.0.as_chunks::<4>().0.iter().enumerate() {
+        // SAFETY: four words are 16 bytes; the rest is the caller's.
+        unsafe { to.add(index).write_volatile(u32::from_ne_bytes(*word)) };
+    }
+}

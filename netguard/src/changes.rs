@@ -218,6 +218,7 @@ fn describe_host(policy: &Policy) -> BTreeSet<String> {
     let host = &policy.host;
     let mut lines = vec![
         format!("masquerade {}", host.masquerade),
+        format!("fast path {}", host.fast_path),
         format!("flows {}", policy.flows_max),
         format!("dns port {}", policy.dns.port),
         format!("dns types {:?}, svcb {}", policy.dns.types, policy.dns.svcb),

@@ -8,6 +8,7 @@ use netguard::{
     datapath::{Failed, PinDirectory},
     instance::Instance,
 };
+use netguard_common::maps::PortKind;
 
 use super::{print, run::must_not_be_labs, tell};
 
@@ -39,7 +40,7 @@ pub(super) fn close(config: &Path, instance: &Instance) -> anyhow::Result<ExitCo
                     print(&format!("{what} {}", names.join(" ")))?;
                 }
             }
-            let open = failed.iter().any(|failed| failed.is_bridge);
+            let open = failed.iter().any(|failed| failed.kind == PortKind::Bridge);
             for Failed { interface, reason, .. } in failed {
                 tell(&format!("netguard: cannot guard {interface}: {reason}"));
             }

@@ -18,6 +18,8 @@ pub(super) struct File {
     pub(super) limits: Totals,
     #[serde(default)]
     pub(super) metrics: Metrics,
+    #[serde(default)]
+    pub(super) datapath: Datapath,
     pub(super) dns: Dns,
     pub(super) gate: Option<Gate>,
     #[serde(default, rename = "runtime")]
@@ -50,6 +52,14 @@ pub(super) struct Host {
 pub(super) struct Totals {
     /// How many flows are tracked at once.
     pub(super) flows: Option<Spanned<u32>>,
+}
+
+/// `[datapath]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Datapath {
+    /// Whether what leaves by an uplink goes past the bridge and the host's netfilter; yes if absent.
+    pub(super) fast_path: Option<Spanned<bool>>,
 }
 
 /// `[metrics]`

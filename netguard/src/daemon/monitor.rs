@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use netguard_common::EventKind;
+use netguard_common::{EventKind, maps::PortKind};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, Interval, MissedTickBehavior, sleep_until},
@@ -434,7 +434,7 @@ impl Monitor {
 }
 
 fn must_guard_bridges(changes: &Changes) -> Result<(), Error> {
-    match changes.failed.iter().find(|failed| failed.is_bridge) {
+    match changes.failed.iter().find(|failed| failed.kind == PortKind::Bridge) {
         Some(Failed { interface, reason, .. }) => {
             Err(Error::Unguarded { bridge: interface.clone(), reason: reason.clone() })
         }

@@ -28,19 +28,21 @@ use super::{
     pins::{PinDirectory, remove_pin},
 };
 
-/// Hooks in the order in which they are attached, those of ports and those of bridges: a bridge
-/// vouches before its ports ask for it, and asks only when its ports vouch, so that no packet of a
+/// Hooks in the order in which they are attached, each with the kind of interface that it is of: answers find the way back
+/// before anything leaves by the fast path, a bridge vouches before its ports ask for it, and asks only when its ports vouch, so that no packet of a
 /// running host is dropped in between.
 ///
 /// There is no XDP on a bridge: the kernel then refuses XDP on every port that joins it later (EEXIST,
 /// `dev_xdp_attach` in net/core/dev.c, Linux 5.9 to 6.18), and generic mode, the only one that a
 /// bridge has, would copy every GSO frame to make it linear.
-const ORDER: [(Hook, bool); 5] = [
-    (Hook::BridgeIngress, true),
-    (Hook::PortIngress, false),
-    (Hook::PortEgress, false),
-    (Hook::Xdp, false),
-    (Hook::BridgeEgress, true),
+const ORDER: [(Hook, PortKind); 7] = [
+    (Hook::UplinkEgress, PortKind::FastUplink),
+    (Hook::UplinkIngress, PortKind::FastUplink),
+    (Hook::BridgeIngress, PortKind::Bridge),
+    (Hook::PortIngress, PortKind::Port),
+    (Hook::PortEgress, PortKind::Port),
+    (Hook::Xdp, PortKind::Port),
+    (Hook::BridgeEgress, PortKind::Bridge),
 ];
 
 /// What holds a program on an interface.
@@ -127,9 +129,8 @@ pub(super) fn guard(
 ) -> (BTreeMap<u32, Guard>, BTreeMap<u32, Error>) {
     let mut guards = BTreeMap::new();
     let mut refused = BTreeMap::new();
-    for (hook, on_bridges) in ORDER {
+    for (hook, kind) in ORDER {
         for (ifindex, port) in interfaces {
-            let kind = if on_bridges { PortKind::Bridge } else { PortKind::Port };
             if port.kind != kind as u8 || refused.contains_key(ifindex) {
                 continue;
             }
@@ -155,10 +156,10 @@ pub(super) fn guard(
     (guards, refused)
 }
 
-/// The hooks of an interface of that kind.
-pub(super) fn hooks_of(kind: PortKind) -> impl Iterator<Item = Hook> {
-    let on_bridges = kind == PortKind::Bridge;
-    ORDER.into_iter().filter(move |(_, it)| *it == on_bridges).map(|(hook, _)| hook)
+/// The hooks of an interface.
+pub(super) fn hooks_of(port: &PortEntry) -> impl Iterator<Item = Hook> {
+    let kind = port.kind;
+    ORDER.into_iter().filter(move |(_, it)| *it as u8 == kind).map(|(hook, _)| hook)
 }
 
 enum Attached {

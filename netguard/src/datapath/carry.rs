@@ -3,14 +3,15 @@
 //! another one ask again at its next packet.
 //!
 //! Both tables are memory that programs read and write meanwhile. An entry is read until it says the same twice, and
-//! written as the programs write it (`netguard-ebpf/src/flows.rs::open`): claimed, filled, published.
+//! written as the programs write it (`netguard-ebpf/src/flows.rs::open`): claimed, filled, published. What a flow looks like
+//! outside goes with it, and its answers are led to where it stands now.
 
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
     mem,
     sync::{
-        atomic::Ordering,
+        atomic::{AtomicU64, Ordering},
         mpsc::{RecvTimeoutError, channel},
     },
     thread,
@@ -21,12 +22,13 @@ use aya::maps::{MapData, MapInfo};
 use netguard_common::{
     SlotId,
     flow::{Flow, PLACES, WAYS, is_over, place},
-    maps::{FLOWS, SLOTS, SlotEntry},
+    maps::{FLOWS, NAT, SLOTS, SlotEntry, TRANSLATIONS},
+    translation::{NAT_WAYS, Outside, Translation, nat_flow, nat_mask, nat_place, nat_word},
 };
 
 use super::{
     Error,
-    flow_table::{CLAIMED, Entry, SEEN, STATE, Table, now_ns, read},
+    flow_table::{CLAIMED, Entry, Memory, SEEN, STATE, now_ns, read},
     grace::Grace,
     pins::PinDirectory,
     view,
@@ -45,8 +47,40 @@ type Shares = BTreeMap<SlotId, SlotEntry>;
 
 /// A table that an earlier load has left, whose shares are not those that are wanted.
 pub(super) struct Left {
-    table: Table,
+    tables: Tables,
     shares: Shares,
+}
+
+/// The looks of a flow as words.
+type Looks = [AtomicU64; size_of::<Translation>() / size_of::<u64>()];
+
+/// The table of flows and what stands beside it.
+struct Tables {
+    flows: Memory<Entry>,
+    looks: Memory<Looks>,
+    nat: Memory<AtomicU64>,
+}
+
+impl Tables {
+    fn of([flows, looks, nat]: [&MapData; 3]) -> Result<Self, Error> {
+        Ok(Self {
+            flows: Memory::of(FLOWS, flows)?,
+            looks: Memory::of(TRANSLATIONS, looks)?,
+            nat: Memory::of(NAT, nat)?,
+        })
+    }
+
+    fn view(&self) -> View<'_> {
+        View { flows: &self.flows, looks: &self.looks, nat: &self.nat }
+    }
+}
+
+/// The same, wherever the memory is from.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    flows: &'a [Entry],
+    looks: &'a [Looks],
+    nat: &'a [AtomicU64],
 }
 
 impl Left {
@@ -57,18 +91,20 @@ impl Left {
         if flow_entries == plan.flow_entries && entries(SLOTS) == Some(plan.slot_entries) {
             return Ok(None);
         }
-        let map = MapData::from_pin(pins.map(FLOWS)).map_err(|it| Error::map(FLOWS, it))?;
+        let open =
+            |name| MapData::from_pin(pins.map(name)).map_err(|source| Error::map(name, source));
+        let (flows, looks, nat) = (open(FLOWS)?, open(TRANSLATIONS)?, open(NAT)?);
         // Where the earlier start ended too soon there are no slots: then nothing is carried back.
         let shares = view::slots_in_force(pins).unwrap_or_default();
-        Ok(Some(Self { table: Table::of(&map)?, shares }))
+        Ok(Some(Self { tables: Tables::of([&flows, &looks, &nat])?, shares }))
     }
 
-    /// Carries everything to a new table, which no program uses yet.
-    pub(super) fn carry_to(self, map: &MapData, plan: &Plan) -> Result<Carrier, Error> {
+    /// Carries everything to new tables, which no program uses yet.
+    pub(super) fn carry_to(self, maps: [&MapData; 3], plan: &Plan) -> Result<Carrier, Error> {
         let grace = Grace::new().map_err(Error::Grace)?;
-        let (new, shares) = (Table::of(map)?, plan.slots.clone());
+        let (new, shares) = (Tables::of(maps)?, plan.slots.clone());
         let begun_ns = now_ns();
-        carry(&self.table, &new, &shares, begun_ns, 0);
+        carry(self.tables.view(), new.view(), &shares, begun_ns, 0);
         Ok(Carrier { old: self, new, shares, grace, begun_ns })
     }
 }
@@ -76,7 +112,7 @@ impl Left {
 /// Keeps two tables at the same flows while some programs use one and some the other.
 pub(super) struct Carrier {
     old: Left,
-    new: Table,
+    new: Tables,
     shares: Shares,
     grace: Grace,
     /// When the new table was filled: it lacks what has been opened since then.
@@ -114,7 +150,7 @@ impl Carrier {
     fn even(&self, since_ns: u64) -> u64 {
         let now_ns = now_ns();
         let since_ns = since_ns.saturating_sub(LATE_NS);
-        let (old, new) = (&self.old.table, &self.new);
+        let (old, new) = (self.old.tables.view(), self.new.view());
         carry(old, new, &self.shares, now_ns, since_ns);
         carry(new, old, &self.old.shares, now_ns, since_ns);
         now_ns
@@ -123,25 +159,30 @@ impl Carrier {
 
 /// Carries the flows that live and were seen since then, the latest first: where they do not all fit, the others stay
 /// behind.
-fn carry(from: &[Entry], to: &[Entry], shares: &Shares, now_ns: u64, since_ns: u64) {
-    let found = from.iter().filter_map(read);
+fn carry(from: View<'_>, to: View<'_>, shares: &Shares, now_ns: u64, since_ns: u64) {
+    let found = from.flows.iter().enumerate().filter_map(|(at, entry)| Some((at, read(entry)?)));
     let mut living: Vec<_> = found
-        .filter(|flow| flow.seen_ns >= since_ns && !is_over(flow.state, flow.seen_ns, now_ns))
+        .filter(|(_, flow)| flow.seen_ns >= since_ns && !is_over(flow.state, flow.seen_ns, now_ns))
         .collect();
-    living.sort_by_key(|flow| Reverse(flow.seen_ns));
-    for flow in &living {
-        if let Some(slot) = shares.get(&flow.key.slot_id) {
-            put(to, slot, flow, now_ns);
+    living.sort_by_key(|(_, flow)| Reverse(flow.seen_ns));
+    for (at, flow) in &living {
+        if let Some(slot) = shares.get(&flow.key.slot_id)
+            && let Some(place) = put(to.flows, slot, flow, now_ns)
+            && let Some(looks) = from.looks.get(*at)
+        {
+            translate(to, place, flow, looks_of(looks), now_ns);
         }
     }
 }
 
 /// Puts a flow into its slot's share, where the programs look for it: in the place of an entry that is over, or of what
-/// was known of it earlier.
-fn put(to: &[Entry], slot: &SlotEntry, flow: &Flow, now_ns: u64) {
+/// was known of it earlier. Returns where it is, if there was room.
+fn put(to: &[Entry], slot: &SlotEntry, flow: &Flow, now_ns: u64) -> Option<u32> {
     let hash = flow.key.hash();
-    let at = |number| to.get(place(slot, hash, number) as usize);
-    for entry in (0..PLACES).filter_map(at) {
+    let of = |number| place(slot, hash, number);
+    let at = |number| to.get(of(number) as usize);
+    for number in 0..PLACES {
+        let Some(entry) = at(number) else { continue };
         let Some(there) = read(entry).filter(|it| it.key == flow.key) else { continue };
         if is_over(there.state, there.seen_ns, now_ns) {
             continue;
@@ -149,7 +190,7 @@ fn put(to: &[Entry], slot: &SlotEntry, flow: &Flow, now_ns: u64) {
         if is_later(flow, &there) {
             write(entry, there.state, flow);
         }
-        return;
+        return Some(of(number));
     }
     let is_free = |entry: &Entry| {
         let state = entry[STATE].load(Ordering::Acquire);
@@ -159,11 +200,60 @@ fn put(to: &[Entry], slot: &SlotEntry, flow: &Flow, now_ns: u64) {
     let is_free_at = |number| at(number).is_some_and(is_free);
     let middle = WAYS / 2 - 1;
     let start = if !is_free_at(middle) && is_free_at(WAYS + middle) { WAYS } else { 0 };
-    let mut places = (0..PLACES).filter_map(|number| at(number ^ start));
-    let _ = places.any(|entry| {
-        let state = entry[STATE].load(Ordering::Acquire);
-        is_free(entry) && write(entry, state, flow)
+    let mut places = (0..PLACES).map(|number| number ^ start);
+    let taken = places.find(|number| {
+        at(*number).is_some_and(|entry| {
+            let state = entry[STATE].load(Ordering::Acquire);
+            is_free(entry) && write(entry, state, flow)
+        })
     });
+    taken.map(of)
+}
+
+fn looks_of(words: &Looks) -> Translation {
+    let words = words.each_ref().map(|word| word.load(Ordering::Acquire));
+    // SAFETY: every bit pattern is a translation (`Layout`), and of this size.
+    unsafe { mem::transmute::<[u64; 2], Translation>(words) }
+}
+
+/// Gives a flow, where it stands now, the looks that it has outside, and leads its answers there, as `netguard-ebpf/src/nat.rs::claim`
+/// does. What finds no room has no answers any more.
+fn translate(to: View<'_>, index: u32, flow: &Flow, looks: Translation, now_ns: u64) {
+    let Some(place) = to.looks.get(index as usize) else { return };
+    if looks_of(place) == looks {
+        return;
+    }
+    // SAFETY: a translation is so many words, without padding (`Layout`).
+    let words = unsafe { mem::transmute::<Translation, [u64; 2]>(looks) };
+    for (word, value) in place.iter().zip(words) {
+        word.store(value, Ordering::Release);
+    }
+    if looks.port_be == 0 {
+        return;
+    }
+    let hash = Outside::of(&flow.key, &looks).hash();
+    let mask = nat_mask(to.nat.len() as u32);
+    let words = || (0..NAT_WAYS).filter_map(|way| to.nat.get(nat_place(mask, hash, way) as usize));
+    let own = nat_word(hash, index);
+    if words().any(|word| word.load(Ordering::Acquire) == own) {
+        return;
+    }
+    let _ = words().any(|word| {
+        let there = word.load(Ordering::Acquire);
+        is_stale(to, there, now_ns)
+            && word.compare_exchange(there, own, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    });
+}
+
+/// True for a word that leads to no flow which lives and looks like that.
+fn is_stale(tables: View<'_>, word: u64, now_ns: u64) -> bool {
+    let index = nat_flow(word);
+    let flow = tables.flows.get(index as usize).and_then(read);
+    let looks = tables.looks.get(index as usize).map(looks_of);
+    let (Some(flow), Some(looks)) = (flow, looks) else { return true };
+    is_over(flow.state, flow.seen_ns, now_ns)
+        || looks.port_be == 0
+        || nat_word(Outside::of(&flow.key, &looks).hash(), index) != word
 }
 
 /// True if a table knows something of a flow that the other one does not.
@@ -195,6 +285,7 @@ mod tests {
     use netguard_common::{
         Address, Direction,
         flow::{FlowKey, FlowState},
+        translation::{nat_entries, nat_matches},
     };
 
     use super::{super::flow_table::EMPTY, *};
@@ -206,6 +297,12 @@ mod tests {
 
     fn table(entries: usize) -> Vec<Entry> {
         std::iter::repeat_with(Entry::default).take(entries).collect()
+    }
+
+    /// Carries flows that have no looks.
+    fn carry(from: &[Entry], to: &[Entry], shares: &Shares, now_ns: u64, since_ns: u64) {
+        let view = |flows| View { flows, looks: &[], nat: &[] };
+        super::carry(view(from), view(to), shares, now_ns, since_ns);
     }
 
     fn slot(flows_first: u32, buckets: u32) -> SlotEntry {
@@ -251,7 +348,7 @@ mod tests {
         let after = Shares::from([(1, slot(64, 16)), (2, slot(128, 16))]);
         let flows = |id| (0..8).map(move |port| flow(id, port, ESTABLISHED, 5));
         for flow in flows(1).chain(flows(2)) {
-            put(&old, &before[&flow.key.slot_id], &flow, NOW);
+            let _ = put(&old, &before[&flow.key.slot_id], &flow, NOW);
         }
         carry(&old, &new, &after, NOW, 0);
         assert_eq!(found(&new[64..128]), flows(1).collect::<Vec<_>>());
@@ -267,14 +364,59 @@ mod tests {
     }
 
     #[test]
+    fn answers_find_a_flow_where_it_stands_now() {
+        fn words<T: Default>(entries: u32) -> Vec<T> {
+            std::iter::repeat_with(T::default).take(entries as usize).collect()
+        }
+        type Memory = (Vec<Entry>, Vec<Looks>, Vec<AtomicU64>);
+        let memory = |entries: u32| -> Memory {
+            (words(entries), words(entries), words(nat_entries(entries)))
+        };
+        let view = |(flows, looks, nat): &'static Memory| View { flows, looks, nat };
+        let [old, new] = [64, 256].map(|entries| view(Box::leak(Box::new(memory(entries)))));
+        let (before, after) = (slot(16, 4), Shares::from([(1, slot(128, 16))]));
+        let looks = |port: u16| Translation {
+            port_ifindex: 5,
+            uplink_ifindex: 3,
+            guest_mac: [2; 6],
+            port_be: (20_000 + port).to_be(),
+        };
+        for port in 0..6 {
+            let flow = flow(1, port, ESTABLISHED, 5);
+            let at = put(old.flows, &before, &flow, NOW).unwrap();
+            // The last one takes the slow path.
+            let looks = if port < 5 { looks(port) } else { Translation::default() };
+            translate(old, at, &flow, looks, NOW);
+        }
+        // Twice, as it goes while programs are replaced.
+        super::carry(old, new, &after, NOW, 0);
+        super::carry(old, new, &after, NOW, 0);
+        let found = |port| {
+            let outside = Outside::of(&flow(1, port, ESTABLISHED, 5).key, &looks(port));
+            let mask = nat_mask(new.nat.len() as u32);
+            let words = (0..NAT_WAYS).map(|way| {
+                new.nat[nat_place(mask, outside.hash(), way) as usize].load(Ordering::Acquire)
+            });
+            let found = words.filter(|word| nat_matches(*word, outside.hash())).map(nat_flow);
+            found.map(|at| read(&new.flows[at as usize])).collect::<Vec<_>>()
+        };
+        for port in 0..5 {
+            assert_eq!(found(port), [Some(flow(1, port, ESTABLISHED, 5))]);
+        }
+        assert_eq!(found(5), []);
+        let used = new.nat.iter().filter(|word| word.load(Ordering::Acquire) != 0);
+        assert_eq!(used.count(), 5, "no answer has two ways");
+    }
+
+    #[test]
     fn what_is_over_or_half_written_or_of_a_slot_that_is_gone_stays_behind() {
         let (old, new) = (table(16), table(16));
         let all = slot(0, 4);
-        put(&old, &all, &flow(1, 1, SYN_SENT, 59), NOW);
-        put(&old, &all, &flow(1, 2, SYN_SENT, 60), NOW - 30 * SECOND);
-        put(&old, &all, &flow(1, 3, ESTABLISHED, 7440), NOW - 30 * SECOND);
-        put(&old, &all, &flow(1, 4, CLAIMED, 0), NOW);
-        put(&old, &all, &flow(2, 5, ESTABLISHED, 0), NOW);
+        let _ = put(&old, &all, &flow(1, 1, SYN_SENT, 59), NOW);
+        let _ = put(&old, &all, &flow(1, 2, SYN_SENT, 60), NOW - 30 * SECOND);
+        let _ = put(&old, &all, &flow(1, 3, ESTABLISHED, 7440), NOW - 30 * SECOND);
+        let _ = put(&old, &all, &flow(1, 4, CLAIMED, 0), NOW);
+        let _ = put(&old, &all, &flow(2, 5, ESTABLISHED, 0), NOW);
         carry(&old, &new, &Shares::from([(1, all)]), NOW, 0);
         assert_eq!(found(&new), [flow(1, 1, SYN_SENT, 59)]);
     }
@@ -284,7 +426,7 @@ mod tests {
         let (old, new) = (table(1024), table(32));
         let before = slot(0, 256);
         for port in 0..200 {
-            put(&old, &before, &flow(1, port, ESTABLISHED, u64::from(port)), NOW);
+            let _ = put(&old, &before, &flow(1, port, ESTABLISHED, u64::from(port)), NOW);
         }
         let after = Shares::from([(1, slot(8, 4))]);
         carry(&old, &new, &after, NOW, 0);
@@ -315,8 +457,8 @@ mod tests {
             ),
         ] {
             let (old, new) = (table(16), table(16));
-            put(&new, &all[&1], &there, NOW);
-            put(&old, &all[&1], &comes, NOW);
+            let _ = put(&new, &all[&1], &there, NOW);
+            let _ = put(&old, &all[&1], &comes, NOW);
             carry(&old, &new, &all, NOW, 0);
             assert_eq!(found(&new), [if stays { there } else { comes }], "{comes:?}");
         }
@@ -327,7 +469,7 @@ mod tests {
         let (old, new) = (table(16), table(16));
         let all = Shares::from([(1, slot(0, 4))]);
         for ago in [1, 2, 3] {
-            put(&old, &all[&1], &flow(1, 10 + ago as u16, ESTABLISHED, ago), NOW);
+            let _ = put(&old, &all[&1], &flow(1, 10 + ago as u16, ESTABLISHED, ago), NOW);
         }
         carry(&old, &new, &all, NOW, NOW - 2 * SECOND);
         assert_eq!(found(&new), [flow(1, 11, ESTABLISHED, 1), flow(1, 12, ESTABLISHED, 2)]);

@@ -66,8 +66,10 @@ pub(super) enum Side {
 impl Side {
     pub(super) fn of(hook: Hook) -> Self {
         match hook {
-            Hook::PortEgress | Hook::BridgeEgress | Hook::Xdp => Self::Ingress,
-            Hook::PortIngress | Hook::BridgeIngress => Self::Egress,
+            Hook::PortEgress | Hook::BridgeEgress | Hook::UplinkIngress | Hook::Xdp => {
+                Self::Ingress
+            }
+            Hook::PortIngress | Hook::BridgeIngress | Hook::UplinkEgress => Self::Egress,
         }
     }
 

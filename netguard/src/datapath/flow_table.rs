@@ -1,4 +1,5 @@
-//! The memory of the map `FLOWS`, which programs read and write meanwhile: an entry is read until it says the same twice.
+//! The memory of the map `FLOWS` and of what stands beside it, which programs read and write meanwhile: a flow is read until it
+//! says the same twice.
 
 use std::{
     collections::BTreeMap,
@@ -32,22 +33,39 @@ const LOOKS: u32 = 8;
 /// Larger tables are not counted: a quarter of a gigabyte is read in some 50 ms.
 const COUNTED_MAX: usize = 1 << 22;
 
-/// The memory of a map `FLOWS`.
-pub(super) struct Table {
-    entries: NonNull<Entry>,
+/// The memory of an array, whose entries are words each of which is read and written whole.
+pub(super) struct Memory<T> {
+    entries: NonNull<T>,
     count: usize,
 }
 
-// SAFETY: the memory belongs to no thread, and is read and written by atomics only.
-unsafe impl Send for Table {}
-// SAFETY: as above.
-unsafe impl Sync for Table {}
+/// What such an array consists of.
+///
+/// # Safety
+///
+/// The type is made of atomic words and nothing else.
+pub(super) unsafe trait Words {}
 
-impl Table {
-    pub(super) fn of(map: &MapData) -> Result<Self, Error> {
-        let failed = |source| Error::map(FLOWS, source);
-        let count = map.info().map_err(failed)?.max_entries() as usize;
-        let (length, rights) = (count * size_of::<Entry>(), libc::PROT_READ | libc::PROT_WRITE);
+// SAFETY: a word.
+unsafe impl Words for AtomicU64 {}
+// SAFETY: words.
+unsafe impl<const N: usize> Words for [AtomicU64; N] {}
+
+// SAFETY: the memory belongs to no thread, and is read and written by atomics only.
+unsafe impl<T: Words> Send for Memory<T> {}
+// SAFETY: as above.
+unsafe impl<T: Words> Sync for Memory<T> {}
+
+impl<T: Words> Memory<T> {
+    /// Of the map of that name.
+    pub(super) fn of(name: &'static str, map: &MapData) -> Result<Self, Error> {
+        let failed = |source| Error::map(name, source);
+        let info = map.info().map_err(failed)?;
+        if info.value_size() as usize != size_of::<T>() {
+            return Err(Error::Object(name));
+        }
+        let count = info.max_entries() as usize;
+        let (length, rights) = (count * size_of::<T>(), libc::PROT_READ | libc::PROT_WRITE);
         let fd = map.fd().as_fd().as_raw_fd();
         // SAFETY: memory of the kernel's choice, of the map and no longer than it.
         let memory =
@@ -61,20 +79,20 @@ impl Table {
     }
 }
 
-impl Deref for Table {
-    type Target = [Entry];
+impl<T> Deref for Memory<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[Entry] {
+    fn deref(&self) -> &[T] {
         // SAFETY: so many entries have been mapped, at the start of a page, and stay until this is dropped. The kernel
         // changes them word by word, as atomics allow.
         unsafe { std::slice::from_raw_parts(self.entries.as_ptr(), self.count) }
     }
 }
 
-impl Drop for Table {
+impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
         // SAFETY: what `of` has mapped, and nobody borrows any more.
-        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.count * size_of::<Entry>()) };
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.count * size_of::<T>()) };
     }
 }
 
@@ -106,7 +124,7 @@ pub(super) fn read(entry: &Entry) -> Option<Flow> {
 /// How many flows each slot has that live; a slot without any is not there. None if the table is too large to count.
 pub(super) fn living(pins: &PinDirectory) -> Result<Option<BTreeMap<SlotId, u64>>, Error> {
     let map = MapData::from_pin(pins.map(FLOWS)).map_err(|it| Error::map(FLOWS, it))?;
-    let table = Table::of(&map)?;
+    let table = Memory::<Entry>::of(FLOWS, &map)?;
     Ok((table.len() <= COUNTED_MAX).then(|| count(&table, now_ns())))
 }
 

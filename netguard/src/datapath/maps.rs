@@ -44,6 +44,7 @@ impl Foreign {
 pub(super) struct PolicyMaps {
     active: Array<MapData, Wire<Side>>,
     ports: Entries<layout::PortKey, layout::PortEntry>,
+    uplinks: Entries<layout::PortKey, layout::UplinkEntry>,
     slots: Array<MapData, Wire<layout::SlotEntry>>,
     places: Trie<layout::PlaceKey, layout::PlaceEntry>,
     rules: Trie<layout::RuleKey, u32>,
@@ -56,6 +57,7 @@ impl PolicyMaps {
         Ok(Self {
             active: take(ebpf, layout::ACTIVE)?,
             ports: take(ebpf, layout::PORTS)?,
+            uplinks: take(ebpf, layout::UPLINKS)?,
             slots: take(ebpf, layout::SLOTS)?,
             places: take(ebpf, layout::PLACES)?,
             rules: take(ebpf, layout::RULES)?,
@@ -68,6 +70,7 @@ impl PolicyMaps {
         Ok(Self {
             active: open(pins, layout::ACTIVE)?,
             ports: open(pins, layout::PORTS)?,
+            uplinks: open(pins, layout::UPLINKS)?,
             slots: open(pins, layout::SLOTS)?,
             places: open(pins, layout::PLACES)?,
             rules: open(pins, layout::RULES)?,
@@ -109,10 +112,11 @@ impl PolicyMaps {
     }
 
     /// Each map with its name.
-    pub(super) fn each(&self) -> [(&'static str, &MapData); 6] {
+    pub(super) fn each(&self) -> [(&'static str, &MapData); 7] {
         [
             (layout::ACTIVE, self.active.map()),
             (layout::PORTS, self.ports.map()),
+            (layout::UPLINKS, self.uplinks.map()),
             (layout::SLOTS, self.slots.map()),
             (layout::PLACES, self.places.map()),
             (layout::RULES, self.rules.map()),
@@ -129,6 +133,7 @@ impl PolicyMaps {
     pub(super) fn check_room(&self, plan: &Plan) -> Result<(), Error> {
         for (name, map, wanted) in [
             (layout::PORTS, self.ports.map(), plan.ports.len()),
+            (layout::UPLINKS, self.uplinks.map(), plan.uplinks.len()),
             (layout::PLACES, self.places.map(), plan.places.len()),
             (layout::RULES, self.rules.map(), plan.rules.len()),
             (layout::SERVICES, self.services.map(), plan.services.len()),
@@ -152,6 +157,8 @@ impl PolicyMaps {
     fn remove_stale(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
         let ports = gone(&old.ports, &new.ports).map(|index| port_key(side, *index));
         batch::remove(layout::PORTS, self.ports.map(), ports)?;
+        let uplinks = gone(&old.uplinks, &new.uplinks).map(|index| port_key(side, *index));
+        batch::remove(layout::UPLINKS, self.uplinks.map(), uplinks)?;
         let slots = gone(&old.slots, &new.slots).map(|id| layout::slot_index(side, *id));
         // A slot that had no room cannot be there.
         let slots = slots.filter(|index| *index < self.slots.len());
@@ -179,6 +186,9 @@ impl PolicyMaps {
         let ports = changed(&old.ports, &new.ports);
         let ports = ports.map(|(index, port)| (port_key(side, *index), Wire(*port)));
         batch::put(layout::PORTS, self.ports.map(), ports)?;
+        let uplinks = changed(&old.uplinks, &new.uplinks);
+        let uplinks = uplinks.map(|(index, uplink)| (port_key(side, *index), Wire(*uplink)));
+        batch::put(layout::UPLINKS, self.uplinks.map(), uplinks)?;
         self.put_slots(side, changed(&old.slots, &new.slots))
     }
 
@@ -216,6 +226,9 @@ impl PolicyMaps {
         let ports = sides().flat_map(|(side, plan)| {
             plan.ports.iter().map(move |(index, port)| (port_key(side, *index).0, *port))
         });
+        let uplinks = sides().flat_map(|(side, plan)| {
+            plan.uplinks.iter().map(move |(index, uplink)| (port_key(side, *index).0, *uplink))
+        });
         let places = sides().flat_map(|(side, plan)| {
             plan.places.iter().map(move |(prefix, it)| (trie_key(place_key(side, prefix)), *it))
         });
@@ -231,6 +244,11 @@ impl PolicyMaps {
         let other = first_other(layout::PORTS, found, ports, |key| is_watched(key.side))?;
         if let Some(key) = other {
             return Ok(Some(Foreign::new(layout::PORTS, format!("interface {}", key.ifindex))));
+        }
+        let found = self.uplinks.iter().map(|it| it.map(|(key, uplink)| (key.0, uplink.0)));
+        let other = first_other(layout::UPLINKS, found, uplinks, |key| is_watched(key.side))?;
+        if let Some(key) = other {
+            return Ok(Some(Foreign::new(layout::UPLINKS, format!("interface {}", key.ifindex))));
         }
         let other = first_other(layout::PLACES, trie(&self.places), places, |key| {
             is_watched(layout::side_of_place(&key.0))
@@ -271,6 +289,9 @@ impl PolicyMaps {
         let ports: Vec<_> = keys(layout::PORTS, self.ports.keys())?;
         let ports = ports.into_iter().filter(|key| key.0.side == side);
         batch::remove(layout::PORTS, self.ports.map(), ports)?;
+        let uplinks: Vec<_> = keys(layout::UPLINKS, self.uplinks.keys())?;
+        let uplinks = uplinks.into_iter().filter(|key| key.0.side == side);
+        batch::remove(layout::UPLINKS, self.uplinks.map(), uplinks)?;
         let places: Vec<_> = keys(layout::PLACES, self.places.keys())?;
         let places = places.into_iter().filter(|key| layout::side_of_place(&key.data()) == side);
         batch::remove(layout::PLACES, self.places.map(), places)?;

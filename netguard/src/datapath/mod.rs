@@ -40,7 +40,11 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, MapError, RingBuf},
 };
-use netguard_common::{maps as layout, record::DropRecord};
+use netguard_common::{
+    maps::{self as layout, PortEntry, PortKind},
+    record::DropRecord,
+    translation::nat_entries,
+};
 
 pub use attach::Guard;
 use attach::Waits;
@@ -68,6 +72,9 @@ use sides::Sides;
 
 /// So many interfaces get links at a start, which takes the kernel some 20 ms for each. More get filters.
 const LINKED_AT_START: usize = 100;
+
+/// The table of flows, and what stands beside it.
+const OF_FLOWS: [&str; 3] = [layout::FLOWS, layout::TRANSLATIONS, layout::NAT];
 
 /// The loaded programs of one instance, and the plans that its maps hold.
 pub struct Datapath {
@@ -102,8 +109,9 @@ pub struct Changes {
 pub struct Failed {
     /// Its name.
     pub interface: String,
-    /// True if it is a slot's bridge, behind which nothing would be closed.
-    pub is_bridge: bool,
+    /// What it is: a bridge, behind which nothing would be closed, a port, which stays closed, or an uplink, which then has no
+    /// fast path.
+    pub kind: PortKind,
     /// The kernel's answer.
     pub reason: String,
 }
@@ -130,9 +138,11 @@ impl Datapath {
         let left = Left::find(&pins, plan)?;
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(layout::FLOWS, plan.flow_entries);
+        loader.map_max_entries(layout::TRANSLATIONS, plan.flow_entries);
+        loader.map_max_entries(layout::NAT, nat_entries(plan.flow_entries));
         loader.map_max_entries(layout::SLOTS, plan.slot_entries);
         // A table in the place of another is pinned when the flows of that one are in it.
-        let is_adopted = |name: &&str| left.is_none() || *name != layout::FLOWS;
+        let is_adopted = |name: &&str| left.is_none() || !OF_FLOWS.contains(name);
         for name in layout::STATE_MAPS.into_iter().filter(is_adopted) {
             loader.map_pin_path(name, pins.map(name));
         }
@@ -187,15 +197,21 @@ impl Datapath {
     /// As for [`Self::prepare`]; then the plan of before is still in force, whole. An interface that cannot be guarded
     /// is no error of the whole: it is in [`Changes::failed`].
     pub fn apply(&mut self, plan: impl Into<Arc<Plan>>) -> Result<Changes, Error> {
-        let plan = plan.into();
+        let mut plan = plan.into();
         let old = Arc::clone(self.sides.plan());
         let first = !self.is_pinned;
+        let mut changes = Changes::default();
+        if !first {
+            // Nothing leaves by the fast path before answers find the way back.
+            let fast = self.unguarded(&plan, |port| port.kind == PortKind::FastUplink as u8);
+            let refused = self.guard(Waits::Nobody, &fast, None, &mut changes);
+            plan = without_fast(plan, &refused);
+        }
         if !self.sides.relock(&plan)? {
             self.prepare(&plan)?;
             self.sides.swap(&plan)?;
         }
         let carrier = self.carry(&plan)?;
-        let mut changes = Changes::default();
         for index in self.guards.keys().copied().collect::<Vec<_>>() {
             let still = plan.ports.get(&index) == old.ports.get(&index);
             if !still && let Some(guard) = self.guards.remove(&index) {
@@ -203,29 +219,16 @@ impl Datapath {
                 changes.gone.push(guard.interface);
             }
         }
-        let is_wanted = |index: &u32, port: &layout::PortEntry| {
-            port.kind != layout::PortKind::Uplink as u8 && !self.guards.contains_key(index)
-        };
-        let wanted = plan.ports.iter().filter(|(index, port)| is_wanted(index, port));
-        let wanted: Vec<_> = wanted.map(|(index, port)| (*index, *port)).collect();
+        let wanted = self.unguarded(&plan, |port| port.kind != PortKind::Uplink as u8);
         let can_wait = first && wanted.len() <= LINKED_AT_START;
         let who = if can_wait { Waits::Nobody } else { Waits::Somebody };
-        let mut attach = || attach::guard(&mut self.ebpf, &self.pins, self.tc, who, &wanted);
-        let (guards, refused) = match carrier {
-            Some(carrier) => carrier.accompany(attach),
-            None => attach(),
-        };
-        changes.guarded = guards.values().map(|guard| guard.interface.clone()).collect();
-        self.guards.extend(guards);
-        for (index, port) in wanted {
-            let Some(reason) = refused.get(&index) else { continue };
-            changes.failed.push(Failed {
-                interface: layout::read_name(&port.name).to_owned(),
-                is_bridge: port.kind == layout::PortKind::Bridge as u8,
-                reason: reason.to_string(),
-            });
+        let refused = self.guard(who, &wanted, carrier, &mut changes);
+        let usable = without_fast(Arc::clone(&plan), &refused);
+        if usable != plan {
+            self.prepare(&usable)?;
+            self.sides.swap(&usable)?;
         }
-        if first && !changes.failed.iter().any(|failed| failed.is_bridge) {
+        if first && !changes.failed.iter().any(|failed| failed.kind == PortKind::Bridge) {
             self.remove_strangers(&plan);
         }
         if first {
@@ -235,14 +238,54 @@ impl Datapath {
         Ok(changes)
     }
 
+    /// The interfaces of that kind that have no programs yet.
+    fn unguarded(
+        &self,
+        plan: &Plan,
+        is_wanted: impl Fn(&PortEntry) -> bool,
+    ) -> Vec<(u32, PortEntry)> {
+        let ports = plan.ports.iter().filter(|(index, _)| !self.guards.contains_key(index));
+        ports.filter(|(_, port)| is_wanted(port)).map(|(index, port)| (*index, *port)).collect()
+    }
+
+    /// Attaches the programs of some interfaces. Returns those that could not be guarded, by number.
+    fn guard(
+        &mut self,
+        who: Waits,
+        wanted: &[(u32, PortEntry)],
+        carrier: Option<Carrier>,
+        changes: &mut Changes,
+    ) -> Vec<u32> {
+        let mut attach = || attach::guard(&mut self.ebpf, &self.pins, self.tc, who, wanted);
+        let (guards, refused) = match carrier {
+            Some(carrier) => carrier.accompany(attach),
+            None => attach(),
+        };
+        changes.guarded.extend(guards.values().map(|guard| guard.interface.clone()));
+        self.guards.extend(guards);
+        for (index, port) in wanted {
+            let Some(reason) = refused.get(index) else { continue };
+            changes.failed.push(Failed {
+                interface: layout::read_name(&port.name).to_owned(),
+                kind: PortKind::from_raw(port.kind).unwrap_or(PortKind::Port),
+                reason: reason.to_string(),
+            });
+        }
+        refused.into_keys().collect()
+    }
+
     /// Carries the flows of an earlier table to this load's, which takes its place from here on.
     fn carry(&mut self, plan: &Plan) -> Result<Option<Carrier>, Error> {
         let Some(left) = self.left.take() else { return Ok(None) };
-        let Some(Map::Array(map)) = self.ebpf.map(layout::FLOWS) else {
-            return Err(Error::Object(layout::FLOWS));
+        let map = |name| match self.ebpf.map(name) {
+            Some(Map::Array(map)) => Ok(map),
+            _ => Err(Error::Object(name)),
         };
-        let carrier = left.carry_to(map, plan)?;
-        self.pins.pin_map(layout::FLOWS, map)?;
+        let tables = [map(layout::FLOWS)?, map(layout::TRANSLATIONS)?, map(layout::NAT)?];
+        let carrier = left.carry_to(tables, plan)?;
+        for (name, map) in OF_FLOWS.into_iter().zip(tables) {
+            self.pins.pin_map(name, map)?;
+        }
         Ok(Some(carrier))
     }
 
@@ -307,6 +350,14 @@ impl Datapath {
         let copied = map.fd().as_fd().try_clone_to_owned();
         copied.map_err(|source| Error::map(name, MapError::IoError(source)))
     }
+}
+
+/// A plan without a fast path by interfaces that could not be guarded: what leaves there would have no answer.
+fn without_fast(plan: Arc<Plan>, refused: &[u32]) -> Arc<Plan> {
+    if !refused.iter().any(|index| plan.uplinks.contains_key(index)) {
+        return plan;
+    }
+    Arc::new(Plan::clone(&plan).without_fast(refused.iter().copied()))
 }
 
 /// What the process that answers guests has of the kernel: the addresses that it pins, and the records of drops. What was

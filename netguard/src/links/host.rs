@@ -2,14 +2,14 @@
 //! changes nothing on the host.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
 };
 
 use netguard_common::maps::LinkKind;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
 };
 
 use super::{
@@ -26,7 +26,8 @@ use crate::{
 pub struct Host {
     links: BTreeMap<u32, Link>,
     by_name: HashMap<String, u32>,
-    addresses: BTreeSet<(u32, IpAddr)>,
+    /// Each with the number of its interface, and whether the host sends from it by itself.
+    addresses: BTreeMap<(u32, IpAddr), bool>,
 }
 
 impl Host {
@@ -50,7 +51,8 @@ impl Host {
 
     #[cfg(test)]
     pub(super) fn of(links: Vec<Link>, addresses: impl Iterator<Item = (u32, IpAddr)>) -> Self {
-        let mut host = Self { addresses: addresses.collect(), ..Self::default() };
+        let addresses = addresses.map(|it| (it, true)).collect();
+        let mut host = Self { addresses, ..Self::default() };
         for link in links {
             host.put(link);
         }
@@ -61,7 +63,9 @@ impl Host {
     #[must_use]
     pub fn facts(&self) -> Facts {
         let interfaces = self.links.values().map(InterfaceFact::from).collect();
-        Facts::new(interfaces, self.addresses.clone())
+        let others = self.addresses.iter().filter(|(_, is_source)| !**is_source);
+        let others = others.map(|(it, _)| *it).collect();
+        Facts::new(interfaces, self.addresses.keys().copied().collect()).with_others(others)
     }
 
     pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
@@ -73,7 +77,7 @@ impl Host {
     }
 
     pub(super) fn has_address(&self, index: u32, address: IpAddr) -> bool {
-        self.addresses.contains(&(index, address))
+        self.addresses.contains_key(&(index, address))
     }
 
     /// Takes in what the kernel says has changed. True if anything is other than before.
@@ -92,10 +96,13 @@ impl Host {
             Message::NewLink(message) => Ok(self.put(Link::from(&message))),
             Message::DelLink(message) => Ok(self.remove(message.header.index)),
             Message::NewAddress(message) => {
-                Ok(own_address(&message).is_some_and(|it| self.addresses.insert(it)))
+                Ok(own_address(&message).is_some_and(|(it, is_source)| {
+                    self.addresses.insert(it, is_source) != Some(is_source)
+                }))
             }
             Message::DelAddress(message) => {
-                Ok(own_address(&message).is_some_and(|it| self.addresses.remove(&it)))
+                let gone = own_address(&message);
+                Ok(gone.is_some_and(|(it, _)| self.addresses.remove(&it).is_some()))
             }
             _ => Ok(false), // other kinds of news of the same groups
         }
@@ -115,7 +122,7 @@ impl Host {
 
     fn remove(&mut self, index: u32) -> bool {
         self.forget_name(index);
-        self.addresses.retain(|(of, _)| *of != index);
+        self.addresses.retain(|(of, _), _| *of != index);
         self.links.remove(&index).is_some()
     }
 
@@ -147,9 +154,14 @@ impl From<&Link> for InterfaceFact {
     }
 }
 
-/// The host's own address, with the number of its interface. On a point-to-point link Address is the peer and Local is
-/// ours; else they agree.
-fn own_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+/// The host's own address, with the number of its interface, and whether the host sends from it by itself. On a
+/// point-to-point link Address is the peer and Local is ours; else they agree.
+fn own_address(message: &AddressMessage) -> Option<((u32, IpAddr), bool)> {
+    // Of IPv6 the secondary ones are the temporary ones (RFC 8981).
+    let unsuitable = AddressHeaderFlags::Secondary
+        | AddressHeaderFlags::Deprecated
+        | AddressHeaderFlags::Tentative
+        | AddressHeaderFlags::Dadfailed;
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };
@@ -163,7 +175,9 @@ fn own_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
             _ => None, // labels, flags, cache information
         })
     };
-    Some((message.header.index, local.or_else(other)?))
+    let is_source = message.header.scope == AddressScope::Universe
+        && !message.header.flags.intersects(unsuitable);
+    Some(((message.header.index, local.or_else(other)?), is_source))
 }
 
 #[cfg(test)]
@@ -207,7 +221,7 @@ mod tests {
         let mut host = Host::default();
         host.put(link(1, "a"));
         let address = "10.0.0.1".parse().unwrap();
-        host.addresses.insert((1, address));
+        host.addresses.insert((1, address), true);
         assert!(host.has_address(1, address));
         assert!(host.remove(1) && !host.remove(1));
         assert!(!host.has_address(1, address) && host.link("a").is_none());

@@ -13,6 +13,8 @@ pub struct Facts {
     interfaces: Vec<InterfaceFact>,
     /// Each with the number of its interface.
     addresses: BTreeSet<(u32, IpAddr)>,
+    /// Those of them that the host does not send from by itself.
+    others: BTreeSet<(u32, IpAddr)>,
     by_name: HashMap<String, usize>,
     by_controller: HashMap<u32, Vec<usize>>,
 }
@@ -48,7 +50,24 @@ impl Facts {
         }
         let names = interfaces.iter().enumerate().map(|(at, it)| (it.name.clone(), at));
         let by_name = names.collect();
-        Self { interfaces, addresses, by_name, by_controller }
+        Self { interfaces, addresses, others: BTreeSet::new(), by_name, by_controller }
+    }
+
+    /// The same, with what is known of addresses that the host does not send from by itself: secondary, deprecated or tentative
+    /// ones, and those that reach no further than the link.
+    #[must_use]
+    pub fn with_others(self, others: BTreeSet<(u32, IpAddr)>) -> Self {
+        Self { others, ..self }
+    }
+
+    /// The address of that family that the host sends from by an interface; `None` if it is not the only one that it could be.
+    #[must_use]
+    pub fn source(&self, index: u32, v4: bool) -> Option<IpAddr> {
+        let of = (index, if v4 { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) });
+        let own = self.addresses.range(of..).take_while(|(it, _)| *it == index);
+        let own = own.filter(|it| it.1.is_ipv4() == v4 && !self.others.contains(it));
+        let mut sources = own.map(|(_, address)| *address);
+        sources.next().filter(|_| sources.next().is_none())
     }
 
     /// Every interface.

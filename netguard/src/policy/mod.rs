@@ -73,6 +73,8 @@ pub struct Host {
     pub uplinks: Vec<String>,
     /// True if what leaves slots by an uplink takes the host's address there.
     pub masquerade: bool,
+    /// True if what leaves slots by an uplink may go past the bridge, the host's routing and its netfilter.
+    pub fast_path: bool,
     /// What may enter the host by an uplink; none if that is not netguard's business.
     pub protection: Option<Protection>,
     /// Where metrics are served beside the control socket: a loopback address.

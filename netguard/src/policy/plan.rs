@@ -16,8 +16,9 @@ use netguard_common::{
     flow::{WAYS, flow_entries},
     maps::{
         Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, SIDES, ServiceEntry, SlotEntry,
-        slot_flags, slot_shares, write_name,
+        UplinkEntry, slot_flags, slot_shares, write_name,
     },
+    translation::{nat_entries, nat_mask},
 };
 
 use super::{
@@ -67,6 +68,8 @@ pub struct Plan {
     pub services: BTreeMap<ServicePrefix, ServiceEntry>,
     /// `PORTS`, by interface number: the configured interfaces that exist.
     pub ports: BTreeMap<u32, PortEntry>,
+    /// `UPLINKS`, by interface number: the uplinks that the fast path may take.
+    pub uplinks: BTreeMap<u32, UplinkEntry>,
     /// Ports, by interface number, that their bridge must keep from each other.
     pub isolated: Vec<u32>,
     /// How many entries `FLOWS` must have.
@@ -104,9 +107,32 @@ impl Plan {
         for slot in slots.values_mut() {
             slot.generation = generation;
         }
-        let (ports, isolated) = ports(policy, facts);
         let Shares { entries: flow_entries, slot_entries, .. } = shares;
-        Self { slots, places, rules, services, ports, isolated, flow_entries, slot_entries }
+        let uplinks = uplinks(policy, facts, flow_entries);
+        let (ports, isolated) = ports(policy, facts, &uplinks);
+        Self {
+            slots,
+            places,
+            rules,
+            services,
+            ports,
+            uplinks,
+            isolated,
+            flow_entries,
+            slot_entries,
+        }
+    }
+
+    /// The same plan with no fast path by some interfaces.
+    #[must_use]
+    pub fn without_fast(mut self, uplinks: impl IntoIterator<Item = u32>) -> Self {
+        for index in uplinks {
+            self.uplinks.remove(&index);
+            if let Some(port) = self.ports.get_mut(&index) {
+                port.kind = PortKind::Uplink as u8;
+            }
+        }
+        self
     }
 
     /// The slots whose network is taken or given back, if that is all the difference to an earlier plan.
@@ -118,6 +144,7 @@ impl Plan {
         let is_alike = self.slots.len() == old.slots.len()
             && self.slots.iter().zip(&old.slots).all(is_same)
             && self.ports == old.ports
+            && self.uplinks == old.uplinks
             && self.places == old.places
             && self.services == old.services
             && self.rules == old.rules
@@ -234,6 +261,7 @@ fn flags(slot: &Slot, policy: &Policy) -> u16 {
         (has_limits, slot_flags::LIMITS),
         (slot.rejects, slot_flags::REJECT),
         (slot.audit, slot_flags::AUDIT),
+        (policy.host.fast_path, slot_flags::FAST_PATH),
     ]
     .iter()
     .filter(|(is_set, _)| *is_set)
@@ -293,15 +321,21 @@ fn is_link_local(address: &IpAddr) -> bool {
 /// The slots' bridges, the ports that are on them, and the uplinks. A port that is not on its bridge yet has
 /// nowhere to send to, and one that is something else must not be touched. With them, the ports that their
 /// bridge must keep apart: those of isolating runtimes, and those of bridges that several slots share.
-fn ports(policy: &Policy, facts: &Facts) -> (BTreeMap<u32, PortEntry>, Vec<u32>) {
+fn ports(
+    policy: &Policy,
+    facts: &Facts,
+    fast: &BTreeMap<u32, UplinkEntry>,
+) -> (BTreeMap<u32, PortEntry>, Vec<u32>) {
     let entry = |slot_id, kind, interface: &InterfaceFact| {
         let name = write_name(&interface.name);
         (interface.index, PortEntry { slot_id, kind: kind as u8, link: interface.link as u8, name })
     };
     let mut ports = BTreeMap::new();
     let mut isolated = Vec::new();
-    let uplinks = policy.host.uplinks.iter().filter_map(|name| facts.interface(name));
-    ports.extend(uplinks.map(|uplink| entry(NO_SLOT, PortKind::Uplink, uplink)));
+    ports.extend(uplinks_of(policy, facts).map(|uplink| {
+        let is_fast = fast.contains_key(&uplink.index);
+        entry(NO_SLOT, if is_fast { PortKind::FastUplink } else { PortKind::Uplink }, uplink)
+    }));
     for slot in &policy.slots {
         let Some(bridge) = facts.interface(&slot.bridge) else { continue };
         // Of several slots on one bridge it is filed under the first.
@@ -315,6 +349,27 @@ fn ports(policy: &Policy, facts: &Facts) -> (BTreeMap<u32, PortEntry>, Vec<u32>)
         }
     }
     (ports, isolated)
+}
+
+fn uplinks_of<'a>(policy: &'a Policy, facts: &'a Facts) -> impl Iterator<Item = &'a InterfaceFact> {
+    policy.host.uplinks.iter().filter_map(|name| facts.interface(name))
+}
+
+/// What the fast path may take: Ethernet, by which the host sends from one address.
+fn uplinks(policy: &Policy, facts: &Facts, flow_entries: u32) -> BTreeMap<u32, UplinkEntry> {
+    let entry = |uplink: &InterfaceFact| {
+        let source =
+            |v4| facts.source(uplink.index, v4).map_or(Address::UNSPECIFIED, Address::from);
+        let (address4, address6) = (source(true), source(false));
+        let nat_mask = nat_mask(nat_entries(flow_entries));
+        let has_none = address4 == address6; // both unspecified
+        let entry = UplinkEntry { address4, address6, nat_mask, _reserved: 0 };
+        (!has_none && uplink.mac != [0; 6]).then_some((uplink.index, entry))
+    };
+    if !policy.host.fast_path {
+        return BTreeMap::new();
+    }
+    uplinks_of(policy, facts).filter_map(entry).collect()
 }
 
 fn is_port_of(slot: &Slot, interface: &InterfaceFact) -> bool {

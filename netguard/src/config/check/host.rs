@@ -123,6 +123,7 @@ impl Checker<'_> {
             management,
             masquerade: host.masquerade.as_ref().is_none_or(|it| *it.get_ref())
                 && !host.uplinks.is_empty(),
+            fast_path: false,
             protection: self.protection(host),
             metrics: None,
             uplinks: host.uplinks.iter().map(|uplink| uplink.get_ref().clone()).collect(),
@@ -151,6 +152,20 @@ impl Checker<'_> {
             None => vec![ssh],
         };
         Some(Protection { allow_in, dry_run })
+    }
+
+    /// Whether there is a fast path; it sends with the host's address, so only where slots borrow that.
+    pub(super) fn fast_path(&mut self, datapath: &file::Datapath, host: &Host) -> bool {
+        let Some(wanted) = &datapath.fast_path else { return host.masquerade };
+        if *wanted.get_ref() && !host.masquerade {
+            let message = if host.uplinks.is_empty() {
+                "the fast path needs to know where to: add uplinks = [\"eth0\"] to [host]"
+            } else {
+                "the fast path sends with the host's address, as masquerade does: leave out masquerade = false, or this"
+            };
+            self.refuse(wanted, message);
+        }
+        *wanted.get_ref()
     }
 
     /// Where metrics are served; never where anybody but the host could ask.

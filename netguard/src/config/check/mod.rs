@@ -48,6 +48,7 @@ pub(super) fn check(
     let gate = checker.gate(file.gate.as_ref(), &slots);
     let mut host = checker.host(&file.host, &entries, &slots);
     host.metrics = checker.metrics(&file.metrics);
+    host.fast_path = checker.fast_path(&file.datapath, &host);
     let flows_max = checker.flows_max(&file.limits);
     let dns = checker.dns(&file.dns, &slots, &entries);
     let Checker { problems, categories, .. } = checker;

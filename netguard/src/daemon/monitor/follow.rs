@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use netguard_common::EventKind;
+use netguard_common::{EventKind, maps::PortKind};
 
 use super::Monitor;
 use crate::{
@@ -117,8 +117,14 @@ impl Monitor {
                 self.chronicle.tell_of(kind, slot, format!("{what} {}", names.join(" ")));
             }
         }
-        let unguarded = changes.failed.iter().map(|Failed { interface, is_bridge, reason }| {
-            let meanwhile = if *is_bridge { "" } else { "; its bridge drops what it sends" };
+        let unguarded = changes.failed.iter().map(|Failed { interface, kind, reason }| {
+            let meanwhile = match kind {
+                PortKind::Port => "; its bridge drops what it sends",
+                PortKind::Bridge => "",
+                PortKind::Uplink | PortKind::FastUplink => {
+                    "; what leaves there takes the slow path"
+                }
+            };
             let slot = slot_of(&self.policy, &[interface.as_str()]);
             let text = format!("cannot guard {interface}: {reason}{meanwhile}");
             (text, (EventKind::CannotGuard, slot))

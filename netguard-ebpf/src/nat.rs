@@ -1,0 +1,184 @@
+//! What flows on the fast path look like outside: a port of the uplink's address for each, which its answers find it by.
+//!
+//! A flow's port follows from the guest's own, so that one socket of a guest looks the same to everybody (RFC 4787 REQ-1). Where
+//! that is taken the next ones are tried, and where a few are the flow takes the slow path: no slot can fill anything that
+//! another one needs.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::BPF_F_CURRENT_NETNS,
+    helpers::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    programs::TcContext,
+};
+use netguard_common::{
+    flow::{Flow, is_over},
+    maps::UplinkEntry,
+    translation::{
+        NAT_WAYS, Outside, Translation, nat_flow, nat_matches, nat_place, nat_word, next_port,
+        preferred_port,
+    },
+};
+
+use crate::{
+    atomic, flows,
+    maps::{ELSEWHERE, NAT, TRANSLATIONS},
+    packet::TCP,
+    scratch::Scratch,
+    words::put_words,
+};
+
+/// How many ports are tried for a flow.
+const TRIES: u32 = 6;
+
+/// The translation of the flow of that number.
+#[inline(always)]
+pub fn of_flow(index: u32) -> Option<*mut Translation> {
+    TRANSLATIONS.get_ptr_mut(index)
+}
+
+/// Gives the flow at [`Scratch::flow_index`], whose key is in the scratch memory, a port outside. 1 if it has one now. A function of its
+/// own in BPF too, for its stack.
+#[inline(never)]
+pub fn assign(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry) -> u32 {
+    let index = scratch.flow_index();
+    let Some(translation) = of_flow(index) else { return 0 };
+    scratch.outside_port = preferred_port(&scratch.flow_key);
+    let mut tried = 0;
+    // Counted at its end, for Linux 6.1: see `dns_flows::acquire`.
+    loop {
+        // SAFETY: the entry stays writable for the whole program, and is this flow's alone.
+        unsafe {
+            (*translation).port_be = scratch.outside_port.to_be();
+            scratch.outside = Outside::of(&scratch.flow_key, &*translation);
+        }
+        if is_free_elsewhere(ctx, scratch, uplink) == 1
+            && claim(&scratch.outside, index, uplink.nat_mask, scratch.now_ns) == 1
+        {
+            return 1;
+        }
+        scratch.outside_port = next_port(scratch.outside_port);
+        tried += 1;
+        if tried == TRIES {
+            break;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { (*translation).port_be = 0 };
+    0
+}
+
+/// Puts the flow where its answers find it, unless another one is known by the same there.
+#[inline(never)]
+fn claim(outside: &Outside, index: u32, mask: u32, now_ns: u64) -> u32 {
+    let hash = outside.hash();
+    let own = nat_word(hash, index);
+    let (mut free, mut there) = (NAT_WAYS, 0);
+    let mut number = 0;
+    loop {
+        let Some(word) = NAT.get_ptr_mut(nat_place(mask, hash, number)) else { return 0 };
+        // SAFETY: an aligned word of the map.
+        let word = unsafe { word.read_volatile() };
+        if word == own {
+            return 1; // of this flow's earlier life
+        }
+        let known = hash_of(nat_flow(word), now_ns);
+        if known == hash {
+            return 0;
+        }
+        // What it names is over, or another flow has its place.
+        if (known == 0 || nat_word(known, nat_flow(word)) != word) && free == NAT_WAYS {
+            (free, there) = (number, word);
+        }
+        number += 1;
+        if number == NAT_WAYS {
+            break;
+        }
+    }
+    if free == NAT_WAYS {
+        return 0;
+    }
+    let Some(word) = NAT.get_ptr_mut(nat_place(mask, hash, free)) else { return 0 };
+    // SAFETY: as above.
+    unsafe { atomic::replace(word, there, own) }.into()
+}
+
+/// The hash of what the flow of that number looks like outside; 0 if it does not live, or has no such looks.
+#[inline(never)]
+fn hash_of(index: u32, now_ns: u64) -> u64 {
+    let (Some(flow), Some(translation)) = (flows::at(index), of_flow(index)) else { return 0 };
+    // SAFETY: the entries stay readable for the whole program; whoever changes them meanwhile makes another flow of them, and
+    // the worst that comes of it is a port that is not taken.
+    let (flow, translation) = unsafe { (&*flow, &*translation) };
+    if translation.port_be == 0 || is_over(flow.state, flow.seen_ns, now_ns) {
+        return 0;
+    }
+    Outside::of(&flow.key, translation).hash()
+}
+
+/// The number of the flow that an answer is for; `u32::MAX` if it is for none.
+#[inline(never)]
+pub fn find(outside: &Outside, mask: u32, now_ns: u64) -> u32 {
+    let hash = outside.hash();
+    let mut number = 0;
+    loop {
+        let Some(word) = NAT.get(nat_place(mask, hash, number)) else { return u32::MAX };
+        let index = nat_flow(*word);
+        if nat_matches(*word, hash) && is_flow(outside, index, now_ns) == 1 {
+            return index;
+        }
+        number += 1;
+        if number == NAT_WAYS {
+            break;
+        }
+    }
+    u32::MAX
+}
+
+#[inline(never)]
+fn is_flow(outside: &Outside, index: u32, now_ns: u64) -> u32 {
+    let (Some(flow), Some(translation)) = (flows::at(index), of_flow(index)) else { return 0 };
+    // SAFETY: as in `hash_of`.
+    let (flow, translation): (&Flow, &Translation) = unsafe { (&*flow, &*translation) };
+    let is_same = Outside::of(&flow.key, translation).is_same(outside);
+    (is_same && translation.port_be != 0 && !is_over(flow.state, flow.seen_ns, now_ns)).into()
+}
+
+/// 1 if neither a connection of the host's own nor one that it forwards for others looks as [`Scratch::outside`] does.
+#[inline(never)]
+fn is_free_elsewhere(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry) -> u32 {
+    let (outside, tuple) = (&scratch.outside, &raw mut scratch.tuple);
+    // SAFETY: nobody takes the value for more than the moment.
+    if unsafe { ELSEWHERE.get(outside) }.is_some() {
+        return 0;
+    }
+    // SAFETY: the memory is there, and the helpers get the size of what was written; a socket that is found is given back.
+    unsafe {
+        let length = if outside.peer.is_v4() {
+            let ipv4 = &raw mut (*tuple).__bindgen_anon_1.ipv4;
+            (*ipv4).saddr = u32::from_ne_bytes(outside.peer.v4_octets());
+            (*ipv4).daddr = u32::from_ne_bytes(uplink.address4.v4_octets());
+            (*ipv4).sport = outside.peer_port_be;
+            (*ipv4).dport = outside.port_be;
+            size_of_val(&*ipv4)
+        } else {
+            let ipv6 = &raw mut (*tuple).__bindgen_anon_1.ipv6;
+            put_words((&raw mut (*ipv6).saddr).cast(), outside.peer);
+            put_words((&raw mut (*ipv6).daddr).cast(), uplink.address6);
+            (*ipv6).sport = outside.peer_port_be;
+            (*ipv6).dport = outside.port_be;
+            size_of_val(&*ipv6)
+        };
+        let (skb, length) = (ctx.as_ptr(), length as u32);
+        let here = BPF_F_CURRENT_NETNS as u64;
+        let socket = if outside.protocol == TCP {
+            bpf_skc_lookup_tcp(skb, tuple, length, here, 0)
+        } else {
+            bpf_sk_lookup_udp(skb, tuple, length, here, 0)
+        };
+        if socket.is_null() {
+            return 1;
+        }
+        let _ = bpf_sk_release(socket.cast());
+    }
+    0
+}

@@ -1,0 +1,223 @@
+//! The outer end of the fast path: answers find their flow, are translated back and go to the slot's port, whose program judges
+//! them as if they had come by the bridge. Everything else that meets an uplink's programs goes on as it was.
+
+use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::bpf_redirect, programs::TcContext};
+use netguard_common::{
+    Address, NO_SLOT, is_on_fast_path,
+    maps::{Side as PolicySide, UplinkEntry},
+    translation::{Outside, is_nat_port},
+    vouched_by,
+};
+
+use crate::{
+    cursor::{Cursor, Window},
+    flows, fragments,
+    frame::Frame as _,
+    headers::{Ethernet, Ipv4, Ipv6},
+    icmp::{self, Kind},
+    maps::ELSEWHERE,
+    nat,
+    packet::{ICMP, ICMPV6, Packet, TCP, UDP},
+    policy,
+    rewrite::{self, Ends, Hop, Side},
+    scratch::{self, Scratch},
+};
+
+/// What enters the host; `None` if it is not the fast path's.
+#[inline(always)]
+pub fn enter(ctx: &TcContext) -> Option<i32> {
+    if !may_be_answer(ctx) {
+        return None;
+    }
+    match enter_apart(ctx) {
+        0 => None,
+        action => Some(action as i32),
+    }
+}
+
+/// Of the host's own packets nearly none gets past this.
+#[inline(always)]
+fn may_be_answer(ctx: &TcContext) -> bool {
+    ports(ctx).is_some_and(|Ports { protocol, dst_be, is_later, .. }| match protocol {
+        TCP | UDP => is_later || is_nat_port(u16::from_be(dst_be)),
+        ICMP | ICMPV6 => true,
+        _ => false, // nothing that the fast path carries
+    })
+}
+
+/// What the first headers say.
+struct Ports {
+    protocol: u8,
+    src_be: u16,
+    dst_be: u16,
+    /// True for a fragment that has no ports.
+    is_later: bool,
+}
+
+#[inline(always)]
+fn ports(ctx: &TcContext) -> Option<Ports> {
+    const IPV4: u16 = 0x0800_u16.to_be();
+    const IPV6: u16 = 0x86dd_u16.to_be();
+    const FRAGMENT: u8 = 44;
+    const OFFSET: u16 = 0x1fff_u16.to_be();
+    let mut cursor = Cursor::new(ctx.memory());
+    let ethernet: Ethernet = cursor.take().ok()?;
+    let (protocol, is_later) = match ethernet.ether_type_be {
+        IPV4 => {
+            let ip: Ipv4 = cursor.take().ok()?;
+            if ip.version_and_length != 0x45 {
+                return None;
+            }
+            (ip.protocol, ip.fragment_be & OFFSET != 0)
+        }
+        IPV6 => {
+            let ip: Ipv6 = cursor.take().ok()?;
+            if ip.next_header == FRAGMENT {
+                let [next, ..]: [u8; 8] = cursor.take().ok()?;
+                (next, true)
+            } else {
+                (ip.next_header, false)
+            }
+        }
+        _ => return None, // nothing that has ports
+    };
+    if is_later {
+        return Some(Ports { protocol, src_be: 0, dst_be: 0, is_later });
+    }
+    let [src_be, dst_be]: [u16; 2] = cursor.take().ok()?;
+    Some(Ports { protocol, src_be, dst_be, is_later })
+}
+
+/// A function of its own in BPF too, for its stack.
+#[inline(never)]
+fn enter_apart(ctx: &TcContext) -> u32 {
+    let Some((side, uplink)) = policy::uplink_of(ctx.ifindex()) else { return 0 };
+    let Ok(scratch) = scratch::memory() else { return 0 };
+    if !scratch.parse(ctx).unwrap_or(false) {
+        return 0; // the host makes of it what it makes of such
+    }
+    let own = if scratch.packet.dst.is_v4() { uplink.address4 } else { uplink.address6 };
+    if own == Address::UNSPECIFIED || scratch.packet.dst != own {
+        return 0;
+    }
+    let is_error = icmp::kind(&scratch.packet) == Kind::Error;
+    let index = flow_of(ctx, scratch, uplink, is_error);
+    scratch.set_flow_index(index);
+    if scratch.packet.more_fragments && !scratch.packet.is_later_fragment() && index != u32::MAX {
+        fragments::begin_outside(scratch, index);
+    }
+    back(ctx, scratch, side, is_error)
+}
+
+/// The number of the flow that a packet from outside belongs to, or speaks of; `u32::MAX` if there is none.
+#[inline(always)]
+fn flow_of(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry, is_error: bool) -> u32 {
+    let packet = &scratch.packet;
+    if packet.is_later_fragment() {
+        return fragments::flow_outside(scratch);
+    }
+    let uplink_ifindex = ctx.ifindex();
+    let outside = if is_error {
+        // Whoever quotes a packet must be quoting one that this address has sent.
+        if !icmp::read_quoted(ctx, scratch) || scratch.quoted.src != scratch.packet.dst {
+            return u32::MAX;
+        }
+        let quoted = &scratch.quoted;
+        Outside {
+            peer: quoted.dst,
+            uplink_ifindex,
+            peer_port_be: quoted.dst_port_be,
+            port_be: quoted.src_port_be,
+            protocol: quoted.protocol,
+            _reserved: [0; 7],
+        }
+    } else {
+        Outside {
+            peer: packet.src,
+            uplink_ifindex,
+            peer_port_be: packet.src_port_be,
+            port_be: packet.dst_port_be,
+            protocol: packet.protocol,
+            _reserved: [0; 7],
+        }
+    };
+    nat::find(&outside, uplink.nat_mask, scratch.now_ns)
+}
+
+/// Sends a packet on to the slot whose flow it belongs to; 0 if there is no such flow, or its slot is gone.
+#[inline(always)]
+fn back(ctx: &TcContext, scratch: &mut Scratch, side: PolicySide, is_error: bool) -> u32 {
+    let index = scratch.flow_index();
+    let (Some(flow), Some(translation)) = (flows::at(index), nat::of_flow(index)) else { return 0 };
+    // SAFETY: the entries stay readable for the whole program. If they become another flow's meanwhile the port's program finds
+    // that the packet is not its guest's.
+    let (key, translation) = unsafe { (&(*flow).key, &*translation) };
+    let Some(slot) = policy::slot_at(side, key.slot_id, translation.port_ifindex) else { return 0 };
+    let packet: &Packet = &scratch.packet;
+    let rewritten = if is_error {
+        let ports = (translation.port_be, key.guest_port_be);
+        rewrite::translate_error(ctx, packet, Side::Destination, key.guest, ports)
+    } else {
+        let to = Ends {
+            address: key.guest,
+            src_port_be: packet.src_port_be,
+            dst_port_be: key.guest_port_be,
+        };
+        rewrite::translate(ctx, packet, Side::Destination, &to, Hop::Counted)
+    };
+    let addressed = rewritten.and_then(|()| Window::<12>::at(ctx, 0)).map(|ethernet| {
+        ethernet.store::<_, 0>(translation.guest_mac);
+        ethernet.store::<_, 6>(slot.bridge_mac);
+    });
+    // It was parsed, so that does not fail; half rewritten it may not go on.
+    if addressed.is_err() {
+        return TC_ACT_SHOT as u32;
+    }
+    ctx.set_mark(vouched_by(NO_SLOT));
+    // SAFETY: the helper only remembers the interface's number.
+    unsafe { bpf_redirect(translation.port_ifindex, 0) as u32 }
+}
+
+/// What leaves the host: the fast path's own loses its mark, and what else has a port as the fast path gives them is remembered,
+/// so that no flow of a slot gets the same.
+#[inline(always)]
+pub fn leave(ctx: &TcContext) {
+    // SAFETY: the verifier allows reads of this context field.
+    if is_on_fast_path(unsafe { (*ctx.skb.skb).mark }) {
+        ctx.set_mark(0);
+        return;
+    }
+    let is_like_ours = ports(ctx).is_some_and(|Ports { protocol, src_be, is_later, .. }| {
+        matches!(protocol, TCP | UDP) && !is_later && is_nat_port(u16::from_be(src_be))
+    });
+    if is_like_ours {
+        remember(ctx);
+    }
+}
+
+#[inline(never)]
+fn remember(ctx: &TcContext) -> u32 {
+    let Some((_, uplink)) = policy::uplink_of(ctx.ifindex()) else { return 0 };
+    let Ok(scratch) = scratch::memory() else { return 0 };
+    if !scratch.parse(ctx).unwrap_or(false) {
+        return 0;
+    }
+    let packet = &scratch.packet;
+    let own = if packet.src.is_v4() { uplink.address4 } else { uplink.address6 };
+    if packet.src != own {
+        return 0; // routed, so nothing that comes back for it is addressed to the host
+    }
+    let outside = Outside {
+        peer: packet.dst,
+        uplink_ifindex: ctx.ifindex(),
+        peer_port_be: packet.dst_port_be,
+        port_be: packet.src_port_be,
+        protocol: packet.protocol,
+        _reserved: [0; 7],
+    };
+    // SAFETY: nobody takes the value for more than the moment.
+    if unsafe { ELSEWHERE.get(outside) }.is_none() {
+        let _ = ELSEWHERE.insert(outside, 1, 0);
+    }
+    1
+}
