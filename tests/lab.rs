@@ -320,10 +320,10 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 5 * 5, "three programs on each port, two on each bridge");
+    assert_eq!(checked, 5 * 5 + 2, "three programs on each port, two on each bridge and uplink");
     let _ = lab.exec("slot1", "ping -c 1 -W 0.05 10.2.0.2");
     let dump = |map: &str| {
-        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v6/{map}", lab.instance());
+        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v7/{map}", lab.instance());
         lab.exec("hv", &format!("bpftool map dump pinned {pin}")).success().to_owned()
     };
     for (map, fields) in [

@@ -45,7 +45,8 @@ pub const FLOWS: &str = "FLOWS";
 pub const TRANSLATIONS: &str = "TRANSLATIONS";
 /// Array of words, by what an answer from outside bears: which flow that is; see [`crate::translation`].
 pub const NAT: &str = "NAT";
-/// `Outside -> u32`: connections of the host and of others behind it that have a port as translated flows have.
+/// `Outside -> u32`: connections of the host and of others behind it that have a port as translated flows have. By their own port
+/// the one that they have outside, which is another one where a flow has theirs; by that one their own.
 pub const ELSEWHERE: &str = "ELSEWHERE";
 /// `PortKey -> UplinkEntry`: the uplinks that the fast path may take.
 pub const UPLINKS: &str = "UPLINKS";

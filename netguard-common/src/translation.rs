@@ -43,7 +43,7 @@ pub struct Outside {
     pub port_be: u16,
     /// The IP protocol number.
     pub protocol: u8,
-    /// Zero: hash keys compare every byte.
+    /// Zero, but for [`Self::answered`]: hash keys compare every byte.
     pub _reserved: [u8; 7],
 }
 const _: () = assert!(size_of::<Outside>() == 32);
@@ -63,6 +63,14 @@ impl Outside {
             protocol: key.protocol,
             _reserved: [0; 7],
         }
+    }
+
+    /// The key of the way back, where somebody else's connection had to be given another port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn answered(self) -> Self {
+        const ANSWERED: u8 = 1;
+        Self { _reserved: [ANSWERED, 0, 0, 0, 0, 0, 0], ..self }
     }
 
     /// Word by word: the compiler would compare bytes.

@@ -143,12 +143,56 @@ fn is_flow(outside: &Outside, index: u32, now_ns: u64) -> u32 {
     (is_same && translation.port_be != 0 && !is_over(flow.state, flow.seen_ns, now_ns)).into()
 }
 
+/// The port that somebody else's connection has outside, which is known by [`Scratch::outside`]: its own, unless a flow of a slot has
+/// that already.
+#[inline(never)]
+pub fn port_elsewhere(scratch: &mut Scratch, mask: u32) -> u32 {
+    let own = scratch.outside.port_be;
+    // SAFETY: nobody takes the value for more than the moment.
+    if let Some(known) = unsafe { ELSEWHERE.get(scratch.outside) } {
+        return *known;
+    }
+    scratch.own = scratch.outside;
+    let mut tried = 0;
+    loop {
+        let is_taken = find(&scratch.outside, mask, scratch.now_ns) != u32::MAX
+            || (scratch.outside.port_be != own && is_elsewhere(&scratch.outside));
+        if !is_taken {
+            break;
+        }
+        scratch.outside.port_be = next_port(u16::from_be(scratch.outside.port_be)).to_be();
+        tried += 1;
+        if tried == TRIES {
+            return own.into(); // nothing is free: it meets a slot's flow
+        }
+    }
+    let port = u32::from(scratch.outside.port_be);
+    let _ = ELSEWHERE.insert(scratch.own, port, 0);
+    if scratch.outside.port_be != own {
+        let _ = ELSEWHERE.insert(scratch.outside.answered(), u32::from(own), 0);
+    }
+    port
+}
+
+/// The port that somebody else's connection has of its own, whose answer looks like that; 0 if it is none that was given another.
+#[inline(always)]
+pub fn own_port(outside: &Outside) -> u16 {
+    // SAFETY: nobody takes the value for more than the moment.
+    unsafe { ELSEWHERE.get(outside.answered()) }.map_or(0, |port| *port as u16)
+}
+
+/// True if a connection that is no slot's looks like that.
+#[inline(always)]
+fn is_elsewhere(outside: &Outside) -> bool {
+    // SAFETY: nobody takes the values for more than the moment.
+    unsafe { ELSEWHERE.get(outside).is_some() || ELSEWHERE.get(outside.answered()).is_some() }
+}
+
 /// 1 if neither a connection of the host's own nor one that it forwards for others looks as [`Scratch::outside`] does.
 #[inline(never)]
 fn is_free_elsewhere(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry) -> u32 {
     let (outside, tuple) = (&scratch.outside, &raw mut scratch.tuple);
-    // SAFETY: nobody takes the value for more than the moment.
-    if unsafe { ELSEWHERE.get(outside) }.is_some() {
+    if is_elsewhere(outside) {
         return 0;
     }
     // SAFETY: the memory is there, and the helpers get the size of what was written; a socket that is found is given back.

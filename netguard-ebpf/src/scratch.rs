@@ -35,6 +35,8 @@ pub struct Scratch {
     pub outside_port: u16,
     /// A flow as it looks outside, or would.
     pub outside: Outside,
+    /// Somebody else's connection as it is known without us.
+    pub own: Outside,
     pub tuple: bpf_sock_tuple,
     pub departure: Departure,
     /// Last, because nothing of it is every packet's.

@@ -15,7 +15,6 @@ use crate::{
     frame::Frame as _,
     headers::{Ethernet, Ipv4, Ipv6},
     icmp::{self, Kind},
-    maps::ELSEWHERE,
     nat,
     packet::{ICMP, ICMPV6, Packet, TCP, UDP},
     policy,
@@ -103,6 +102,10 @@ fn enter_apart(ctx: &TcContext) -> u32 {
     let is_error = icmp::kind(&scratch.packet) == Kind::Error;
     let index = flow_of(ctx, scratch, uplink, is_error);
     scratch.set_flow_index(index);
+    if index == u32::MAX && !is_error && !scratch.packet.is_later_fragment() {
+        restore_port(ctx, scratch);
+        return 0;
+    }
     if scratch.packet.more_fragments && !scratch.packet.is_later_fragment() && index != u32::MAX {
         fragments::begin_outside(scratch, index);
     }
@@ -117,7 +120,7 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry, is_erro
         return fragments::flow_outside(scratch);
     }
     let uplink_ifindex = ctx.ifindex();
-    let outside = if is_error {
+    scratch.outside = if is_error {
         // Whoever quotes a packet must be quoting one that this address has sent.
         if !icmp::read_quoted(ctx, scratch) || scratch.quoted.src != scratch.packet.dst {
             return u32::MAX;
@@ -141,7 +144,7 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry, is_erro
             _reserved: [0; 7],
         }
     };
-    nat::find(&outside, uplink.nat_mask, scratch.now_ns)
+    nat::find(&scratch.outside, uplink.nat_mask, scratch.now_ns)
 }
 
 /// Sends a packet on to the slot whose flow it belongs to; 0 if there is no such flow, or its slot is gone.
@@ -195,6 +198,7 @@ pub fn leave(ctx: &TcContext) {
     }
 }
 
+/// A function of its own in BPF too, for its stack.
 #[inline(never)]
 fn remember(ctx: &TcContext) -> u32 {
     let Some((_, uplink)) = policy::uplink_of(ctx.ifindex()) else { return 0 };
@@ -207,7 +211,7 @@ fn remember(ctx: &TcContext) -> u32 {
     if packet.src != own {
         return 0; // routed, so nothing that comes back for it is addressed to the host
     }
-    let outside = Outside {
+    scratch.outside = Outside {
         peer: packet.dst,
         uplink_ifindex: ctx.ifindex(),
         peer_port_be: packet.dst_port_be,
@@ -215,9 +219,24 @@ fn remember(ctx: &TcContext) -> u32 {
         protocol: packet.protocol,
         _reserved: [0; 7],
     };
-    // SAFETY: nobody takes the value for more than the moment.
-    if unsafe { ELSEWHERE.get(outside) }.is_none() {
-        let _ = ELSEWHERE.insert(outside, 1, 0);
+    let port_be = nat::port_elsewhere(scratch, uplink.nat_mask) as u16;
+    let packet = &scratch.packet;
+    if port_be != packet.src_port_be {
+        let to = Ends { address: own, src_port_be: port_be, dst_port_be: packet.dst_port_be };
+        // It was parsed, so that does not fail; if it did, the packet would leave as it came.
+        let _ = rewrite::translate(ctx, packet, Side::Source, &to, Hop::None);
     }
     1
+}
+
+/// An answer to a connection that had to be given another port than its own gets that back, and goes on to the host.
+#[inline(always)]
+fn restore_port(ctx: &TcContext, scratch: &Scratch) {
+    let packet = &scratch.packet;
+    let port_be = nat::own_port(&scratch.outside);
+    if port_be != 0 {
+        let to =
+            Ends { address: packet.dst, src_port_be: packet.src_port_be, dst_port_be: port_be };
+        let _ = rewrite::translate(ctx, packet, Side::Destination, &to, Hop::None);
+    }
 }

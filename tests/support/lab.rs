@@ -75,6 +75,13 @@ impl Lab {
         Self::with(&netguard::lab::CONFIG.replace(pinned, open), ports)
     }
 
+    /// The same without the fast path.
+    #[must_use]
+    pub fn slow(ports: &str) -> Self {
+        let config = netguard::lab::CONFIG.replace("egress = \"pinned\"", "egress = \"open\"");
+        Self::with(&format!("{config}\n[datapath]\nfast_path = false\n"), ports)
+    }
+
     /// Builds a lab that nothing guards, and whose daemons will do as on a kernel without tcx.
     #[must_use]
     pub fn without_tcx(ports: &str) -> Self {
