@@ -474,9 +474,10 @@ fn a_name_that_leads_to_the_metadata_service_leads_nowhere() {
         assert_eq!(event["dst"], "169.254.169.254");
         let page = lab.exec("slot1", "curl -sS --max-time 5 http://github.com/");
         assert!(page.success().contains("github.com"), "the control");
-        let frames = internet.frames();
-        let arrived: Vec<_> = frames.iter().filter_map(|frame| addresses(frame)).collect();
-        assert!(arrived.iter().any(|(_, dst)| dst.to_string() == WEB), "{arrived:?}");
-        assert!(!arrived.iter().any(|(_, dst)| dst.to_string() == "169.254.169.254"));
+        let arrived = || -> Vec<_> {
+            internet.frames().iter().filter_map(|frame| addresses(frame)).collect()
+        };
+        until("the control is heard", || arrived().iter().any(|(_, dst)| dst.to_string() == WEB));
+        assert!(!arrived().iter().any(|(_, dst)| dst.to_string() == "169.254.169.254"));
     });
 }

@@ -238,6 +238,17 @@ fn every_key_beyond_the_slots_says_what_it_wants_instead() {
         (at("'224.0.0.1'"), "'224", "the gate 224.0.0.1 is no address that slots could reach"),
         (at("'10.99.0.1', '10.98.0.1'"), "'10.98", "two addresses of one family; leave out 10.98"),
         ("[host]\nprotect = true\n".into(), "true", "protect needs to know against whom: add upl"),
+        (
+            "[datapath]\nfast_path = true\n".into(),
+            "true",
+            "the fast path needs to know where to: add",
+        ),
+        (
+            "[host]\nuplinks = [\"eth0\"]\nmasquerade = false\n[datapath]\nfast_path = true\n"
+                .into(),
+            "true",
+            "leave out masquerade = false",
+        ),
         ("[host]\nmasquerade = true\n".into(), "true", "masquerade needs to know where to: add"),
         (format!("{uplinks}protect = 'maybe'\n"), "'maybe", "must be true, false or \"dry-run\""),
         (

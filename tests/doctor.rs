@@ -82,7 +82,7 @@ fn what_is_broken_on_the_host_is_named_and_nothing_else() {
     }
     let text = doctor(&lab, &[]);
     assert_eq!(text.code, 0, "{text:?}");
-    assert!(text.stdout.contains("31 checks: ") && !text.stdout.contains('\u{1b}'), "{text:?}");
+    assert!(text.stdout.contains("32 checks: ") && !text.stdout.contains('\u{1b}'), "{text:?}");
 }
 
 #[test]

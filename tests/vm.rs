@@ -14,7 +14,7 @@ use netguard_tests::{
 
 /// Which end-to-end tests run on Debian's kernel: all of these files, but for tests that bring nothing of a kernel's to light
 /// and take minutes there, where the processor is a program.
-const END_TO_END: [(&str, &[&str]); 7] = [
+const END_TO_END: [(&str, &[&str]); 8] = [
     // What takes hundreds of processes, dumps of large maps, or links of TC.
     (
         "explain",
@@ -57,6 +57,7 @@ const END_TO_END: [(&str, &[&str]); 7] = [
             "every_ordered_pair_of_slots_is_isolated_and_every_attempt_counted_and_logged_once",
         ],
     ),
+    ("fast_path", &[]),
 ];
 
 #[test]

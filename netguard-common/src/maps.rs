@@ -220,8 +220,9 @@ pub struct UplinkEntry {
     pub address6: Address,
     /// How many buckets [`NAT`] has, less one: a mask.
     pub nat_mask: u32,
-    /// Zero.
-    pub _reserved: u32,
+    /// 1 while some programs use an earlier load's table of flows: what nobody knows may be known there, and is dropped, so that the
+    /// host refuses nobody in a slot's place.
+    pub is_changing: u32,
 }
 const _: () = assert!(size_of::<UplinkEntry>() == 40);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.

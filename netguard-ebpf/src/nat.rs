@@ -72,22 +72,19 @@ pub fn assign(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry) -> u
 fn claim(outside: &Outside, index: u32, mask: u32, now_ns: u64) -> u32 {
     let hash = outside.hash();
     let own = nat_word(hash, index);
-    let (mut free, mut there) = (NAT_WAYS, 0);
+    let mut free = NAT_WAYS;
     let mut number = 0;
     loop {
-        let Some(word) = NAT.get_ptr_mut(nat_place(mask, hash, number)) else { return 0 };
-        // SAFETY: an aligned word of the map.
-        let word = unsafe { word.read_volatile() };
+        let word = word_at(nat_place(mask, hash, number));
         if word == own {
             return 1; // of this flow's earlier life
         }
-        let known = hash_of(nat_flow(word), now_ns);
-        if known == hash {
+        // Only of a word that bears the tag the flow itself is looked at: it is somewhere else in memory.
+        if nat_matches(word, hash) && hash_of(nat_flow(word), now_ns) == hash {
             return 0;
         }
-        // What it names is over, or another flow has its place.
-        if (known == 0 || nat_word(known, nat_flow(word)) != word) && free == NAT_WAYS {
-            (free, there) = (number, word);
+        if word == 0 {
+            free = number;
         }
         number += 1;
         if number == NAT_WAYS {
@@ -95,11 +92,42 @@ fn claim(outside: &Outside, index: u32, mask: u32, now_ns: u64) -> u32 {
         }
     }
     if free == NAT_WAYS {
-        return 0;
+        free = stale(hash, mask, now_ns);
     }
-    let Some(word) = NAT.get_ptr_mut(nat_place(mask, hash, free)) else { return 0 };
-    // SAFETY: as above.
+    if free == NAT_WAYS {
+        return 0; // what lives has no place to give
+    }
+    let at = nat_place(mask, hash, free);
+    let there = word_at(at);
+    let Some(word) = NAT.get_ptr_mut(at) else { return 0 };
+    // SAFETY: an aligned word of the map.
     unsafe { atomic::replace(word, there, own) }.into()
+}
+
+/// A word of a bucket that leads to no flow which lives and looks like that; [`NAT_WAYS`] if there is none.
+#[inline(never)]
+fn stale(hash: u64, mask: u32, now_ns: u64) -> u32 {
+    let mut number = 0;
+    loop {
+        // Not always the same one first.
+        let way = (number ^ (hash >> 29) as u32) & (NAT_WAYS - 1);
+        let word = word_at(nat_place(mask, hash, way));
+        let known = hash_of(nat_flow(word), now_ns);
+        if known == 0 || nat_word(known, nat_flow(word)) != word {
+            return way;
+        }
+        number += 1;
+        if number == NAT_WAYS {
+            break;
+        }
+    }
+    NAT_WAYS
+}
+
+#[inline(always)]
+fn word_at(place: u32) -> u64 {
+    // SAFETY: an aligned word of the map, which stays valid for the whole program.
+    NAT.get_ptr(place).map_or(0, |word| unsafe { word.read_volatile() })
 }
 
 /// The hash of what the flow of that number looks like outside; 0 if it does not live, or has no such looks.
@@ -121,9 +149,9 @@ pub fn find(outside: &Outside, mask: u32, now_ns: u64) -> u32 {
     let hash = outside.hash();
     let mut number = 0;
     loop {
-        let Some(word) = NAT.get(nat_place(mask, hash, number)) else { return u32::MAX };
-        let index = nat_flow(*word);
-        if nat_matches(*word, hash) && is_flow(outside, index, now_ns) == 1 {
+        let word = word_at(nat_place(mask, hash, number));
+        let index = nat_flow(word);
+        if nat_matches(word, hash) && is_flow(outside, index, now_ns) == 1 {
             return index;
         }
         number += 1;
@@ -183,7 +211,7 @@ pub fn own_port(outside: &Outside) -> u16 {
 
 /// True if a connection that is no slot's looks like that.
 #[inline(always)]
-fn is_elsewhere(outside: &Outside) -> bool {
+pub fn is_elsewhere(outside: &Outside) -> bool {
     // SAFETY: nobody takes the values for more than the moment.
     unsafe { ELSEWHERE.get(outside).is_some() || ELSEWHERE.get(outside.answered()).is_some() }
 }

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::bpf_redirect, programs::TcContext};
 use netguard_common::{
-    Address, NO_SLOT, is_on_fast_path,
+    Address, Direction, DropReason, Hook, NO_SLOT, is_on_fast_path,
     maps::{Side as PolicySide, UplinkEntry},
     translation::{Outside, is_nat_port},
     vouched_by,
@@ -18,6 +18,7 @@ use crate::{
     nat,
     packet::{ICMP, ICMPV6, Packet, TCP, UDP},
     policy,
+    report::{self, Verdict},
     rewrite::{self, Ends, Hop, Side},
     scratch::{self, Scratch},
 };
@@ -30,9 +31,17 @@ pub fn enter(ctx: &TcContext) -> Option<i32> {
     }
     match enter_apart(ctx) {
         0 => None,
+        UNKNOWN => {
+            let verdict = Verdict::Drop(DropReason::Unsolicited);
+            Some(report::finish(ctx, Hook::UplinkIngress, Direction::Ingress, NO_SLOT, verdict)
+                as i32)
+        }
         action => Some(action as i32),
     }
 }
+
+/// Beside actions, what [`enter_apart`] returns of a packet that an earlier load's programs may know.
+const UNKNOWN: u32 = 255;
 
 /// Of the host's own packets nearly none gets past this.
 #[inline(always)]
@@ -103,6 +112,9 @@ fn enter_apart(ctx: &TcContext) -> u32 {
     let index = flow_of(ctx, scratch, uplink, is_error);
     scratch.set_flow_index(index);
     if index == u32::MAX && !is_error && !scratch.packet.is_later_fragment() {
+        if uplink.is_changing == 1 && !nat::is_elsewhere(&scratch.outside) {
+            return UNKNOWN;
+        }
         restore_port(ctx, scratch);
         return 0;
     }

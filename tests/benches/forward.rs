@@ -67,7 +67,8 @@ struct Host {
 }
 
 fn guarded() -> Lab {
-    Lab::open("veth")
+    let config = netguard::lab::CONFIG.replace("egress = \"pinned\"", "egress = \"open\"");
+    Lab::with(&format!("{config}\n[limits]\nflows = 1000000\n"), "veth")
 }
 
 fn peer() -> Lab {

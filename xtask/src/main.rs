@@ -137,7 +137,8 @@ fn test(arguments: &[OsString]) -> Result<()> {
 }
 
 /// The test programs that the guest runs; `tests/vm.rs` says which of their tests.
-const IN_GUEST: [&str; 7] = ["lab", "lifecycle", "clsact", "denial", "explain", "verify", "doctor"];
+const IN_GUEST: [&str; 8] =
+    ["lab", "lifecycle", "clsact", "denial", "explain", "verify", "doctor", "fast_path"];
 
 fn vm(kernel: Option<PathBuf>, modules: Option<PathBuf>) -> Result<()> {
     let toolchain = tools::for_build()?;

@@ -220,16 +220,14 @@ fn looks_of(words: &Looks) -> Translation {
 /// does. What finds no room has no answers any more.
 fn translate(to: View<'_>, index: u32, flow: &Flow, looks: Translation, now_ns: u64) {
     let Some(place) = to.looks.get(index as usize) else { return };
-    if looks_of(place) == looks {
+    // A flow that has none yet may have been given some by the other programs meanwhile.
+    if looks.port_be == 0 || looks_of(place) == looks {
         return;
     }
     // SAFETY: a translation is so many words, without padding (`Layout`).
     let words = unsafe { mem::transmute::<Translation, [u64; 2]>(looks) };
     for (word, value) in place.iter().zip(words) {
         word.store(value, Ordering::Release);
-    }
-    if looks.port_be == 0 {
-        return;
     }
     let hash = Outside::of(&flow.key, &looks).hash();
     let mask = nat_mask(to.nat.len() as u32);

@@ -207,9 +207,12 @@ impl Datapath {
             let refused = self.guard(Waits::Nobody, &fast, None, &mut changes);
             plan = without_fast(plan, &refused);
         }
-        if !self.sides.relock(&plan)? {
-            self.prepare(&plan)?;
-            self.sides.swap(&plan)?;
+        let is_changing = self.left.is_some();
+        let now =
+            if is_changing { Arc::new(Plan::clone(&plan).changing()) } else { Arc::clone(&plan) };
+        if !self.sides.relock(&now)? {
+            self.prepare(&now)?;
+            self.sides.swap(&now)?;
         }
         let carrier = self.carry(&plan)?;
         for index in self.guards.keys().copied().collect::<Vec<_>>() {
@@ -224,10 +227,8 @@ impl Datapath {
         let who = if can_wait { Waits::Nobody } else { Waits::Somebody };
         let refused = self.guard(who, &wanted, carrier, &mut changes);
         let usable = without_fast(Arc::clone(&plan), &refused);
-        if usable != plan {
-            self.prepare(&usable)?;
-            self.sides.swap(&usable)?;
-        }
+        // Does nothing where that counts already.
+        self.sides.swap(&usable)?;
         if first && !changes.failed.iter().any(|failed| failed.kind == PortKind::Bridge) {
             self.remove_strangers(&plan);
         }

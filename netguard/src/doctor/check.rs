@@ -35,6 +35,8 @@ pub enum Check {
     FirewallRule,
     /// Rules that take queries away.
     FirewallDns,
+    /// Rules that do not see what they are meant for.
+    FirewallPassed,
     /// Addresses that are translated twice.
     FirewallNat,
     /// Rules that cannot be seen.
@@ -69,7 +71,7 @@ pub enum Check {
 
 impl Check {
     /// All of them, in the order of the document.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Route,
         Self::Address,
         Self::Network,
@@ -86,6 +88,7 @@ impl Check {
         Self::FirewallClosed,
         Self::FirewallRule,
         Self::FirewallDns,
+        Self::FirewallPassed,
         Self::FirewallNat,
         Self::FirewallUnseen,
         Self::ResolverPort,
@@ -123,6 +126,7 @@ impl Check {
             Self::FirewallClosed => "firewall-closed",
             Self::FirewallRule => "firewall-rule",
             Self::FirewallDns => "firewall-dns",
+            Self::FirewallPassed => "firewall-passed",
             Self::FirewallNat => "firewall-nat",
             Self::FirewallUnseen => "firewall-unseen",
             Self::ResolverPort => "resolver-port",
@@ -193,6 +197,9 @@ impl Check {
             }
             Self::FirewallDns => {
                 "broken: a rule of another firewall sends the slots' queries elsewhere"
+            }
+            Self::FirewallPassed => {
+                "weak: a rule of another firewall drops forwarded packets, and those of slots go past it by the fast path"
             }
             Self::FirewallNat => "note: a slot's addresses are translated twice",
             Self::FirewallUnseen => {

@@ -130,8 +130,9 @@ pub(super) fn check(names: &Names<'_>, firewall: &Firewall, legacy: &[String]) -
         let rules = ruleset.reached_from(chain);
         found.extend(closed(names, ruleset, chain, hook, &rules));
         for rule in &rules {
+            let passed = passed_by(names, chain, hook, rule);
             let said = [
-                by_name(names, chain, hook, rule),
+                if passed.is_none() { by_name(names, chain, hook, rule) } else { passed },
                 queries(names, chain, hook, rule),
                 nat(names, chain, hook, rule),
             ];
@@ -273,6 +274,30 @@ fn by_name(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<
         why: "netguard lets them pass and counts them as passed; they go missing behind it"
             .to_owned(),
         fix: format!("if that is not meant: {}", delete(rule)),
+    })
+}
+
+/// A rule that would drop what slots send to the internet, and does not see it.
+fn passed_by(names: &Names<'_>, chain: &Chain, hook: &str, rule: &Rule) -> Option<Finding> {
+    let is_on_the_way = matches!(hook, "forward" | "prerouting" | "postrouting");
+    // What speaks of no end and no service is about packets of any kind: those without a state, say.
+    let is_about = rule.on(&["oifname", "oif", "daddr", "dport"]).next().is_some()
+        || rule.on(&SOURCES).any(|it| names.names(it));
+    let is_passed = names.policy.host.fast_path
+        && rule.verdict == Verdict::Drop
+        && is_on_the_way
+        && is_about
+        && rule.on(&SOURCES).all(|it| names.can_meet(it))
+        && rule.on(&TARGETS).all(|it| names.may_be_outside(it) && !names.names(it));
+    is_passed.then(|| Finding {
+        check: Check::FirewallPassed,
+        severity: Severity::Weak,
+        what: format!("{}: a rule drops what slots may send out of an uplink", place(chain, rule)),
+        why: "TCP and UDP go past it by the fast path: nothing of them is dropped there".to_owned(),
+        fix: format!(
+            "deny it in the slots' own rules; or fast_path = false in [datapath]; or, if it is not meant for slots: {}",
+            delete(rule)
+        ),
     })
 }
 

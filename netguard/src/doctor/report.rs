@@ -133,7 +133,7 @@ mod tests {
         );
         assert!(
             text.contains(
-                "instance host, netguard.toml, kernel 6.18: 31 checks: 1 broken, 2 notes\n"
+                "instance host, netguard.toml, kernel 6.18: 32 checks: 1 broken, 2 notes\n"
             ),
             "{text}"
         );

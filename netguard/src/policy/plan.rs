@@ -123,6 +123,15 @@ impl Plan {
         }
     }
 
+    /// The same plan while its table of flows takes the place of another one.
+    #[must_use]
+    pub fn changing(mut self) -> Self {
+        for uplink in self.uplinks.values_mut() {
+            uplink.is_changing = 1;
+        }
+        self
+    }
+
     /// The same plan with no fast path by some interfaces.
     #[must_use]
     pub fn without_fast(mut self, uplinks: impl IntoIterator<Item = u32>) -> Self {
@@ -363,7 +372,7 @@ fn uplinks(policy: &Policy, facts: &Facts, flow_entries: u32) -> BTreeMap<u32, U
         let (address4, address6) = (source(true), source(false));
         let nat_mask = nat_mask(nat_entries(flow_entries));
         let has_none = address4 == address6; // both unspecified
-        let entry = UplinkEntry { address4, address6, nat_mask, _reserved: 0 };
+        let entry = UplinkEntry { address4, address6, nat_mask, is_changing: 0 };
         (!has_none && uplink.mac != [0; 6]).then_some((uplink.index, entry))
     };
     if !policy.host.fast_path {

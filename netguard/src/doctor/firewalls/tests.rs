@@ -46,8 +46,14 @@ fn verdict(name: &str) -> Value {
     json!({ name: null })
 }
 
+/// On a host without the fast path.
 fn judged(objects: &[Value]) -> Vec<Finding> {
-    let policy = policy();
+    judged_with(objects, false)
+}
+
+fn judged_with(objects: &[Value], fast_path: bool) -> Vec<Finding> {
+    let mut policy = policy();
+    policy.host.fast_path = fast_path;
     let names = Names::new(&policy, vec![("br-slot1", "vm-slot1")]);
     let answer = json!({ "nftables": objects });
     let ruleset = Ruleset::read(&answer, &|name| name == "netguard");
@@ -224,6 +230,24 @@ fn queries_that_go_elsewhere_and_double_translation() {
     let double = with("ip nat POST", &[source(), verdict("masquerade")]);
     assert_eq!(found(&double), [("note", "firewall-nat")]);
     assert_eq!(with("ip nat POST", &[meta("oifname", "eth0"), verdict("masquerade")]), []);
+}
+
+#[test]
+fn rules_that_the_fast_path_passes_are_told() {
+    let with = |expressions: &[Value]| {
+        let chain = chain("inet", "fw", "forward", Some("forward"), "accept");
+        judged_with(&[chain, rule("inet fw forward", expressions)], true)
+    };
+    let drop = || verdict("drop");
+    let passed = [("weak", "firewall-passed")];
+    let address = || field("ip", "daddr", "203.0.113.9".into());
+    assert_eq!(found(&with(&[address(), drop()])), passed);
+    assert_eq!(found(&with(&[field("tcp", "dport", 25.into()), drop()])), passed);
+    assert_eq!(found(&with(&[meta("iifname", "br-slot1"), drop()])), passed);
+    // Of others, of any kind, and what comes back.
+    assert_eq!(with(&[meta("iifname", "docker0"), address(), drop()]), []);
+    assert_eq!(with(&[established(), drop()]), []);
+    assert_eq!(found(&with(&[meta("oifname", "br-slot1"), drop()])), [("weak", "firewall-rule")]);
 }
 
 #[test]
