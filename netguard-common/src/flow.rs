@@ -61,8 +61,9 @@ impl FlowKey {
     }
 }
 
+/// Multiply and fold: a hash with one word more.
 #[inline(always)]
-const fn fold(hash: u64, word: u64) -> u64 {
+pub(crate) const fn fold(hash: u64, word: u64) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mixed = (hash ^ word).wrapping_mul(ODD);
     mixed ^ (mixed >> 29)

@@ -1,7 +1,8 @@
 //! The BPF maps: one name, one key and one value each.
 //!
-//! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`]) are written by the daemon and
-//! only read by the programs. Each holds two policies, one on each [`Side`], and [`ACTIVE`] says which one counts.
+//! Policy maps ([`PORTS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`], [`NAMES`]) are written by the daemon and
+//! only read by the programs. Each holds two policies, one on each [`Side`], and [`ACTIVE`] says which one counts; only [`NAMES`] has no
+//! sides, because its sets never change.
 //! State maps (the others) outlive a daemon; but for [`PINS`] the programs write them.
 //!
 //! Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's name carries it,
@@ -11,15 +12,15 @@ mod counters;
 mod dns_flows;
 
 pub use counters::{
-    Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, OUTCOME_WOULD, Outcome,
-    Passed, passed_index, would_drop,
+    Counter, CounterKey, DropCounter, OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT,
+    OUTCOME_WOULD, Outcome, Passed, passed_index, would_drop,
 };
 pub use dns_flows::{DNS_FLOW_FIRST_PORT, DNS_FLOWS_MAX, DNS_FLOWS_PER_SLOT, DnsFlow, DnsFlowKey};
 
-use crate::{Address, SlotId};
+use crate::{Address, SlotId, names::NAME_SETS};
 
 /// The version of every layout in this module, in [`crate::flow`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// `0 -> u32`: the side whose policy counts.
 pub const ACTIVE: &str = "ACTIVE";
@@ -35,6 +36,9 @@ pub const RULES: &str = "RULES";
 /// `(side, set, protocol, port prefix) -> ServiceEntry`: what a set says of a service; the longest prefix
 /// wins.
 pub const SERVICES: &str = "SERVICES";
+/// [`crate::names::NameKey`] to [`crate::names::name_kind`]: every suffix of the names that slots may ask for, by sets. What a set's number
+/// says is its content, so both sides have it in common.
+pub const NAMES: &str = "NAMES";
 /// Array per CPU of [`Passed`], by slot id: packets that passed.
 pub const PASSED: &str = "PASSED";
 /// `CounterKey -> DropCounter` per CPU: packets that were dropped, and how many of them have no record.
@@ -57,9 +61,12 @@ pub const DROPS: &str = "DROPS";
 /// `0 -> u64` per CPU: records that found the ring buffer full.
 pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
+/// Ring buffer of [`crate::dns_denial::DnsDenial`] and a name each.
+pub const DENIALS: &str = "DENIALS";
+
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 9] =
-    [PASSED, COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, PINS, DROPS, RECORDS_LOST];
+pub const STATE_MAPS: [&str; 10] =
+    [PASSED, COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, PINS, DROPS, RECORDS_LOST, DENIALS];
 
 /// A type that is a map key or value on both sides.
 ///
@@ -141,8 +148,8 @@ pub struct PortEntry {
     pub slot_id: SlotId,
     /// A [`PortKind`] as a number.
     pub kind: u8,
-    /// Zero.
-    pub _reserved: u8,
+    /// 1 if what the port's XDP program sends back reaches the workload, whatever the workload does: so it is with a TAP.
+    pub sends_back: u8,
     /// The interface's name, filled up with zeros, for whoever reads the map.
     pub name: [u8; INTERFACE_NAME_LENGTH + 1],
 }
@@ -177,6 +184,8 @@ pub mod slot_flags {
     pub const REJECT: u16 = 1 << 9;
     /// What no rule and no pin opens passes, and is recorded as what would be dropped.
     pub const AUDIT: u16 = 1 << 10;
+    /// A query for a name that none of the slot's sets has is denied by the programs themselves.
+    pub const DENIES: u16 = 1 << 11;
     /// There is such a slot; without it the entry is empty.
     pub const PRESENT: u16 = 1 << 15;
 }
@@ -185,8 +194,10 @@ pub mod slot_flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SlotEntry {
-    /// How much it may send: packets, bytes, flows, ICMP; see [`Spent`].
-    pub limits: [Limit; 4],
+    /// How much it may send: packets, bytes, flows, ICMP, denied queries; see [`Spent`].
+    pub limits: [Limit; 5],
+    /// The sets of names in [`NAMES`] that it may ask for; 0 behind the last one.
+    pub names: [u64; NAME_SETS],
     /// The slot's IPv4 gateway, where its resolver listens; unspecified if it has none.
     pub gateway4: Address,
     /// The slot's IPv6 gateway, where its resolver listens; unspecified if it has none.
@@ -215,8 +226,8 @@ pub struct SlotEntry {
     pub host_services: u32,
     /// The side that the entry is on: where to look for everything else of the same policy.
     pub side: Side,
-    /// Zero.
-    pub _reserved: u32,
+    /// The longest name that the programs deny, in bytes on the wire: what is longer is refused for that.
+    pub name_max: u32,
     /// The resolver's port in network order.
     pub resolver_port_be: u16,
     /// The family that the slot belongs to.
@@ -228,7 +239,7 @@ pub struct SlotEntry {
     /// The slot's name in UTF-8, filled up with zeros, for whoever reads the map.
     pub name: [u8; SLOT_NAME_LENGTH + 1],
 }
-const _: () = assert!(size_of::<SlotEntry>() == 64 + 96 + 12 + 28 + 8 + 32);
+const _: () = assert!(size_of::<SlotEntry>() == 80 + 64 + 96 + 12 + 28 + 8 + 32);
 // SAFETY: `repr(C)`, bytes and integers, sizes add up to the asserted total.
 unsafe impl Layout for SlotEntry {}
 
@@ -241,7 +252,8 @@ impl SlotEntry {
 
     /// What an entry holds that is no slot's.
     pub const EMPTY: Self = Self {
-        limits: [Limit { cost: 0, burst_ns: 0 }; 4],
+        limits: [Limit { cost: 0, burst_ns: 0 }; 5],
+        names: [0; NAME_SETS],
         gateway4: Address::UNSPECIFIED,
         gateway6: Address::UNSPECIFIED,
         subnet4: Address::UNSPECIFIED,
@@ -256,7 +268,7 @@ impl SlotEntry {
         flows_mask: 0,
         host_services: 0,
         side: 0,
-        _reserved: 0,
+        name_max: 0,
         resolver_port_be: 0,
         runtime: 0,
         flags: 0,
@@ -304,8 +316,10 @@ pub enum Counted {
     Flows = 2,
     /// ICMP messages.
     Icmp = 3,
+    /// Queries that the programs deny. Those that go to user space are counted there, and these too.
+    Queries = 4,
     /// Answers to what is denied, of which every slot may have [`ANSWERS`].
-    Answers = 4,
+    Answers = 5,
 }
 
 /// How many answers to what is denied a slot gets: more than anybody who waits for one needs, and far too few to be
@@ -314,7 +328,7 @@ pub const ANSWERS: Limit = Limit::per_second(100);
 
 /// The value of [`SPENT`]: for each limit the `CLOCK_MONOTONIC` time in nanoseconds at which the slot is
 /// even again.
-pub type Spent = [u64; 5];
+pub type Spent = [u64; 6];
 
 /// What lies at an address. The verdict stage decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

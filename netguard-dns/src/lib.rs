@@ -24,7 +24,7 @@ mod server;
 mod told;
 mod wire_name;
 
-pub use allowlist::{Allowlist, BadEntry, Entry, Kind, Listed, NameSet, Rule, TooMany};
+pub use allowlist::{Allowlist, BadEntry, Entry, Kind, Listed, NameSet, Rule, Suffixes, TooMany};
 pub use answer::{Answer, Blocked};
 pub use budget::{Budget, Exhausted, QueryLimits};
 pub use cache::{Asked, Cache, Kept};
@@ -35,7 +35,7 @@ pub use pins::{BadPorts, GRACE, Pin, PinError, PinMap, Pins, Ports};
 pub use question::Question;
 pub use record::{Decision, Denial, Journal, QueryLog, QueryRecord};
 pub use reply::Transport;
-pub use resolver::{Judged, Resolver};
+pub use resolver::{Denied, Judged, Resolver};
 pub use rules::{DEFAULT_NAME_MAX, DEFAULT_TYPES, Rules, SlotRules};
 pub use server::{Endpoint, Server, SlotServer, Sockets, threads_of_slot};
 pub use wire_name::{NAME_MAX, WireName, name_text, write_name};

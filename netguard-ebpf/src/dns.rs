@@ -15,6 +15,8 @@ use netguard_common::{Address, DropReason, SlotId, maps::SlotEntry};
 
 use crate::{
     dns_flows,
+    frame::Frame,
+    limits, names,
     packet::{Packet, TCP, UDP},
     scratch::Scratch,
 };
@@ -24,6 +26,20 @@ const IPV4_CHECKSUM_OFFSET: usize = 14 + 10;
 const IPV4_SRC_OFFSET: usize = 14 + 12;
 const IPV6_SRC_OFFSET: usize = 14 + 8;
 const DNS_PORT_BE: u16 = 53_u16.to_be();
+
+/// True if a query is plainly one that the slot's resolver would deny.
+#[inline(always)]
+pub fn is_denied<F: Frame>(frame: &F, scratch: &mut Scratch, slot: &SlotEntry) -> bool {
+    resolver_for(slot, scratch.packet.src) != Address::UNSPECIFIED
+        && names::is_denied(frame, scratch, slot)
+}
+
+/// Denies it, if the slot has queries left and there is room for the record; else the resolver sees to it.
+#[inline(always)]
+pub fn deny<F: Frame>(frame: &F, scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry) -> bool {
+    limits::query(frame, scratch, slot_id, slot)
+        && (frame.is_dry_run() || names::record(scratch, slot_id))
+}
 
 /// Sends a query to the slot's resolver.
 #[inline(always)]

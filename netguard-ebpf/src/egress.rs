@@ -50,6 +50,14 @@ pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
     policy::in_slot(frame, |slot_id, slot| {
         let scratch = scratch::memory()?;
         match stages(frame, scratch, slot_id, slot) {
+            Ok(Permit::Redirect)
+                if policy::sends_back(slot, frame.ifindex())
+                    && dns::is_denied(frame, scratch, slot)
+                    && limits::packet(frame, scratch, slot_id, slot).is_ok()
+                    && dns::deny(frame, scratch, slot_id, slot) =>
+            {
+                Ok(Verdict::Answer)
+            }
             // XDP can answer nothing; TC decides the same, and counts. What no answer is left for is dropped here.
             Err(reason)
                 if denial::is_wanted(&scratch.packet, slot, reason)
@@ -109,6 +117,11 @@ fn carry_out(
                 return Err(DropReason::FlowsFull);
             }
             would_drop = DropReason::from_raw(scratch.attempt.would_drop);
+        }
+        Permit::Redirect
+            if dns::is_denied(ctx, scratch, slot) && dns::deny(ctx, scratch, slot_id, slot) =>
+        {
+            return Ok(Verdict::Answer);
         }
         Permit::Redirect => {
             dns::redirect(ctx, slot_id, slot, scratch)?;

@@ -27,6 +27,7 @@ mod identity;
 mod ingress;
 mod limits;
 mod maps;
+mod names;
 mod packet;
 mod pins;
 mod policy;
@@ -36,6 +37,7 @@ mod reach;
 mod report;
 mod routing;
 mod scratch;
+mod unlisted;
 mod words;
 
 use aya_ebpf::{
@@ -48,8 +50,8 @@ use crate::report::Verdict;
 
 /// XDP of every port: the drop stage, the cheapest place to say no.
 ///
-/// It drops what [`egress::decide`] drops and lets everything else go on to TC, which can redirect and
-/// ask the host's routing. It takes frames of several buffers, because a jumbo veth takes no other.
+/// It drops what [`egress::decide`] drops, answers a query that is denied if that is a TAP's, and lets everything else go on to TC, which
+/// can redirect and ask the host's routing. It takes frames of several buffers, because a jumbo veth takes no other.
 #[xdp(frags)]
 pub fn ng_xdp(ctx: XdpContext) -> u32 {
     let (slot_id, verdict) = egress::decide(&ctx);
@@ -60,7 +62,7 @@ pub fn ng_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn ng_port_egress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = egress::decide_and_carry_out(&ctx);
-    if !matches!(verdict, Verdict::Drop(_) | Verdict::Deny(_)) {
+    if !matches!(verdict, Verdict::Drop(_) | Verdict::Deny(_) | Verdict::Answer) {
         provenance::vouch(&ctx, slot_id);
     }
     report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32

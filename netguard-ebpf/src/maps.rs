@@ -1,7 +1,7 @@
 //! The maps of the programs: declarations only. Meanings and layouts: `netguard_common`, whose constants
 //! name these statics.
 //!
-//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS` and `SLOTS`. What is allocated
+//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS`, `SLOTS` and `NAMES`. What is allocated
 //! ahead are the arrays, about 40 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
 
 use aya_ebpf::{
@@ -11,12 +11,14 @@ use aya_ebpf::{
 };
 use netguard_common::{
     MAX_SLOT_ID,
+    dns_denial::{DENIALS_BYTES, DnsDenial},
     flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
         CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, DropCounter, PINS_MAX, Passed, PlaceEntry,
         PlaceKey, PortEntry, PortKey, RuleKey, SIDES, ServiceEntry, ServiceKey, Side, SlotEntry,
         Spent,
     },
+    names::NameKey,
     pin::{PinEntry, PinKey},
     record::{DropRecord, RING_BYTES},
 };
@@ -29,6 +31,7 @@ const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
 const FLOWS_DEFAULT: u32 = 100_000;
+const NAMES_DEFAULT: usize = 1 << 14;
 
 /// Policy maps have room for two policies.
 const BOTH: usize = SIDES.len();
@@ -51,6 +54,9 @@ pub static RULES: LpmTrie<RuleKey, u32, { (1 << 20) * BOTH }> = LpmTrie::new();
 
 #[btf_map]
 pub static SERVICES: LpmTrie<ServiceKey, ServiceEntry, { (1 << 20) * BOTH }> = LpmTrie::new();
+
+#[btf_map]
+pub static NAMES: HashMap<NameKey, u32, NAMES_DEFAULT, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
 pub static PASSED: PerCpuArray<Passed, { SLOTS_MAX + 1 }> = PerCpuArray::new();
@@ -78,6 +84,9 @@ pub static PINS: HashMap<PinKey, PinEntry, { PINS_MAX as usize }, ON_DEMAND> = H
 
 #[btf_map]
 pub static DROPS: RingBuf<DropRecord, RING_BYTES> = RingBuf::new();
+
+#[btf_map]
+pub static DENIALS: RingBuf<DnsDenial, DENIALS_BYTES> = RingBuf::new();
 
 #[btf_map]
 pub static RECORDS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -63,6 +63,12 @@ pub fn is_uplink(of: &SlotEntry, ifindex: u32) -> bool {
     port(of.side, ifindex).is_some_and(|port| port.kind == PortKind::Uplink as u8)
 }
 
+/// True if what the XDP program of a port sends back reaches the workload.
+#[inline(always)]
+pub fn sends_back(of: &SlotEntry, ifindex: u32) -> bool {
+    port(of.side, ifindex).is_some_and(|port| port.sends_back == 1)
+}
+
 /// What lies at an address: the longest prefix that the policy names.
 #[inline(always)]
 pub fn place_of(of: &SlotEntry, address: Address) -> Option<&'static PlaceEntry> {

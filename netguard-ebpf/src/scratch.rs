@@ -9,6 +9,7 @@ use crate::{
     denial::Answer,
     frame::Frame,
     icmp::{Quote, Quoted},
+    names::Question,
     packet::{self, IS_ARP, IS_IP, Packet},
     reach::Attempt,
 };
@@ -26,8 +27,9 @@ pub struct Scratch {
     pub now_ns: u64,
     flow_index: u32,
     best: Candidate,
-    /// Last, because nothing of it is every packet's.
+    /// Last, because nothing of them is every packet's.
     pub answer: Answer,
+    pub question: Question,
 }
 
 /// An entry of the table of flows that a new flow may take.

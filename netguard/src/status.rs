@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use netguard_common::{
     Direction, DropReason, NO_SLOT, SlotId,
-    maps::{OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, read_name, would_drop},
+    maps::{OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, read_name, would_drop},
 };
 use serde_json::{Value, json};
 
@@ -316,7 +316,7 @@ fn few(names: &[String]) -> String {
 pub struct CounterText<'a> {
     /// `egress` or `ingress`.
     pub direction: &'a str,
-    /// `pass`, `redirect`, the name of a reason, or that with `would-drop-` before it.
+    /// `pass`, `redirect`, `answer`, the name of a reason, or that with `would-drop-` before it.
     pub outcome: &'a str,
     /// Of a reason.
     pub code: Option<u64>,
@@ -347,13 +347,15 @@ impl<'a> CounterText<'a> {
 }
 
 fn is_drop(outcome: Outcome) -> bool {
-    outcome != OUTCOME_PASS && outcome != OUTCOME_REDIRECT && would_drop(outcome).is_none()
+    let is_pass = matches!(outcome, OUTCOME_PASS | OUTCOME_REDIRECT | OUTCOME_ANSWER);
+    !is_pass && would_drop(outcome).is_none()
 }
 
 fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         OUTCOME_PASS => "pass",
         OUTCOME_REDIRECT => "redirect",
+        OUTCOME_ANSWER => "answer",
         outcome => match (DropReason::from_raw(outcome), would_drop(outcome)) {
             (Some(reason), _) => reason.name(),
             (_, Some(reason)) => reason.would_name(),

@@ -1,6 +1,7 @@
 //! The way of one query: read, decided, answered from the cache or by an upstream, its addresses pinned, logged.
 
 mod decide;
+mod denied;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+pub use denied::Denied;
 use netguard_common::SlotId;
 
 use crate::{

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use super::datapath::Datapath;
+
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +20,8 @@ pub(super) struct File {
     pub(super) limits: Totals,
     #[serde(default)]
     pub(super) metrics: Metrics,
+    #[serde(default)]
+    pub(super) datapath: Datapath,
     pub(super) dns: Dns,
     pub(super) gate: Option<Gate>,
     #[serde(default, rename = "runtime")]

@@ -2,6 +2,7 @@
 //! the operator's thing and the way out. Touches neither kernel nor network.
 
 mod check;
+mod datapath;
 mod entry;
 mod file;
 mod lines;

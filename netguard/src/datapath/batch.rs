@@ -14,6 +14,7 @@ use aya::{
 use super::{Error, sys::bpf};
 
 /// Numbers of include/uapi/linux/bpf.h.
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
@@ -62,6 +63,47 @@ pub(super) fn remove<K: Pod>(
         }
     }
     Ok(())
+}
+
+/// Shows the entries of a hash map, whose types must be the map's.
+pub(super) fn each<K: Pod + Default, V: Pod + Default>(
+    name: &'static str,
+    map: &MapData,
+    mut visit: impl FnMut(K, V),
+) -> Result<(), Error> {
+    /// More than any bucket has.
+    const AT_ONCE: usize = 1 << 14;
+    let (mut keys, mut values) = (vec![K::default(); AT_ONCE], vec![V::default(); AT_ONCE]);
+    // The kernel's own: a hash map's is a number of a bucket.
+    let mut cursor = 0_u32;
+    let mut is_first = true;
+    loop {
+        let at = (&raw mut cursor) as u64;
+        let mut request = Batch {
+            in_batch: if is_first { 0 } else { at },
+            out_batch: at,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: there is room for so many keys and values as the count says, of the map's own sizes as its typed owner has
+        // checked, and for a cursor; all of it outlives the call.
+        let called = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut request) };
+        let is_last = match called {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(refused(name, "bpf_map_lookup_batch", error)),
+        };
+        let found = keys.iter().zip(&values).take(request.count as usize);
+        found.for_each(|(key, value)| visit(*key, *value));
+        if is_last {
+            return Ok(());
+        }
+        is_first = false;
+    }
 }
 
 /// What fails comes with the number of entries before it.

@@ -18,6 +18,7 @@ mod in_force;
 mod kernel;
 mod kernel_drops;
 mod maps;
+mod names;
 mod namespace;
 mod others;
 mod pin_map;
@@ -31,7 +32,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Instant,
 };
@@ -40,7 +41,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, MapError, RingBuf},
 };
-use netguard_common::{maps as layout, record::DropRecord};
+use netguard_common::{dns_denial::DnsDenial, maps as layout, record::DropRecord};
 
 pub use attach::Guard;
 use attach::Waits;
@@ -75,8 +76,8 @@ pub struct Datapath {
     pins: PinDirectory,
     tc: Tc,
     sides: Sides,
-    /// How many entries `FLOWS` and `SLOTS` have.
-    sizes: (u32, u32),
+    /// How many entries `FLOWS`, `SLOTS` and `NAMES` have.
+    sizes: (u32, u32, u32),
     /// The table whose flows are not in `FLOWS` yet.
     left: Option<Left>,
     /// True when this load's policy maps and programs are pinned.
@@ -131,6 +132,7 @@ impl Datapath {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(layout::FLOWS, plan.flow_entries);
         loader.map_max_entries(layout::SLOTS, plan.slot_entries);
+        loader.map_max_entries(layout::NAMES, plan.name_entries);
         // A table in the place of another is pinned when the flows of that one are in it.
         let is_adopted = |name: &&str| left.is_none() || *name != layout::FLOWS;
         for name in layout::STATE_MAPS.into_iter().filter(is_adopted) {
@@ -138,7 +140,7 @@ impl Datapath {
         }
         let mut ebpf = verify::load(&mut loader)?;
         let sides = Sides::new(PolicyMaps::take(&mut ebpf)?)?;
-        let sizes = (plan.flow_entries, plan.slot_entries);
+        let sizes = (plan.flow_entries, plan.slot_entries, plan.name_entries);
         let tc = Tc::of_kernel();
         Ok(Self {
             ebpf,
@@ -247,10 +249,11 @@ impl Datapath {
     }
 
     /// True if the maps are as large as the plan wants them. Not larger either: the size of `FLOWS` and the number of
-    /// slots say what each slot's share is.
+    /// slots say what each slot's share is. Only of names there may be room for more.
     #[must_use]
     pub fn holds(&self, plan: &Plan) -> bool {
-        self.sizes == (plan.flow_entries, plan.slot_entries)
+        let (flows, slots, names) = self.sizes;
+        (flows, slots) == (plan.flow_entries, plan.slot_entries) && names >= plan.name_entries
     }
 
     /// Takes the programs off interfaces that an earlier policy guarded and this one does not name.
@@ -296,6 +299,7 @@ impl Datapath {
         Ok(Shared {
             pins: self.descriptor(layout::PINS)?,
             drops: self.descriptor(layout::DROPS)?,
+            denials: self.descriptor(layout::DENIALS)?,
             counters: drop_counters::open_to_read(&self.pins)?,
         })
     }
@@ -316,9 +320,14 @@ pub struct Shared<T> {
     pub pins: T,
     /// `DROPS`, which has one reader.
     pub drops: T,
+    /// `DENIALS`, which has one reader too.
+    pub denials: T,
     /// `COUNTERS`, to read.
     pub counters: T,
 }
+
+/// What can be made of the descriptors in a [`Shared`].
+pub type Opened = (PinWriter, DropStream, DenialStream, DropCounters);
 
 impl Shared<OwnedFd> {
     /// Makes use of descriptors that [`Datapath::shared`] has given to another process, on a host with so many
@@ -327,11 +336,12 @@ impl Shared<OwnedFd> {
     /// # Errors
     ///
     /// They are not those of such maps.
-    pub fn open(self, processors: usize) -> Result<(PinWriter, DropStream, DropCounters), Error> {
+    pub fn open(self, processors: usize) -> Result<Opened, Error> {
         let pins = of_descriptor(layout::PINS, self.pins)?;
-        let ring = of_descriptor(layout::DROPS, self.drops)?;
+        let drops = DropStream { ring: of_descriptor(layout::DROPS, self.drops)? };
+        let denials = DenialStream { ring: of_descriptor(layout::DENIALS, self.denials)? };
         let counters = DropCounters::new(self.counters, processors);
-        Ok((PinWriter::new(pins), DropStream { ring }, counters))
+        Ok((PinWriter::new(pins), drops, denials, counters))
     }
 }
 
@@ -357,6 +367,30 @@ impl DropStream {
             }
         }
         None
+    }
+}
+
+/// Records of denied queries as they come from their ring buffer.
+pub struct DenialStream {
+    ring: RingBuf<MapData>,
+}
+
+impl DenialStream {
+    /// Takes the next record and the name in it, if one is ready, without waiting; false if none is. Records of another layout are
+    /// passed over.
+    pub fn next_ready(&mut self, take: impl FnOnce(&DnsDenial, &[u8])) -> bool {
+        let Some(item) = self.ring.next() else { return false };
+        if let Some((denial, name)) = DnsDenial::from_bytes(&item) {
+            take(&denial, name);
+        }
+        true
+    }
+}
+
+impl AsFd for DenialStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the stream owns the map's descriptor, and does not close it as long as it lives.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 

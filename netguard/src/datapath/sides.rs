@@ -129,6 +129,7 @@ impl Sides {
     /// Writes the plan that counts anew, on one side and then on the other, whatever somebody else has written there.
     pub(super) fn restore(&mut self) -> Result<(), Error> {
         self.maps.activate(self.active)?;
+        self.maps.restore_names(&self.plan)?;
         let (first, second) = (self.other_side(), self.active);
         self.rewrite(first)?;
         self.maps.activate(first)?;
@@ -144,7 +145,7 @@ impl Sides {
         let plan = Arc::clone(&self.plan);
         self.other = Held::Torn(vec![Arc::clone(&plan)]);
         self.maps.clear(side)?;
-        self.maps.change(side, &Plan::default(), &plan)?;
+        self.maps.change(side, &Plan::default(), &plan, &plan)?;
         self.other = Held::Whole(plan);
         Ok(())
     }
@@ -165,13 +166,13 @@ impl Sides {
             Held::Whole(old) => old,
             Held::Torn(plans) => {
                 for plan in plans {
-                    self.maps.change(side, &plan, &Plan::default())?;
+                    self.maps.change(side, &plan, &Plan::default(), &self.plan)?;
                 }
                 self.other = Held::Torn(vec![Arc::clone(new)]);
                 Arc::default()
             }
         };
-        self.maps.change(side, &old, new)?;
+        self.maps.change(side, &old, new, &self.plan)?;
         self.other = Held::Whole(Arc::clone(new));
         Ok(())
     }

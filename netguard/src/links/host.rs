@@ -136,6 +136,7 @@ impl From<&Link> for InterfaceFact {
             mac: link.mac,
             controller: link.controller,
             is_bridge: link.kind == Kind::Bridge,
+            is_tap: link.kind == Kind::Tap,
             isolated: link.isolated,
         }
     }

@@ -28,6 +28,8 @@ pub struct InterfaceFact {
     pub controller: Option<u32>,
     /// True for a bridge.
     pub is_bridge: bool,
+    /// True for a TUN device in its Ethernet mode.
+    pub is_tap: bool,
     /// True for a bridge's port that reaches no other such port.
     pub isolated: bool,
 }

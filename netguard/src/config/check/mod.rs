@@ -49,7 +49,8 @@ pub(super) fn check(
     let mut host = checker.host(&file.host, &entries, &slots);
     host.metrics = checker.metrics(&file.metrics);
     let flows_max = checker.flows_max(&file.limits);
-    let dns = checker.dns(&file.dns, &slots, &entries);
+    let mut dns = checker.dns(&file.dns, &slots, &entries);
+    dns.denied_in_kernel = file.datapath.dns_denials;
     let Checker { problems, categories, .. } = checker;
     Problems::unless_empty(problems)?;
     let lines = Lines::of(file, &entries, categories);
