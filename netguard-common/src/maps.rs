@@ -61,12 +61,26 @@ pub const DROPS: &str = "DROPS";
 /// `0 -> u64` per CPU: records that found the ring buffer full.
 pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
+/// Array of u64, by slot id: the `CLOCK_MONOTONIC` time in nanoseconds at which a slot may ask as much as in the beginning again. The
+/// programs take the queries off that they deny, and the resolver, which has it in its memory, all others.
+pub const ASKED: &str = "ASKED";
 /// Ring buffer of [`crate::dns_denial::DnsDenial`] and a name each.
 pub const DENIALS: &str = "DENIALS";
 
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 10] =
-    [PASSED, COUNTERS, FLOWS, FRAGMENTS, SPENT, DNS_FLOWS, PINS, DROPS, RECORDS_LOST, DENIALS];
+pub const STATE_MAPS: [&str; 11] = [
+    PASSED,
+    COUNTERS,
+    FLOWS,
+    FRAGMENTS,
+    SPENT,
+    ASKED,
+    DNS_FLOWS,
+    PINS,
+    DROPS,
+    RECORDS_LOST,
+    DENIALS,
+];
 
 /// A type that is a map key or value on both sides.
 ///
@@ -194,8 +208,10 @@ pub mod slot_flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SlotEntry {
-    /// How much it may send: packets, bytes, flows, ICMP, denied queries; see [`Spent`].
-    pub limits: [Limit; 5],
+    /// How much it may send: packets, bytes, flows, ICMP; see [`Spent`].
+    pub limits: [Limit; 4],
+    /// How much it may ask; see [`ASKED`].
+    pub queries: Limit,
     /// The sets of names in [`NAMES`] that it may ask for; 0 behind the last one.
     pub names: [u64; NAME_SETS],
     /// The slot's IPv4 gateway, where its resolver listens; unspecified if it has none.
@@ -239,7 +255,7 @@ pub struct SlotEntry {
     /// The slot's name in UTF-8, filled up with zeros, for whoever reads the map.
     pub name: [u8; SLOT_NAME_LENGTH + 1],
 }
-const _: () = assert!(size_of::<SlotEntry>() == 80 + 64 + 96 + 12 + 28 + 8 + 32);
+const _: () = assert!(size_of::<SlotEntry>() == 64 + 16 + 64 + 96 + 12 + 28 + 8 + 32);
 // SAFETY: `repr(C)`, bytes and integers, sizes add up to the asserted total.
 unsafe impl Layout for SlotEntry {}
 
@@ -252,7 +268,8 @@ impl SlotEntry {
 
     /// What an entry holds that is no slot's.
     pub const EMPTY: Self = Self {
-        limits: [Limit { cost: 0, burst_ns: 0 }; 5],
+        limits: [Limit { cost: 0, burst_ns: 0 }; 4],
+        queries: Limit { cost: 0, burst_ns: 0 },
         names: [0; NAME_SETS],
         gateway4: Address::UNSPECIFIED,
         gateway6: Address::UNSPECIFIED,
@@ -316,10 +333,8 @@ pub enum Counted {
     Flows = 2,
     /// ICMP messages.
     Icmp = 3,
-    /// Queries that the programs deny. Those that go to user space are counted there, and these too.
-    Queries = 4,
     /// Answers to what is denied, of which every slot may have [`ANSWERS`].
-    Answers = 5,
+    Answers = 4,
 }
 
 /// How many answers to what is denied a slot gets: more than anybody who waits for one needs, and far too few to be
@@ -328,7 +343,7 @@ pub const ANSWERS: Limit = Limit::per_second(100);
 
 /// The value of [`SPENT`]: for each limit the `CLOCK_MONOTONIC` time in nanoseconds at which the slot is
 /// even again.
-pub type Spent = [u64; 6];
+pub type Spent = [u64; 5];
 
 /// What lies at an address. The verdict stage decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -26,7 +26,7 @@ mod wire_name;
 
 pub use allowlist::{Allowlist, BadEntry, Entry, Kind, Listed, NameSet, Rule, Suffixes, TooMany};
 pub use answer::{Answer, Blocked};
-pub use budget::{Budget, Exhausted, QueryLimits};
+pub use budget::{Budget, Exhausted, Meters, QueryLimits};
 pub use cache::{Asked, Cache, Kept};
 pub use clock::Moment;
 pub use framing::{read_framed, write_framed};

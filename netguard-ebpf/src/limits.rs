@@ -6,7 +6,13 @@ use netguard_common::{
     maps::{ANSWERS, Counted, Limit, SlotEntry, slot_flags},
 };
 
-use crate::{atomic, frame::Frame, icmp, maps::SPENT, scratch::Scratch};
+use crate::{
+    atomic,
+    frame::Frame,
+    icmp,
+    maps::{ASKED, SPENT},
+    scratch::Scratch,
+};
 
 /// How often another CPU may be faster before the packet counts as one too many.
 const TRIES: u32 = 4;
@@ -73,8 +79,10 @@ pub fn flow<F: Frame>(
 /// Takes a query that is denied off the slot's limit on queries.
 #[inline(always)]
 pub fn query<F: Frame>(frame: &F, scratch: &Scratch, slot_id: SlotId, slot: &SlotEntry) -> bool {
-    let limit = slot.limits[Counted::Queries as usize];
-    spend(frame, scratch, slot_id, limit, Counted::Queries, 1).is_some()
+    ASKED
+        .get_ptr_mut(slot_id.into())
+        .and_then(|even| take_from(frame, scratch, even, slot.queries, 1))
+        .is_some()
 }
 
 /// Takes an answer to what is denied off the slot's own.
@@ -105,14 +113,28 @@ fn spend<F: Frame>(
     if limit.cost == 0 {
         return Some(());
     }
-    let cost = limit.cost * u64::from(units) / Limit::FRACTIONS;
     let spent = SPENT.get_ptr_mut(slot_id.into())?;
+    // SAFETY: the entry stays valid for the whole program.
+    let even = unsafe { &raw mut (*spent)[counted as usize] };
+    take_from(frame, scratch, even, limit, units)
+}
+
+/// Moves the time at which the slot is even again.
+#[inline(always)]
+fn take_from<F: Frame>(
+    frame: &F,
+    scratch: &Scratch,
+    even: *mut u64,
+    limit: Limit,
+    units: u32,
+) -> Option<()> {
+    if limit.cost == 0 {
+        return Some(());
+    }
+    let cost = limit.cost * u64::from(units) / Limit::FRACTIONS;
     for _ in 0..TRIES {
         // SAFETY: the entry stays valid for the whole program, and aligned words are read whole.
-        let (even, seen) = unsafe {
-            let even = &raw mut (*spent)[counted as usize];
-            (even, even.read_volatile())
-        };
+        let seen = unsafe { even.read_volatile() };
         let ahead = seen.saturating_sub(scratch.now_ns);
         // A slot that is even may always send one packet, however large.
         if ahead > 0 && ahead + cost > limit.burst_ns {

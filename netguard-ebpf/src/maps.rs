@@ -26,7 +26,7 @@ use netguard_common::{
 /// Allocate entries when they come, not at load: most hosts use a small part.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The daemon reads and writes entries as the programs do, word by word, when it carries them to another table.
+/// The daemon reads and writes entries as the programs do, word by word: when it carries them to another table, or counts with them.
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
@@ -74,6 +74,9 @@ pub static FRAGMENTS: Array<Fragment, { (SLOTS_MAX + 1) * 2 * FRAGMENTS_PER_SLOT
 
 #[btf_map]
 pub static SPENT: Array<Spent, { SLOTS_MAX + 1 }> = Array::new();
+
+#[btf_map]
+pub static ASKED: Array<u64, { SLOTS_MAX + 1 }, SHARED> = Array::new();
 
 #[btf_map]
 pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, ON_DEMAND> =

@@ -126,6 +126,7 @@ impl Fixture {
             mac: [2, 0, 0, 0, 1, 1],
             controller,
             is_bridge: controller.is_none(),
+            is_tap: false,
             isolated: false,
         };
         // Slot 1 is on `lo`; of the others only the entries in the maps exist.

@@ -99,6 +99,7 @@ impl Fixture {
             mac: [2, 0, 0, 0, 1, 1],
             controller,
             is_bridge: controller.is_none(),
+            is_tap: false,
             isolated: false,
         };
         // Slot 1 is on `lo`; the others wait for theirs: what is there has its programs since long when a policy changes.

@@ -17,7 +17,7 @@ use aya::maps::{Map, MapData, PerCpuHashMap};
 use netguard::{
     config::Config,
     datapath::{
-        Datapath, DropCounters, DropStream, PinDirectory, PinWriter, Probed, counters,
+        Datapath, DropCounters, DropStream, Opened, PinDirectory, PinWriter, Probed, counters,
         ensure_bpffs, processors,
     },
     instance::Instance,
@@ -27,7 +27,10 @@ pub use netguard_common::vouched_by;
 use netguard_common::{
     Direction, DropReason, Hook, NO_SLOT, SlotId, denial_to,
     flow::Flow,
-    maps::{COUNTERS, CounterKey, DropCounter, FLOWS, OUTCOME_PASS, OUTCOME_REDIRECT, would_drop},
+    maps::{
+        COUNTERS, CounterKey, DropCounter, FLOWS, OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT,
+        would_drop,
+    },
     record::{DropRecord, RECORDS_PER_WINDOW},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -45,6 +48,8 @@ pub enum Outcome {
     Pass,
     /// Counted as redirected to the resolver.
     Redirect,
+    /// Counted as a query that was denied, and turned into its answer.
+    Answer,
     /// Counted and recorded as dropped.
     Drop(DropReason),
     /// Neither counted nor dropped: left to the next program.
@@ -53,6 +58,7 @@ pub enum Outcome {
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 /// TC_ACT_UNSPEC and TCX_NEXT: on to whoever is next.
 const TC_NEXT: u32 = u32::MAX;
 const TC_SHOT: u32 = 2;
@@ -111,6 +117,16 @@ impl Kernel {
     /// Loads the programs with a configuration in which some slot's port or bridge is `lo`.
     #[must_use]
     pub fn with(toml: &str) -> Self {
+        Self::on(toml, false)
+    }
+
+    /// The same on a host whose `lo` is said to be a TAP, so that the XDP program answers by itself.
+    #[must_use]
+    pub fn on_tap(toml: &str) -> Self {
+        Self::on(toml, true)
+    }
+
+    fn on(toml: &str, is_tap: bool) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         enter_new_namespace();
@@ -123,6 +139,7 @@ impl Kernel {
             mac,
             controller,
             is_bridge: controller.is_none(),
+            is_tap: is_tap && name == "lo",
             isolated: false,
         };
         let facts = Facts::new(
@@ -220,6 +237,7 @@ impl Kernel {
             [] => Outcome::Continue,
             [(OUTCOME_PASS, 1)] => Outcome::Pass,
             [(OUTCOME_REDIRECT, 1)] => Outcome::Redirect,
+            [(OUTCOME_ANSWER, 1)] => Outcome::Answer,
             [(reason, 1)] => Outcome::Drop(DropReason::from_raw(*reason).expect("a known reason")),
             more => panic!("one packet was counted as {more:?}"),
         };
@@ -233,7 +251,9 @@ impl Kernel {
             assert_eq!(record.frame_length as usize, frame.len());
             assert_eq!(record.captured(), &frame[..frame.len().min(128)]);
         } else {
-            assert_eq!(probed.action, pass, "what is not dropped must pass");
+            let back = if hook == Hook::Xdp { XDP_TX } else { TC_REDIRECT };
+            let on = if outcome == Outcome::Answer { back } else { pass };
+            assert_eq!(probed.action, on, "what is not dropped must pass, or go back");
             assert_eq!(records.len(), 0, "only drops are recorded");
         }
         (outcome, probed)
@@ -472,5 +492,6 @@ impl Drop for Kernel {
 
 fn shared(datapath: &Datapath) -> (PinWriter, DropStream, DropCounters) {
     let opened = datapath.shared().and_then(|shared| shared.open(processors()));
-    opened.expect("the maps of pins and drops")
+    let Opened { pins, drops, counters, .. } = opened.expect("the maps that it shares");
+    (pins, drops, counters)
 }

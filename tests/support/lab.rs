@@ -330,6 +330,11 @@ pub fn on_both_port_kinds_open(test: impl Fn(&Lab)) {
     on_both(Lab::open, test);
 }
 
+/// The same in labs of the test's own configuration.
+pub fn on_both_port_kinds_with(config: &str, test: impl Fn(&Lab)) {
+    on_both(|ports| Lab::with(config, ports), test);
+}
+
 fn on_both(build: impl Fn(&str) -> Lab, test: impl Fn(&Lab)) {
     if !can_use_kernel() {
         return;

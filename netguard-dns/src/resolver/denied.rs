@@ -21,7 +21,7 @@ impl Denied {
         Self { resolver, desk }
     }
 
-    /// Tells of one, whose name is in wire form. It is one of those that its slot may ask.
+    /// Tells of one, whose name is in wire form. It was taken off what its slot may ask.
     pub fn write(&mut self, denial: &DnsDenial, name: &[u8]) {
         let rules = self.resolver.rules();
         let Some(own) = rules.slots.get(&denial.slot_id) else { return }; // it is gone
@@ -32,7 +32,6 @@ impl Denied {
         query.record_type = denial.record_type;
         let slot = self.resolver.slot(denial.slot_id);
         let came = Moment::from_ns(denial.time_ns);
-        slot.budget.take_query(&own.limits, came);
         let client = Client { address: denial.client.into(), transport: Transport::Udp, came };
         let asking = Asking { rules: &rules, own, slot: &slot, client, now: came };
         let decided = (Decision::Denied(Denial::Unlisted, None), denial.rcode.into());

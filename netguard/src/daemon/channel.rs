@@ -77,7 +77,7 @@ impl Told {
 /// What the monitor tells.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
-    /// The first message. With the maps of pins, of drop records, of denied queries and of what was counted of
+    /// The first message. With the maps of pins, of drop records, of denied queries, of how much was asked and of what was counted of
     /// drops, and the control socket.
     Begin {
         /// How log lines look.

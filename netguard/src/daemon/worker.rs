@@ -1,5 +1,5 @@
 //! The worker: one loop over what the monitor tells, drop records and what is due once in a while, beside the threads that
-//! answer guests. It holds no privilege; all that it has of the kernel are four maps.
+//! answer guests. It holds no privilege; all that it has of the kernel are five maps.
 
 mod denials;
 mod drops;
@@ -49,7 +49,7 @@ use super::{
 use crate::{
     config::Config,
     control,
-    datapath::{DropCounters, DropStream, Shared},
+    datapath::{DropCounters, DropStream, Opened, Shared},
     instance::Instance,
     journal::{Format, Journal, Journald, Writer},
     policy::Policy,
@@ -204,22 +204,23 @@ impl Worker {
         host: HostView,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let Ok([pins, drops, denials, counters, control]) = <[OwnedFd; 5]>::try_from(descriptors)
+        let Ok([pins, drops, denials, asked, counters, control]) =
+            <[OwnedFd; 6]>::try_from(descriptors)
         else {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
         let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
         let whole = Arc::new(with_slots(&config, &overlay)?);
         let policy = overlay.apply(&whole.policy);
-        let shared = Shared { pins, drops, denials, counters };
+        let shared = Shared { pins, drops, denials, asked, counters };
         let opened = shared.open(host.processors).map_err(io::Error::other)?;
-        let (pins, drops, denials, counters) = opened;
+        let Opened { pins, drops, denials, asked, counters } = opened;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
         deny(&pins, &overlay.denied(&policy))?;
         let feeds = control::Feeds { events: journal.events().clone(), ..Default::default() };
-        let resolver = Arc::new(resolver::of(&policy, &pins, &journal, &feeds));
+        let resolver = Arc::new(resolver::of(&policy, &pins, asked, &journal, &feeds));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
         let denials = Denials::start(denials, &resolver)?;
         let (give, orders) = Orders::channel();

@@ -60,13 +60,13 @@ impl Left {
         let map = MapData::from_pin(pins.map(FLOWS)).map_err(|it| Error::map(FLOWS, it))?;
         // Where the earlier start ended too soon there are no slots: then nothing is carried back.
         let shares = view::slots_in_force(pins).unwrap_or_default();
-        Ok(Some(Self { table: Table::of(&map)?, shares }))
+        Ok(Some(Self { table: Table::of(FLOWS, &map)?, shares }))
     }
 
     /// Carries everything to a new table, which no program uses yet.
     pub(super) fn carry_to(self, map: &MapData, plan: &Plan) -> Result<Carrier, Error> {
         let grace = Grace::new().map_err(Error::Grace)?;
-        let (new, shares) = (Table::of(map)?, plan.slots.clone());
+        let (new, shares) = (Table::of(FLOWS, map)?, plan.slots.clone());
         let begun_ns = now_ns();
         carry(&self.table, &new, &shares, begun_ns, 0);
         Ok(Carrier { old: self, new, shares, grace, begun_ns })

@@ -2,15 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    io, mem,
-    ops::Deref,
-    os::fd::{AsFd as _, AsRawFd as _},
-    ptr::{self, NonNull},
+    mem,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use aya::maps::{MapData, MapError};
+use aya::maps::MapData;
 use netguard_common::{
     SlotId,
     flow::{Flow, FlowState, is_over},
@@ -18,7 +15,7 @@ use netguard_common::{
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Error, pins::PinDirectory};
+use super::{Error, mapped::Mapped, pins::PinDirectory};
 
 /// An entry of the table as its words, each of which is read and written whole.
 pub(super) type Entry = [AtomicU64; size_of::<Flow>() / size_of::<u64>()];
@@ -33,50 +30,7 @@ const LOOKS: u32 = 8;
 const COUNTED_MAX: usize = 1 << 22;
 
 /// The memory of a map `FLOWS`.
-pub(super) struct Table {
-    entries: NonNull<Entry>,
-    count: usize,
-}
-
-// SAFETY: the memory belongs to no thread, and is read and written by atomics only.
-unsafe impl Send for Table {}
-// SAFETY: as above.
-unsafe impl Sync for Table {}
-
-impl Table {
-    pub(super) fn of(map: &MapData) -> Result<Self, Error> {
-        let failed = |source| Error::map(FLOWS, source);
-        let count = map.info().map_err(failed)?.max_entries() as usize;
-        let (length, rights) = (count * size_of::<Entry>(), libc::PROT_READ | libc::PROT_WRITE);
-        let fd = map.fd().as_fd().as_raw_fd();
-        // SAFETY: memory of the kernel's choice, of the map and no longer than it.
-        let memory =
-            unsafe { libc::mmap(ptr::null_mut(), length, rights, libc::MAP_SHARED, fd, 0) };
-        match NonNull::new(memory) {
-            Some(memory) if memory.as_ptr() != libc::MAP_FAILED => {
-                Ok(Self { entries: memory.cast(), count })
-            }
-            _ => Err(failed(MapError::IoError(io::Error::last_os_error()))),
-        }
-    }
-}
-
-impl Deref for Table {
-    type Target = [Entry];
-
-    fn deref(&self) -> &[Entry] {
-        // SAFETY: so many entries have been mapped, at the start of a page, and stay until this is dropped. The kernel
-        // changes them word by word, as atomics allow.
-        unsafe { std::slice::from_raw_parts(self.entries.as_ptr(), self.count) }
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        // SAFETY: what `of` has mapped, and nobody borrows any more.
-        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.count * size_of::<Entry>()) };
-    }
-}
+pub(super) type Table = Mapped<Entry>;
 
 /// As the programs' clock.
 pub(super) fn now_ns() -> u64 {
@@ -106,7 +60,7 @@ pub(super) fn read(entry: &Entry) -> Option<Flow> {
 /// How many flows each slot has that live; a slot without any is not there. None if the table is too large to count.
 pub(super) fn living(pins: &PinDirectory) -> Result<Option<BTreeMap<SlotId, u64>>, Error> {
     let map = MapData::from_pin(pins.map(FLOWS)).map_err(|it| Error::map(FLOWS, it))?;
-    let table = Table::of(&map)?;
+    let table = Table::of(FLOWS, &map)?;
     Ok((table.len() <= COUNTED_MAX).then(|| count(&table, now_ns())))
 }
 

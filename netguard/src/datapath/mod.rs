@@ -17,6 +17,7 @@ mod grace;
 mod in_force;
 mod kernel;
 mod kernel_drops;
+mod mapped;
 mod maps;
 mod names;
 mod namespace;
@@ -33,15 +34,16 @@ mod watch;
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Instant,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapError, RingBuf},
+    maps::{Array, IterableMap as _, Map, MapData, MapError, RingBuf},
 };
-use netguard_common::{dns_denial::DnsDenial, maps as layout, record::DropRecord};
+use netguard_common::{SlotId, dns_denial::DnsDenial, maps as layout, record::DropRecord};
+use netguard_dns::Meters;
 
 pub use attach::Guard;
 use attach::Waits;
@@ -64,6 +66,7 @@ pub use watch::Finding;
 
 use crate::policy::Plan;
 use carry::{Carrier, Left};
+use mapped::Mapped;
 use maps::PolicyMaps;
 use sides::Sides;
 
@@ -300,12 +303,14 @@ impl Datapath {
             pins: self.descriptor(layout::PINS)?,
             drops: self.descriptor(layout::DROPS)?,
             denials: self.descriptor(layout::DENIALS)?,
+            asked: self.descriptor(layout::ASKED)?,
             counters: drop_counters::open_to_read(&self.pins)?,
         })
     }
 
     fn descriptor(&self, name: &'static str) -> Result<OwnedFd, Error> {
-        let Some(Map::HashMap(map) | Map::RingBuf(map)) = self.ebpf.map(name) else {
+        let Some(Map::HashMap(map) | Map::RingBuf(map) | Map::Array(map)) = self.ebpf.map(name)
+        else {
             return Err(Error::Object(name));
         };
         let copied = map.fd().as_fd().try_clone_to_owned();
@@ -322,12 +327,21 @@ pub struct Shared<T> {
     pub drops: T,
     /// `DENIALS`, which has one reader too.
     pub denials: T,
+    /// `ASKED`.
+    pub asked: T,
     /// `COUNTERS`, to read.
     pub counters: T,
 }
 
 /// What can be made of the descriptors in a [`Shared`].
-pub type Opened = (PinWriter, DropStream, DenialStream, DropCounters);
+#[expect(missing_docs, reason = "the types say it")]
+pub struct Opened {
+    pub pins: PinWriter,
+    pub drops: DropStream,
+    pub denials: DenialStream,
+    pub asked: AskedMeters,
+    pub counters: DropCounters,
+}
 
 impl Shared<OwnedFd> {
     /// Makes use of descriptors that [`Datapath::shared`] has given to another process, on a host with so many
@@ -340,8 +354,10 @@ impl Shared<OwnedFd> {
         let pins = of_descriptor(layout::PINS, self.pins)?;
         let drops = DropStream { ring: of_descriptor(layout::DROPS, self.drops)? };
         let denials = DenialStream { ring: of_descriptor(layout::DENIALS, self.denials)? };
+        let asked: Array<MapData, u64> = of_descriptor(layout::ASKED, self.asked)?;
+        let asked = AskedMeters(Mapped::of(layout::ASKED, asked.map())?);
         let counters = DropCounters::new(self.counters, processors);
-        Ok((PinWriter::new(pins), drops, denials, counters))
+        Ok(Opened { pins: PinWriter::new(pins), drops, denials, asked, counters })
     }
 }
 
@@ -367,6 +383,15 @@ impl DropStream {
             }
         }
         None
+    }
+}
+
+/// How much slots have asked, counted together with the programs.
+pub struct AskedMeters(Mapped<AtomicU64>);
+
+impl Meters for AskedMeters {
+    fn of(&self, slot: SlotId) -> Option<&AtomicU64> {
+        self.0.get(usize::from(slot))
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) fn facts() -> Facts {
         mac: [0; 6],
         controller,
         is_bridge: name.starts_with("br-"),
+        is_tap: false,
         isolated: false,
     };
     let interfaces = vec![

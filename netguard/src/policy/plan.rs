@@ -164,7 +164,7 @@ fn add_names(entry: &mut SlotEntry, slot: &Slot, policy: &Policy) -> Vec<(u64, A
     entry.flags |= slot_flags::DENIES;
     entry.name_max = u32::try_from(policy.dns.name_max).unwrap_or(u32::MAX);
     let queries = dns.limits.queries_per_second;
-    entry.limits[Counted::Queries as usize] = Limit::per_second(queries.into());
+    entry.queries = Limit::per_second(queries.into());
     let suffixes = sets.iter().map(|set| Arc::clone(set.suffixes()));
     let suffixes: Vec<_> = suffixes.map(|it| (it.number(), it)).collect();
     for (to, (number, _)) in entry.names.iter_mut().zip(&suffixes) {
@@ -222,6 +222,7 @@ fn slot_entry(
     let (subnet6, mask6) = subnet(slot, false);
     SlotEntry {
         limits: limits(slot),
+        queries: Limit::default(),
         names: [0; NAME_SETS],
         gateway4: gateway(true),
         gateway6: gateway(false),
@@ -256,9 +257,9 @@ fn subnet(slot: &Slot, v4: bool) -> (Address, Address) {
     (address, Address(mask.to_be_bytes()))
 }
 
-fn limits(slot: &Slot) -> [Limit; 5] {
+fn limits(slot: &Slot) -> [Limit; 4] {
     let limits = &slot.limits;
-    let mut entries = [Limit::default(); 5];
+    let mut entries = [Limit::default(); 4];
     for (counted, units) in [
         (Counted::Packets, limits.packets_per_second.map(u64::from)),
         (Counted::Bytes, limits.bytes_per_second),
