@@ -102,9 +102,7 @@ fn told(lab: &Lab, slot: &str, from: usize) -> Vec<String> {
 #[test]
 fn what_the_programs_say_is_what_the_resolver_says() {
     const QUERIES: usize = 400;
-    let seed = std::env::var("NETGUARD_SEED")
-        .map_or_else(|_| rand::random(), |it| it.parse().expect("a seed"));
-    eprintln!("NETGUARD_SEED={seed}");
+    let seed = seed();
     on_both_port_kinds_with(&config(), |lab| {
         let mut random_numbers = SmallRng::seed_from_u64(seed);
         let all: Vec<_> = (0..QUERIES).map(|_| random(&mut random_numbers)).collect();
@@ -281,6 +279,34 @@ fn what_is_not_plainly_a_query_is_the_resolvers_business() {
 }
 
 #[test]
+fn the_programs_deny_what_no_list_has_and_nothing_else() {
+    const QUERIES: usize = 20_000;
+    if !can_use_kernel() {
+        return;
+    }
+    let mut random_numbers = SmallRng::seed_from_u64(seed());
+    let names = SLOT.replace("[\"listed.example\"]", &format!("{LISTED:?}"));
+    let mut kernel =
+        Kernel::on_tap(&names.replace("id = 1", "id = 1\nlimits.queries_per_second = 0"));
+    let mut denied = 0;
+    for _ in 0..QUERIES {
+        let asked = random(&mut random_numbers);
+        let frame = ip("10.1.0.2", "8.8.8.8").udp(40000, 53, &asked.message());
+        let is_denied = kernel.probe(Hook::Xdp, &frame, 0).0 == Outcome::Answer;
+        assert_eq!(is_denied, is_denied_here(&asked), "{asked:?}");
+        denied += usize::from(is_denied);
+    }
+    assert!((QUERIES / 4..QUERIES * 3 / 4).contains(&denied), "{denied} of them are denied");
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("NETGUARD_SEED").ok();
+    let seed = given.map_or_else(rand::random, |it| it.parse().expect("a seed"));
+    eprintln!("NETGUARD_SEED={seed}");
+    seed
+}
+
+#[test]
 fn a_question_about_a_query_is_answered_and_leaves_nothing() {
     if !can_use_kernel() {
         return;
@@ -359,22 +385,27 @@ fn queries_that_the_programs_deny_and_those_that_the_resolver_answers_have_one_l
 fn a_flood_of_denied_queries_is_told_to_the_last() {
     const QUERIES: u64 = 30_000;
     on_both_port_kinds_with(&config(), |lab| {
-        let sent = lab.within("slot1", || {
+        // What its own queue has no room for is never sent; what the resolver answers last came behind all the rest.
+        lab.within("slot1", || {
             let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
             socket.connect("10.1.0.1:53").expect("a way to the resolver");
             let asked = Asked { name: wire("a.denied.test"), ..Asked::default() };
             let message = asked.message();
-            (0..QUERIES).filter(|_| socket.send(&message).is_ok()).count() as u64
+            for _ in 0..QUERIES {
+                socket.send(&message).expect("a query");
+            }
+        });
+        let last = Asked { name: wire("localhost"), ..Asked::default() };
+        until("the last one is answered", || {
+            ask(lab, "slot1", SERVERS[0], &[last.clone()])[0].is_some()
         });
         let counted = |what: &str| lab.packets("slot1", "egress", what);
-        until("all of it is counted", || counted("answer") + counted("redirect") >= sent);
         let (answered, redirected) = (counted("answer"), counted("redirect"));
-        assert_eq!(answered + redirected, sent);
-        assert!(answered > QUERIES / 2, "{answered} of {sent}");
+        assert!(answered > QUERIES / 4, "{answered} of {QUERIES}");
         until("what the programs have answered is told", || {
             told(lab, "slot1", 0).len() as u64 >= answered
         });
-        assert!(told(lab, "slot1", 0).len() as u64 <= sent);
+        assert!(told(lab, "slot1", 0).len() as u64 <= answered + redirected);
         assert!(!lab.events().iter().any(|event| is_note(event, "log lines were lost")));
     });
 }
@@ -417,9 +448,10 @@ fn sets_of_names_come_and_go_and_leave_the_map_as_large_as_it_was() {
     if !can_use_kernel() {
         return;
     }
-    let mut kernel = Kernel::on_tap(SLOT);
+    let slot = SLOT.replace("id = 1", "id = 1\nlimits.queries_per_second = 0");
+    let mut kernel = Kernel::on_tap(&slot);
     let mut random_numbers = SmallRng::seed_from_u64(7);
-    let listed = |names: &[String]| SLOT.replace("[\"listed.example\"]", &format!("{names:?}"));
+    let listed = |names: &[String]| slot.replace("[\"listed.example\"]", &format!("{names:?}"));
     let put = |kernel: &mut Kernel, name: &str| {
         let asked = Asked { name: wire(name), ..Asked::default() };
         let frame = ip("10.1.0.2", "8.8.8.8").udp(40000, 53, &asked.message());

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use netguard_common::{Address, DropReason, SlotId, maps::SlotEntry};
 
 use crate::{
-    dns_flows,
+    denial, dns_flows,
     frame::Frame,
     limits, names,
     packet::{Packet, TCP, UDP},
@@ -32,6 +32,7 @@ const DNS_PORT_BE: u16 = 53_u16.to_be();
 pub fn is_denied<F: Frame>(frame: &F, scratch: &mut Scratch, slot: &SlotEntry) -> bool {
     resolver_for(slot, scratch.packet.src) != Address::UNSPECIFIED
         && names::is_denied(frame, scratch, slot)
+        && denial::turn_around(frame, &mut scratch.answer).is_some()
 }
 
 /// Denies it, if the slot has queries left and there is room for the record; else the resolver sees to it.

@@ -75,7 +75,6 @@ fn write_in<F: Frame, const IP: usize>(
     question: &Question,
     answer: &mut Answer,
 ) -> Option<()> {
-    denial::turn_around(frame, answer)?;
     let transport = (ETHERNET + IP * 4) as u32;
     // As in `report::record`: this form of a minimum is what Linux 6.1 to 6.5 believe.
     let asked = (DNS_HEADER + question.asked()).wrapping_sub(1).min(ASKED_MAX - 1) + 1;

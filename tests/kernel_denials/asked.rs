@@ -90,6 +90,9 @@ pub fn wire(name: &str) -> Vec<u8> {
 pub fn is_denied_here(asked: &Asked) -> bool {
     let set: NameSet = LISTED.iter().map(|it| it.parse::<Entry>().expect("an entry")).collect();
     let list = Allowlist::of([Arc::new(set)]);
+    // What an exception says, the resolver says.
+    let exceptions = LISTED.iter().filter_map(|it| it.strip_prefix('!')?.parse::<Entry>().ok());
+    let exceptions: NameSet = exceptions.collect();
     let mut name = WireName::root();
     name.read(&asked.name).expect("a name");
     let last = name.labels().last().map(|at| &name.lower()[usize::from(*at)..]);
@@ -98,6 +101,7 @@ pub fn is_denied_here(asked: &Asked) -> bool {
     let is_opt = asked.edns.is_none_or(|it| it.version == 0 && it.options.len() < 2);
     is_plain
         && is_opt
+        && !exceptions.covers(&name)
         && name.lower().len() <= DEFAULT_NAME_MAX
         && asked.class == 1
         && !matches!(asked.record_type, 0 | 41 | 128..=254)
