@@ -16,7 +16,7 @@ use netguard_common::{Address, DropReason, SlotId, maps::SlotEntry};
 use crate::{
     denial, dns_flows,
     frame::Frame,
-    limits, names,
+    names,
     packet::{Packet, TCP, UDP},
     scratch::Scratch,
 };
@@ -33,13 +33,6 @@ pub fn is_denied<F: Frame>(frame: &F, scratch: &mut Scratch, slot: &SlotEntry) -
     resolver_for(slot, scratch.packet.src) != Address::UNSPECIFIED
         && names::is_denied(frame, scratch, slot)
         && denial::turn_around(frame, &mut scratch.answer).is_some()
-}
-
-/// Denies it, if the slot has queries left and there is room for the record; else the resolver sees to it.
-#[inline(always)]
-pub fn deny<F: Frame>(frame: &F, scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry) -> bool {
-    limits::query(frame, scratch, slot_id, slot)
-        && (frame.is_dry_run() || names::record(scratch, slot_id))
 }
 
 /// Sends a query to the slot's resolver.

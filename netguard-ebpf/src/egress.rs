@@ -13,7 +13,7 @@ use crate::{
     fragments,
     frame::Frame,
     icmp::{self, Kind},
-    identity, limits,
+    identity, limits, names,
     packet::{Packet, TCP, UDP},
     policy,
     reach::{self, Attempt, Leave},
@@ -53,8 +53,9 @@ pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
             Ok(Permit::Redirect)
                 if policy::sends_back(slot, frame.ifindex())
                     && dns::is_denied(frame, scratch, slot)
+                    && limits::query(frame, scratch, slot_id, slot)
                     && limits::packet(frame, scratch, slot_id, slot).is_ok()
-                    && dns::deny(frame, scratch, slot_id, slot) =>
+                    && names::record(scratch, slot_id) =>
             {
                 Ok(Verdict::Answer)
             }
@@ -119,7 +120,10 @@ fn carry_out(
             would_drop = DropReason::from_raw(scratch.attempt.would_drop);
         }
         Permit::Redirect
-            if dns::is_denied(ctx, scratch, slot) && dns::deny(ctx, scratch, slot_id, slot) =>
+            // Without queries left, or without room for the record, the resolver sees to it.
+            if dns::is_denied(ctx, scratch, slot)
+                && limits::query(ctx, scratch, slot_id, slot)
+                && (ctx.is_dry_run() || names::record(scratch, slot_id)) =>
         {
             return Ok(Verdict::Answer);
         }

@@ -137,19 +137,19 @@ impl Status {
         let _ = writeln!(
             out,
             "{:<4} {:<12} {:>9} {:>9} {:>10} {:>8}  interfaces",
-            "id", "slot", "egress", "ingress", "redirected", "dropped"
+            "id", "slot", "egress", "ingress", "dns", "dropped"
         );
         for (id, slot) in &self.view.slots {
             let passed = |direction| self.packets(*id, direction, |it| it == OUTCOME_PASS);
-            let redirected =
-                self.packets(*id, Direction::Egress, |outcome| outcome == OUTCOME_REDIRECT);
+            let is_dns = |outcome| matches!(outcome, OUTCOME_REDIRECT | OUTCOME_ANSWER);
+            let dns = self.packets(*id, Direction::Egress, is_dns);
             let dropped = [Direction::Egress, Direction::Ingress]
                 .map(|direction| self.packets(*id, direction, is_drop))
                 .iter()
                 .sum::<u64>();
             let _ = writeln!(
                 out,
-                "{id:<4} {:<12} {:>9} {:>9} {redirected:>10} {dropped:>8}  {}",
+                "{id:<4} {:<12} {:>9} {:>9} {dns:>10} {dropped:>8}  {}",
                 read_name(&slot.name),
                 passed(Direction::Egress),
                 passed(Direction::Ingress),
@@ -215,9 +215,9 @@ impl Status {
             };
             let _ = writeln!(
                 out,
-                "\n{slot}: carried from elsewhere, not in these numbers: {} packets passed, {} redirected, {} dropped",
+                "\n{slot}: carried from elsewhere, not in these numbers: {} packets passed, {} of DNS, {} dropped",
                 packets(|outcome| outcome == "pass"),
-                packets(|outcome| outcome == "redirect"),
+                packets(|outcome| matches!(outcome, "redirect" | "answer")),
                 packets(|outcome| DropReason::ALL.iter().any(|reason| reason.name() == outcome)),
             );
         }

@@ -54,13 +54,23 @@ impl Lab {
     /// Builds a guarded lab from a configuration of the test's own.
     #[must_use]
     pub fn with(config: &str, ports: &str) -> Self {
+        Self::with_options(config, &["--ports", ports, "--log", "json"])
+    }
+
+    fn with_options(config: &str, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("netguard.toml");
         fs::write(&file, config).expect("the configuration");
         let file = file.to_str().expect("its path");
-        let mut lab = Self::built(&["up", "--ports", ports, "--log", "json", "--config", file]);
+        let mut lab = Self::built(&[&["up", "--config", file], options].concat());
         lab.directory = Some(directory);
         lab
+    }
+
+    /// Builds a lab of a configuration of the test's own that nothing guards.
+    #[must_use]
+    pub fn unguarded_with(config: &str, ports: &str) -> Self {
+        Self::with_options(config, &["--ports", ports, "--unguarded"])
     }
 
     /// Builds a guarded lab like that of [`Self::up`] whose slots need no pins.

@@ -219,7 +219,25 @@ impl PolicyMaps {
         batch::put(layout::SLOTS, self.slots.map(), slots)
     }
 
-    /// The first entry that is not that of the plans, if there is one: somebody else has written. A side
+    /// The first set of names that is not that of the plans, if there is one.
+    pub(super) fn find_foreign_names(
+        &self,
+        plans: [Option<&Plan>; 2],
+    ) -> Result<Option<Foreign>, Error> {
+        let found = self.names.find_foreign(plans)?;
+        Ok(found.map(|set| Foreign::new(layout::NAMES, set)))
+    }
+
+    /// The same in steps.
+    pub(super) fn find_foreign_names_slowly(
+        &mut self,
+        plans: [Option<&Plan>; 2],
+    ) -> Result<Option<Foreign>, Error> {
+        let found = self.names.find_foreign_slowly(plans)?;
+        Ok(found.map(|set| Foreign::new(layout::NAMES, set)))
+    }
+
+    /// The first entry of any other map that is not that of the plans, if there is one: somebody else has written. A side
     /// without a plan is not looked at.
     pub(super) fn find_foreign(
         &self,
@@ -267,9 +285,6 @@ impl PolicyMaps {
         })?;
         if let Some(key) = other {
             return Ok(Some(Foreign::new(layout::SERVICES, service_text(&key))));
-        }
-        if let Some(set) = self.names.find_foreign(plans)? {
-            return Ok(Some(Foreign::new(layout::NAMES, set)));
         }
         let slots = sides().flat_map(|(side, plan)| {
             let at = move |id: &SlotId| layout::slot_index(side, *id);

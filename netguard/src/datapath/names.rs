@@ -10,7 +10,8 @@ use netguard_common::{maps as layout, names::NameKey};
 use netguard_dns::Suffixes;
 
 use super::{
-    Error, PinDirectory, batch,
+    Error, PinDirectory,
+    batch::{self, Cursor},
     maps::{Entries, Wire, take},
     view::open,
 };
@@ -22,15 +23,66 @@ type Sets = BTreeMap<u64, Arc<Suffixes>>;
 /// The map.
 pub(super) struct NameMap {
     map: Entries<NameKey, u32>,
+    look: Option<Look>,
+}
+
+/// What was seen of the map until now.
+struct Look {
+    wanted: Sets,
+    /// No other sets may be there.
+    are_all: bool,
+    at: Option<Cursor>,
+    /// How many entries of each set are as they should be.
+    found: BTreeMap<u64, usize>,
+    foreign: Option<u64>,
+}
+
+impl Look {
+    fn begin(plans: [Option<&Plan>; 2]) -> Self {
+        Self {
+            wanted: union(plans.into_iter().flatten()),
+            are_all: plans.iter().all(Option::is_some),
+            at: None,
+            found: BTreeMap::new(),
+            foreign: None,
+        }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        (&self.wanted, self.are_all) == (&other.wanted, other.are_all)
+    }
+
+    /// Looks at more of the map; true at its end.
+    fn go_on(&mut self, map: &MapData) -> Result<bool, Error> {
+        let Self { wanted, are_all, found, foreign, .. } = self;
+        let visit = |Wire(key): Wire<NameKey>, Wire(kind): Wire<u32>| match wanted.get(&key.set) {
+            Some(suffixes) if suffixes.find(key.hash) == Some(kind) => {
+                *found.entry(key.set).or_default() += 1;
+            }
+            None if !*are_all => {}
+            _ => *foreign = Some(key.set),
+        };
+        self.at = batch::some(layout::NAMES, map, self.at, visit)?;
+        Ok(self.at.is_none())
+    }
+
+    /// A set that is not as it should be.
+    fn foreign(&self) -> Option<String> {
+        let is_short = |(set, suffixes): &(&u64, &Arc<Suffixes>)| {
+            self.found.get(set).copied().unwrap_or_default() != suffixes.len()
+        };
+        let short = || self.wanted.iter().find(is_short).map(|(set, _)| *set);
+        self.foreign.or_else(short).map(|set| format!("set of names {set:016x}"))
+    }
 }
 
 impl NameMap {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self { map: take(ebpf, layout::NAMES)? })
+        Ok(Self { map: take(ebpf, layout::NAMES)?, look: None })
     }
 
     pub(super) fn open(pins: &PinDirectory) -> Result<Self, Error> {
-        Ok(Self { map: open(pins, layout::NAMES)? })
+        Ok(Self { map: open(pins, layout::NAMES)?, look: None })
     }
 
     pub(super) fn map(&self) -> &MapData {
@@ -54,29 +106,29 @@ impl NameMap {
         Ok(())
     }
 
-    /// The first set that does not hold what it should, if there is one. A set that no plan has is one too much only if the
-    /// plans are all.
+    /// The first set that does not hold what it should, if there is one. Of a plan that is not given all sets may be there.
     pub(super) fn find_foreign(&self, plans: [Option<&Plan>; 2]) -> Result<Option<String>, Error> {
-        let wanted = union(plans.into_iter().flatten());
-        let are_all = plans.iter().all(Option::is_some);
-        let mut found: BTreeMap<u64, usize> = BTreeMap::new();
-        let mut foreign = None;
-        batch::each(
-            layout::NAMES,
-            self.map(),
-            |Wire(key): Wire<NameKey>, Wire(kind)| match wanted.get(&key.set) {
-                Some(suffixes) if suffixes.find(key.hash) == Some(kind) => {
-                    *found.entry(key.set).or_default() += 1;
-                }
-                None if !are_all => {}
-                _ => foreign = Some(key.set),
-            },
-        )?;
-        let is_short = |(set, suffixes): &(&u64, &Arc<Suffixes>)| {
-            found.get(set).copied().unwrap_or_default() != suffixes.len()
-        };
-        let short = || wanted.iter().find(is_short).map(|(set, _)| *set);
-        Ok(foreign.or_else(short).map(|set| format!("set of names {set:016x}")))
+        let mut look = Look::begin(plans);
+        while !look.go_on(self.map())? {}
+        Ok(look.foreign())
+    }
+
+    /// The same in steps, of which each takes some milliseconds whatever the number of names: what is wrong is found when one has
+    /// come to the end.
+    pub(super) fn find_foreign_slowly(
+        &mut self,
+        plans: [Option<&Plan>; 2],
+    ) -> Result<Option<String>, Error> {
+        const STEPS: usize = 4;
+        let fresh = Look::begin(plans);
+        let mut look = self.look.take().filter(|look| look.is_like(&fresh)).unwrap_or(fresh);
+        for _ in 0..STEPS {
+            if look.go_on(self.map())? || look.foreign.is_some() {
+                return Ok(look.foreign());
+            }
+        }
+        self.look = Some(look);
+        Ok(None)
     }
 
     /// Makes it hold the sets of a plan and nothing else.

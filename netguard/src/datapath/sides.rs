@@ -117,13 +117,16 @@ impl Sides {
     }
 
     /// The first entry of a map that nobody here has written, if there is one.
-    pub(super) fn find_foreign(&self) -> Result<Option<Foreign>, Error> {
+    pub(super) fn find_foreign(&mut self) -> Result<Option<Foreign>, Error> {
         let other = match &self.other {
             Held::Whole(plan) => Some(&**plan),
             Held::Torn(_) => None,
         };
         let plans = SIDES.map(|side| if side == self.active { Some(&*self.plan) } else { other });
-        self.maps.find_foreign(self.active, plans)
+        match self.maps.find_foreign(self.active, plans)? {
+            None => self.maps.find_foreign_names_slowly(plans),
+            found => Ok(found),
+        }
     }
 
     /// Writes the plan that counts anew, on one side and then on the other, whatever somebody else has written there.
