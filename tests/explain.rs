@@ -86,6 +86,7 @@ fn a_dry_run_leaves_no_trace_and_says_what_a_packet_meets() {
         let met = match outcome {
             Outcome::Pass => Asked::Pass,
             Outcome::Redirect => Asked::Redirect,
+            Outcome::Answer => Asked::Answer,
             Outcome::Drop(reason) => Asked::Drop(reason),
             Outcome::Continue => panic!("{what}: nobody has decided"),
         };
@@ -103,7 +104,7 @@ fn outcome(answer: &Value) -> String {
 }
 
 fn drops(counters: &Packets) -> Packets {
-    let is_drop = |outcome: &str| !["pass", "redirect"].contains(&outcome);
+    let is_drop = |outcome: &str| !["pass", "redirect", "answer"].contains(&outcome);
     counters.iter().filter(|((_, it), _)| is_drop(it)).map(|(key, it)| (key.clone(), *it)).collect()
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "denials/guest.rs"]
 mod guest;
+#[path = "denials/map.rs"]
+mod map;
 #[path = "dns/names.rs"]
 #[expect(dead_code, reason = "of the queries this makes its own")]
 mod names;
@@ -118,7 +120,7 @@ fn main() -> Result<()> {
         counted("redirect"),
         own.log_lines()?
     );
-    Ok(())
+    map::table()
 }
 
 impl Host {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{ErrorKind, Read as _, Write as _},
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::AsFd as _,
     time::{Duration, Instant},
 };
 
@@ -126,7 +126,6 @@ impl Guest {
         // What the servers still have to do belongs to it: their logs.
         std::thread::sleep(Duration::from_millis(100));
         counted.server_cpu = cpu_of(servers)? - before;
-        let _ = self.tap.as_raw_fd();
         Ok(counted)
     }
 }

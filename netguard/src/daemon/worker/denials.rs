@@ -13,6 +13,8 @@ use crate::datapath::DenialStream;
 
 /// From the first record that comes until it is read. The kernel wakes the thread for that one only, so many come together.
 const GATHER: Duration = Duration::from_millis(5);
+/// How many are read before it is asked whether this is over.
+const AT_ONCE: usize = 16384;
 /// After an error of epoll itself, so that one that lasts costs no processor.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 
@@ -46,22 +48,25 @@ impl Drop for Denials {
 
 fn read(epoll: &Epoll, stop: &EventFd, mut stream: DenialStream, mut denied: Denied) {
     let mut events = [EpollEvent::empty(); 2];
+    let mut has_more = false;
     loop {
         let wait = denied.flush(Moment::now()).map(|wait| wait + Duration::from_millis(1));
+        let wait = if has_more { Some(Duration::ZERO) } else { wait };
         let wait = wait.and_then(|wait| EpollTimeout::try_from(wait).ok());
         match epoll.wait(&mut events, wait.unwrap_or(EpollTimeout::NONE)) {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
-            Ok(_) => {}
+            Ok(0) | Err(nix::errno::Errno::EINTR) if !has_more => continue,
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => {
                 log::error!("waiting for denied queries: {error}");
                 std::thread::sleep(AFTER_ERROR);
             }
         }
         let is_over = stop.read().is_ok();
-        if !is_over {
+        if !is_over && !has_more {
             std::thread::sleep(GATHER);
         }
-        while stream.next_ready(|denial, name| denied.write(denial, name)) {}
+        let mut next = || stream.next_ready(|denial, name| denied.write(denial, name));
+        has_more = (0..AT_ONCE).all(|_| next());
         if is_over {
             denied.flush_now();
             return;
