@@ -10,8 +10,16 @@ use std::{
 };
 
 use aya::maps::{HashMap, Map, MapData};
-use netguard::datapath::PinDirectory;
-use netguard_common::{DRY_RUN_INTERFACE, Hook, maps::NAMES};
+use netguard::{
+    config::Config,
+    datapath::{self, PinDirectory, PinnedProgram},
+    policy::{Facts, Plan},
+};
+use netguard_common::{
+    Hook,
+    maps::{NAMES, slot_flags},
+    names::NAME_SETS,
+};
 use netguard_tests::{
     answer::read,
     binary::Ended,
@@ -315,11 +323,10 @@ fn a_question_about_a_query_is_answered_and_leaves_nothing() {
         Kernel::on_tap(&SLOT.replace("id = 1", "id = 1\nlimits.queries_per_second = 1"));
     let asked = Asked { name: wire("a.denied.example"), ..Asked::default() };
     let frame = ip("10.1.0.2", "8.8.8.8").udp(40000, 53, &asked.message());
-    let program = netguard::datapath::PinnedProgram::open(kernel.pins(), Hook::PortEgress)
-        .expect("it is pinned");
+    let program = PinnedProgram::open(kernel.pins(), Hook::PortEgress).expect("it is pinned");
     for _ in 0..5 {
         let told = program.ask(&frame, 1, 0).expect("an answer");
-        assert_eq!(told, netguard::datapath::Asked::Answer, "{DRY_RUN_INTERFACE}");
+        assert_eq!(told, datapath::Asked::Answer);
     }
     // None of these was taken off what the slot may ask, nor counted.
     assert_eq!(kernel.probe(Hook::PortEgress, &frame, 0).0, Outcome::Answer);
@@ -441,6 +448,28 @@ fn names_that_somebody_takes_out_of_the_map_are_put_back() {
     assert_eq!(map.get(&first, 0).expect("it is there"), kind);
     let verified: Ended = lab.run(&["verify"]);
     let _ = verified.success();
+}
+
+#[test]
+fn a_slot_of_more_sets_than_the_programs_look_through_is_the_resolvers() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let plan = |lists: usize| {
+        let lists: Vec<_> = (0..lists)
+            .map(|number| {
+                let list = directory.path().join(format!("list{number}"));
+                std::fs::write(&list, format!("n{number}.example\n")).expect("the list");
+                list
+            })
+            .collect();
+        let text = SLOT.replace("categories = []", &format!("categories = []\nlists = {lists:?}"));
+        let config = Config::parse(&text, &directory.path().join("netguard.toml"));
+        Plan::compile(&config.expect("a good configuration").policy, &Facts::default())
+    };
+    let (most, too_many) = (plan(NAME_SETS - 1), plan(NAME_SETS));
+    let denies = |plan: &Plan| plan.slots[&1].flags & slot_flags::DENIES != 0;
+    assert!(denies(&most) && !denies(&too_many));
+    assert!(most.slots[&1].names.iter().all(|set| most.names.contains_key(set)));
+    assert!(too_many.names.is_empty());
 }
 
 #[test]
