@@ -4,7 +4,7 @@
 //! A frame's checksum may be partial (virtio, GSO): somebody will fill it in, or nobody, and no program can see which. The
 //! answers are right either way: `bpf_l4_csum_replace` patches a full checksum and leaves a partial one alone.
 
-use core::ptr;
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::{
     helpers::{bpf_csum_diff, bpf_redirect},
@@ -43,13 +43,24 @@ const PROHIBITED_V6: u32 = 1 << 24 | 1 << 16;
 pub struct Answer {
     /// Who answers what has no connection: the slot's gateway.
     gateway: Address,
-    pub ethernet: [u16; ETHERNET / 2],
     /// Addresses, length and protocol, as checksums take them in (RFC 8200 section 8.1).
     pseudo: [u32; IPV6],
+    /// So that the frame's words are words.
+    _align: u16,
+    ethernet: [u16; ETHERNET / 2],
     /// The answer from its IP header on.
     pub words: [u32; ANSWER_WORDS],
     /// What comes behind that, in an answer to a query.
     pub tail: Tail,
+}
+
+impl Answer {
+    /// The frame.
+    #[inline(always)]
+    pub fn frame(&self) -> *const u8 {
+        const { assert!(offset_of!(Self, ethernet) + ETHERNET == offset_of!(Self, words)) };
+        (&raw const *self).cast::<u8>().wrapping_add(offset_of!(Self, ethernet))
+    }
 }
 
 /// True if the slot wants to be told, and the packet is one that can be answered: no error, no later fragment, nothing
@@ -114,13 +125,11 @@ fn write(ctx: &TcContext) -> Option<()> {
     let (packet, answer) = (&scratch.packet, &mut scratch.answer);
     turn_around(ctx, answer)?;
     match (packet.src.is_v4(), packet.protocol == TCP) {
-        (true, true) => reset::<IPV4>(ctx, packet, answer)?,
-        (false, true) => reset::<IPV6>(ctx, packet, answer)?,
-        (true, false) => prohibit::<IPV4>(ctx, packet, answer)?,
-        (false, false) => prohibit::<IPV6>(ctx, packet, answer)?,
+        (true, true) => reset::<IPV4>(ctx, packet, answer),
+        (false, true) => reset::<IPV6>(ctx, packet, answer),
+        (true, false) => prohibit::<IPV4>(ctx, packet, answer),
+        (false, false) => prohibit::<IPV6>(ctx, packet, answer),
     }
-    // SAFETY: the header is that long.
-    unsafe { Frame::store(ctx, 0, answer.ethernet.as_ptr().cast(), ETHERNET as u32) }.then_some(())
 }
 
 /// The Ethernet header of the way back. None if the frame was sent to a group, which nobody answers (RFC 1122 section 3.2.2).
@@ -244,12 +253,12 @@ pub fn put_ip<const IP: usize>(
     }
 }
 
-/// Makes the frame as long as the answer, and writes all of it but the Ethernet header.
+/// Makes the frame as long as the answer, and writes all of it.
 #[inline(always)]
 fn send(ctx: &TcContext, answer: &mut Answer, bytes: usize) -> Option<()> {
-    let written = ctx.resize((ETHERNET + bytes) as u32)
-        // SAFETY: the buffer has room for the longest answer.
-        && unsafe { Frame::store(ctx, ETHERNET as u32, answer.words.as_ptr().cast(), bytes as u32) };
+    let length = (ETHERNET + bytes) as u32;
+    // SAFETY: the buffer has room for the longest answer.
+    let written = ctx.resize(length) && unsafe { Frame::store(ctx, 0, answer.frame(), length) };
     written.then_some(())
 }
 

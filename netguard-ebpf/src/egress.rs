@@ -47,11 +47,12 @@ enum Permit {
 /// The verdict that neither changes state nor rewrites nor asks the host's routing: the drop stage.
 #[inline(always)]
 pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
-    policy::in_slot(frame, |slot_id, slot| {
+    policy::at_port(frame, |port, slot| {
+        let slot_id = port.slot_id;
         let scratch = scratch::memory()?;
         match stages(frame, scratch, slot_id, slot) {
             Ok(Permit::Redirect)
-                if policy::sends_back(slot, frame.ifindex())
+                if port.sends_back == 1
                     && dns::is_denied(frame, scratch, slot)
                     && limits::query(frame, scratch, slot_id, slot)
                     && limits::packet(frame, scratch, slot_id, slot).is_ok()

@@ -21,33 +21,50 @@ const OPT: u32 = DENIAL_OPT.len() as u32;
 const TAIL: usize = DENIAL_SOA.len() + DENIAL_OPT.len();
 
 /// What every answer ends with.
-pub type Tail = [u32; TAIL / 4];
-const _: () = assert!(TAIL.is_multiple_of(4) && DENIAL_SOA.len().is_multiple_of(4));
+pub type Tail = [u64; TAIL / 8];
+const _: () = assert!(TAIL.is_multiple_of(8) && DENIAL_SOA.len().is_multiple_of(2));
 
-/// Its bytes, in words of memory.
+/// Its bytes.
+const BYTES: [u8; TAIL] = {
+    let mut bytes = [0; TAIL];
+    let mut at = 0;
+    while at < TAIL {
+        bytes[at] =
+            if at < DENIAL_SOA.len() { DENIAL_SOA[at] } else { DENIAL_OPT[at - DENIAL_SOA.len()] };
+        at += 1;
+    }
+    bytes
+};
+/// The same in words of memory.
 const WORDS: Tail = {
-    let mut words = [0; TAIL / 4];
+    let mut words = [0; TAIL / 8];
     let mut index = 0;
     while index < words.len() {
-        let mut word = [0; 4];
-        let mut byte = 0;
-        while byte < 4 {
-            let at = index * 4 + byte;
-            word[byte] = if at < DENIAL_SOA.len() {
-                DENIAL_SOA[at]
-            } else {
-                DENIAL_OPT[at - DENIAL_SOA.len()]
-            };
+        let (mut word, mut byte) = ([0; 8], 0);
+        while byte < 8 {
+            word[byte] = BYTES[index * 8 + byte];
             byte += 1;
         }
-        words[index] = u32::from_ne_bytes(word);
+        words[index] = u64::from_ne_bytes(word);
         index += 1;
     }
     words
 };
-/// The word that has the bit DO, and the bit in it.
-const FLAGS_WORD: usize = (DENIAL_SOA.len() + OPT_FLAGS_AT) / 4;
-const FLAGS_SHIFT: u32 = ((DENIAL_SOA.len() + OPT_FLAGS_AT) % 4) as u32 * 8;
+/// The sums of its halves of words: with an OPT whose DO is unset, and without one.
+const SUM: u64 = sum_of(TAIL);
+const SOA_SUM: u64 = sum_of(DENIAL_SOA.len());
+/// Where the bit DO stands, and what it adds to the sum.
+const FLAGS_AT: usize = DENIAL_SOA.len() + OPT_FLAGS_AT;
+const FLAGS_SHIFT: u32 = (FLAGS_AT % 8) as u32 * 8;
+
+const fn sum_of(length: usize) -> u64 {
+    let (mut sum, mut at) = (0, 0);
+    while at < length {
+        sum += u16::from_ne_bytes([BYTES[at], BYTES[at + 1]]) as u64;
+        at += 2;
+    }
+    sum
+}
 
 /// Makes the frame the answer to itself. False if the kernel refuses: then it is as good as lost.
 #[inline(always)]
@@ -104,7 +121,10 @@ fn write_in<F: Frame, const IP: usize>(
     put_tail(answer, question.dnssec_ok);
     let pseudo = denial::pseudo_sum(answer);
     let head = denial::sum(&raw mut answer.words[IP], (UDP_BYTES + asked + 3) & !3);
-    let mut end = denial::fold(denial::sum(answer.tail.as_mut_ptr(), tail));
+    let flags = [question.dnssec_ok as u8, 0];
+    let flags = if FLAGS_AT % 2 == 0 { flags } else { [flags[1], flags[0]] };
+    let sum = if has_opt { SUM + u64::from(u16::from_ne_bytes(flags)) } else { SOA_SUM };
+    let mut end = denial::fold(sum);
     if asked & 1 != 0 {
         end = end.swap_bytes(); // it stands at an odd place
     }
@@ -123,8 +143,7 @@ fn write_in<F: Frame, const IP: usize>(
     let written = frame.resize(ETHERNET as u32 + front + tail)
         // SAFETY: the buffers are as long as what is written of them.
         && unsafe {
-            frame.store(0, (&raw const answer.ethernet).cast(), ETHERNET as u32)
-                && frame.store(ETHERNET as u32, answer.words.as_ptr().cast(), front)
+            frame.store(0, answer.frame(), ETHERNET as u32 + front)
                 && frame.store(ETHERNET as u32 + front, answer.tail.as_ptr().cast(), tail)
         };
     (written && frame.complete(transport + 6, denial::fold(rest + 2 * pseudo))).then_some(())
@@ -135,5 +154,5 @@ fn put_tail(answer: &mut Answer, dnssec_ok: u32) {
     for (index, word) in WORDS.into_iter().enumerate() {
         answer.tail[index] = word;
     }
-    answer.tail[FLAGS_WORD] |= (dnssec_ok << FLAGS_SHIFT).to_le();
+    answer.tail[FLAGS_AT / 8] |= (u64::from(dnssec_ok) << FLAGS_SHIFT).to_le();
 }

@@ -24,6 +24,8 @@ mod load {
 use std::{env, fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use netguard::datapath::{PinDirectory, View, measure_programs};
+use netguard_common::Hook;
 use netguard_tests::{
     lab::{Background, Lab},
     spread::Spread,
@@ -120,6 +122,8 @@ fn main() -> Result<()> {
         counted("redirect"),
         own.log_lines()?
     );
+    let [own, ..] = &mut hosts;
+    println!("ng_xdp takes {:.0} ns of that, measured apart", own.program_ns(duration)?);
     map::table()
 }
 
@@ -128,15 +132,30 @@ impl Host {
         Spread::of(self.samples.iter().map(of).collect())
     }
 
+    /// How long the XDP program runs for a query, with what the measurement itself takes.
+    fn program_ns(&mut self, duration: Duration) -> Result<f64> {
+        let runs = |lab: &Lab| -> Result<(u64, Duration)> {
+            let pins = PinDirectory::of(&lab.instance().parse()?);
+            let view = View::open(&pins)?;
+            let program = view.programs.into_iter().find(|it| it.name == Hook::Xdp.program());
+            program.map(|it| (it.runs, it.run_time)).context("it is pinned")
+        };
+        let _measuring = measure_programs().context("only root may measure programs")?;
+        let before = runs(&self.lab)?;
+        let _ = self.guest.ask(&self.processes, duration)?;
+        let after = runs(&self.lab)?;
+        Ok((after.1 - before.1).as_nanos() as f64 / (after.0 - before.0) as f64)
+    }
+
     fn log_lines(&self) -> Result<usize> {
         let log = format!("/run/netguard/{}/daemon.log", self.lab.instance());
         let text = fs::read(&log).with_context(|| format!("no log {log}"))?;
-        Ok(text.windows(7).filter(|it| it == b"\"dns\",\"").count())
+        Ok(text.windows(12).filter(|it| it == b" dns   slot1").count())
     }
 }
 
 fn guarded(name: &'static str, denials: bool) -> Result<Host> {
-    let lab = Lab::with(&config(denials), "qemu");
+    let lab = Lab::with_text_log(&config(denials), "qemu");
     let (monitor, worker) = lab.processes();
     for process in [monitor, worker] {
         pin_all(process)?;

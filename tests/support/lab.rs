@@ -67,6 +67,12 @@ impl Lab {
         lab
     }
 
+    /// The same with a log for people.
+    #[must_use]
+    pub fn with_text_log(config: &str, ports: &str) -> Self {
+        Self::with_options(config, &["--ports", ports])
+    }
+
     /// Builds a lab of a configuration of the test's own that nothing guards.
     #[must_use]
     pub fn unguarded_with(config: &str, ports: &str) -> Self {
