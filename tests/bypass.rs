@@ -107,7 +107,7 @@ fn logged(lab: &Lab, direction: Direction, reason: R, frame: &[u8]) -> usize {
 
 /// What was dropped in between.
 fn drops(before: &Packets, after: &Packets) -> Vec<(String, String, u64)> {
-    let is_drop = |outcome: &str| outcome != "pass" && outcome != "redirect";
+    let is_drop = |outcome: &str| !["pass", "redirect", "answer"].contains(&outcome);
     let rises = after.iter().map(|(key, count)| (key, count - before.get(key).unwrap_or(&0)));
     rises
         .filter(|((_, outcome), rise)| is_drop(outcome) && *rise > 0)

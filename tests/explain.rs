@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use netguard::datapath::{Asked, PinnedProgram};
 use netguard_common::{
     Hook,
-    maps::{ACTIVE, DROPS, PLACES, PORTS, RULES, SERVICES, STATE_MAPS},
+    maps::{ACTIVE, DENIALS, DROPS, NAMES, PLACES, PORTS, RULES, SERVICES, STATE_MAPS},
 };
 use netguard_tests::{
     binary::{Ended, netguard},
@@ -27,12 +27,12 @@ use serde_json::Value;
 const WEB: &str = "203.0.113.9";
 const GUEST: &str = "10.1.0.2";
 
-/// Every entry of every map that is pinned, but for the ring buffer, which has no entries.
+/// Every entry of every map that is pinned, but for the ring buffers, which have no entries.
 fn maps(kernel: &Kernel) -> BTreeMap<&'static str, String> {
     let names = STATE_MAPS
         .into_iter()
-        .chain([ACTIVE, PORTS, PLACES, RULES, SERVICES])
-        .filter(|name| *name != DROPS);
+        .chain([ACTIVE, PORTS, PLACES, RULES, SERVICES, NAMES])
+        .filter(|name| ![DROPS, DENIALS].contains(name));
     let dump = |name| {
         let pin = kernel.pins().map(name);
         shell(&format!("bpftool map dump pinned {}", pin.display())).success().to_owned()
@@ -54,6 +54,8 @@ fn a_dry_run_leaves_no_trace_and_says_what_a_packet_meets() {
     let entering = open(&kernel, Hook::PortIngress);
     let syn = ip(GUEST, WEB).tcp_syn(40000, 443);
     let query = ip(GUEST, "8.8.8.8").udp(40001, 53, b"query");
+    let question = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x06nobody\x07invalid\0\0\x01\0\x01";
+    let denied = ip(GUEST, "8.8.8.8").udp(40002, 53, question);
     let first =
         ip(GUEST, WEB).fragment(17, 7, 0, true, &ip(GUEST, WEB).udp(1, 2, &[0; 16])[34..58]);
     // In this order each meets what the ones before have left.
@@ -65,6 +67,7 @@ fn a_dry_run_leaves_no_trace_and_says_what_a_packet_meets() {
         ("a stray segment", Hook::PortEgress, ip(GUEST, WEB).tcp_ack(40009, 443, b"hello"), 0),
         ("a query", Hook::PortEgress, query.clone(), 0),
         ("the query again", Hook::PortEgress, query, 0),
+        ("a query for what no list has", Hook::PortEgress, denied, 0),
         ("a ping", Hook::PortEgress, ip(GUEST, WEB).ping(9), 0),
         ("to another slot", Hook::PortEgress, ip(GUEST, "10.2.0.2").tcp_syn(1, 80), 0),
         ("first fragment", Hook::PortEgress, first, 0),
@@ -86,6 +89,7 @@ fn a_dry_run_leaves_no_trace_and_says_what_a_packet_meets() {
         let met = match outcome {
             Outcome::Pass => Asked::Pass,
             Outcome::Redirect => Asked::Redirect,
+            Outcome::Answer => Asked::Answer,
             Outcome::Drop(reason) => Asked::Drop(reason),
             Outcome::Continue => panic!("{what}: nobody has decided"),
         };
@@ -103,7 +107,7 @@ fn outcome(answer: &Value) -> String {
 }
 
 fn drops(counters: &Packets) -> Packets {
-    let is_drop = |outcome: &str| !["pass", "redirect"].contains(&outcome);
+    let is_drop = |outcome: &str| !["pass", "redirect", "answer"].contains(&outcome);
     counters.iter().filter(|((_, it), _)| is_drop(it)).map(|(key, it)| (key.clone(), *it)).collect()
 }
 

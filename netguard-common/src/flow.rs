@@ -61,7 +61,7 @@ impl FlowKey {
     }
 }
 
-/// Mixes a word into a hash.
+/// Multiply and fold: a hash with one word more.
 #[inline(always)]
 pub(crate) const fn fold(hash: u64, word: u64) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,5 +1,5 @@
 //! What the kernel programs and user space share: the names and layouts of the maps, where a flow stands in its own,
-//! the record of a drop, the registry of codes, and who vouches for a frame.
+//! the records of drops and of denied queries, the registry of codes, and who vouches for a frame.
 //!
 //! Everything here is a fixed `repr(C)` layout or a number with a name. No logic but encoding and places, no
 //! dependency, no allocation: `netguard-ebpf` and `netguard` must read and find the same bytes the same way.
@@ -7,9 +7,11 @@
 #![no_std]
 
 pub mod address;
+pub mod dns_denial;
 pub mod flow;
 pub mod kernel_drop;
 pub mod maps;
+pub mod names;
 pub mod pin;
 pub mod reason;
 pub mod record;

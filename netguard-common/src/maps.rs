@@ -1,7 +1,8 @@
 //! The BPF maps: one name, one key and one value each.
 //!
-//! Policy maps ([`PORTS`], [`UPLINKS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`]) are written by the daemon and
-//! only read by the programs. Each holds two policies, one on each [`Side`], and [`ACTIVE`] says which one counts.
+//! Policy maps ([`PORTS`], [`UPLINKS`], [`SLOTS`], [`PLACES`], [`RULES`], [`SERVICES`], [`NAMES`]) are written by the daemon and
+//! only read by the programs. Each holds two policies, one on each [`Side`], and [`ACTIVE`] says which one counts; only [`NAMES`] has no
+//! sides, because its sets never change.
 //! State maps (the others) outlive a daemon; but for [`PINS`] the programs write them.
 //!
 //! Any change of a layout here must raise [`LAYOUT_VERSION`]: the pin directory's name carries it,
@@ -11,12 +12,12 @@ mod counters;
 mod dns_flows;
 
 pub use counters::{
-    Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, OUTCOME_WOULD, Outcome,
-    Passed, passed_index, would_drop,
+    Counter, CounterKey, DropCounter, OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT,
+    OUTCOME_WOULD, Outcome, Passed, passed_index, would_drop,
 };
 pub use dns_flows::{DNS_FLOW_FIRST_PORT, DNS_FLOWS_MAX, DNS_FLOWS_PER_SLOT, DnsFlow, DnsFlowKey};
 
-use crate::{Address, SlotId};
+use crate::{Address, SlotId, names::NAME_SETS};
 
 /// The version of every layout in this module, in [`crate::flow`], in [`crate::translation`] and in [`crate::pin`].
 pub const LAYOUT_VERSION: u32 = 7;
@@ -35,6 +36,9 @@ pub const RULES: &str = "RULES";
 /// `(side, set, protocol, port prefix) -> ServiceEntry`: what a set says of a service; the longest prefix
 /// wins.
 pub const SERVICES: &str = "SERVICES";
+/// [`crate::names::NameKey`] to [`crate::names::name_kind`]: every suffix of the names that slots may ask for, by sets. What a set's number
+/// says is its content, so both sides have it in common.
+pub const NAMES: &str = "NAMES";
 /// Array per CPU of [`Passed`], by slot id: packets that passed.
 pub const PASSED: &str = "PASSED";
 /// `CounterKey -> DropCounter` per CPU: packets that were dropped, and how many of them have no record.
@@ -66,8 +70,14 @@ pub const DROPS: &str = "DROPS";
 /// `0 -> u64` per CPU: records that found the ring buffer full.
 pub const RECORDS_LOST: &str = "RECORDS_LOST";
 
+/// Array of u64, by slot id: the `CLOCK_MONOTONIC` time in nanoseconds at which a slot may ask as much as in the beginning again. The
+/// programs take the queries off that they deny, and the resolver, which has it in its memory, all others.
+pub const ASKED: &str = "ASKED";
+/// Ring buffer of [`crate::dns_denial::DnsDenial`] and a name each.
+pub const DENIALS: &str = "DENIALS";
+
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 12] = [
+pub const STATE_MAPS: [&str; 14] = [
     PASSED,
     COUNTERS,
     FLOWS,
@@ -76,10 +86,12 @@ pub const STATE_MAPS: [&str; 12] = [
     ELSEWHERE,
     FRAGMENTS,
     SPENT,
+    ASKED,
     DNS_FLOWS,
     PINS,
     DROPS,
     RECORDS_LOST,
+    DENIALS,
 ];
 
 /// A type that is a map key or value on both sides.
@@ -257,6 +269,8 @@ pub mod slot_flags {
     pub const AUDIT: u16 = 1 << 10;
     /// What leaves by an uplink may take the fast path.
     pub const FAST_PATH: u16 = 1 << 11;
+    /// A query for a name that none of the slot's sets has is denied by the programs themselves.
+    pub const DENIES: u16 = 1 << 12;
     /// There is such a slot; without it the entry is empty.
     pub const PRESENT: u16 = 1 << 15;
 }
@@ -267,6 +281,10 @@ pub mod slot_flags {
 pub struct SlotEntry {
     /// How much it may send: packets, bytes, flows, ICMP; see [`Spent`].
     pub limits: [Limit; 4],
+    /// How much it may ask; see [`ASKED`].
+    pub queries: Limit,
+    /// The sets of names in [`NAMES`] that it may ask for; 0 behind the last one.
+    pub names: [u64; NAME_SETS],
     /// The slot's IPv4 gateway, where its resolver listens; unspecified if it has none.
     pub gateway4: Address,
     /// The slot's IPv6 gateway, where its resolver listens; unspecified if it has none.
@@ -295,8 +313,8 @@ pub struct SlotEntry {
     pub host_services: u32,
     /// The side that the entry is on: where to look for everything else of the same policy.
     pub side: Side,
-    /// Zero.
-    pub _reserved: u32,
+    /// The longest name that the programs deny, in bytes on the wire: what is longer is refused for that.
+    pub name_max: u32,
     /// The resolver's port in network order.
     pub resolver_port_be: u16,
     /// The family that the slot belongs to.
@@ -308,7 +326,7 @@ pub struct SlotEntry {
     /// The slot's name in UTF-8, filled up with zeros, for whoever reads the map.
     pub name: [u8; SLOT_NAME_LENGTH + 1],
 }
-const _: () = assert!(size_of::<SlotEntry>() == 64 + 96 + 12 + 28 + 8 + 32);
+const _: () = assert!(size_of::<SlotEntry>() == 64 + 16 + 64 + 96 + 12 + 28 + 8 + 32);
 // SAFETY: `repr(C)`, bytes and integers, sizes add up to the asserted total.
 unsafe impl Layout for SlotEntry {}
 
@@ -322,6 +340,8 @@ impl SlotEntry {
     /// What an entry holds that is no slot's.
     pub const EMPTY: Self = Self {
         limits: [Limit { cost: 0, burst_ns: 0 }; 4],
+        queries: Limit { cost: 0, burst_ns: 0 },
+        names: [0; NAME_SETS],
         gateway4: Address::UNSPECIFIED,
         gateway6: Address::UNSPECIFIED,
         subnet4: Address::UNSPECIFIED,
@@ -336,7 +356,7 @@ impl SlotEntry {
         flows_mask: 0,
         host_services: 0,
         side: 0,
-        _reserved: 0,
+        name_max: 0,
         resolver_port_be: 0,
         runtime: 0,
         flags: 0,

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use netguard_common::SlotId;
+
 use crate::Moment;
 
 /// How much a slot may ask; 0 means no limit.
@@ -41,11 +43,23 @@ pub struct Exhausted {
     pub first: bool,
 }
 
-/// How much one slot has asked.
+/// Where it is kept when each slot is even again (the generic cell rate algorithm, ITU-T I.371), as a [`Moment`] in nanoseconds. Who
+/// else answers a slot's queries counts there too.
+pub trait Meters: Send + Sync {
+    /// That slot's; none if there can be no such slot.
+    fn of(&self, slot: SlotId) -> Option<&AtomicU64>;
+}
+
+/// Of a single slot, whichever it is.
+impl Meters for AtomicU64 {
+    fn of(&self, _: SlotId) -> Option<&AtomicU64> {
+        Some(self)
+    }
+}
+
+/// How much one slot has asked of domains.
 #[derive(Debug, Default)]
 pub struct Budget {
-    /// When the slot is even again (the generic cell rate algorithm, ITU-T I.371).
-    even_at_ns: AtomicU64,
     domains: Mutex<HashMap<Box<str>, Spent>>,
     hasher: foldhash::quality::RandomState,
 }
@@ -64,19 +78,19 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How many domains are counted apart; what comes then is counted together.
 const DOMAINS_MAX: usize = 4096;
 
-impl Budget {
-    /// Takes one query off; false if the slot has none left.
-    pub fn take_query(&self, limits: &QueryLimits, now: Moment) -> bool {
-        const SECOND: u64 = 1_000_000_000;
-        let Some(cost) = SECOND.checked_div(limits.queries_per_second.into()) else { return true };
-        let now = now.ns();
-        let take = |even_at: u64| {
-            let next = even_at.max(now) + cost;
-            (next - now <= SECOND).then_some(next)
-        };
-        self.even_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
+/// Takes one query off; false if the slot has none left.
+pub fn take_query(even_at_ns: &AtomicU64, limits: &QueryLimits, now: Moment) -> bool {
+    const SECOND: u64 = 1_000_000_000;
+    let Some(cost) = SECOND.checked_div(limits.queries_per_second.into()) else { return true };
+    let now = now.ns();
+    let take = |even_at: u64| {
+        let next = even_at.max(now) + cost;
+        (next - now <= SECOND).then_some(next)
+    };
+    even_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+}
 
+impl Budget {
     /// Takes a name that is about to be asked of an upstream.
     ///
     /// # Errors
@@ -154,13 +168,14 @@ mod tests {
 
     #[test]
     fn a_second_of_silence_gives_a_second_of_queries() {
-        let budget = Budget::default();
-        let burst = (0..100).filter(|_| budget.take_query(&LIMITS, at(0))).count();
+        let even_at = AtomicU64::default();
+        let take = |limits, now| take_query(&even_at, limits, now);
+        let burst = (0..100).filter(|_| take(&LIMITS, at(0))).count();
         assert_eq!(burst, 10);
-        assert!(budget.take_query(&LIMITS, at(0).after(Duration::from_millis(101))));
-        assert!(!budget.take_query(&LIMITS, at(0).after(Duration::from_millis(102))));
+        assert!(take(&LIMITS, at(0).after(Duration::from_millis(101))));
+        assert!(!take(&LIMITS, at(0).after(Duration::from_millis(102))));
         let unlimited = QueryLimits { queries_per_second: 0, ..LIMITS };
-        assert!((0..100).all(|_| budget.take_query(&unlimited, at(0))));
+        assert!((0..100).all(|_| take(&unlimited, at(0))));
     }
 
     #[test]

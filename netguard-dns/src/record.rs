@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use netguard_common::SlotId;
+use netguard_common::{SlotId, names::UNLISTED};
 
 use crate::{Moment, Rule, Transport};
 
@@ -99,7 +99,7 @@ impl Denial {
     #[must_use]
     pub const fn told(self) -> &'static str {
         match self {
-            Self::Unlisted | Self::OddName => "not on netguard's allowlist",
+            Self::Unlisted | Self::OddName => UNLISTED,
             Self::Exception => "an exception of netguard's allowlist",
             Self::RunTime => "denied by netguard's operator",
             Self::Type => "a type that netguard does not answer",

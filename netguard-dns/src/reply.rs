@@ -2,19 +2,16 @@
 
 use std::net::IpAddr;
 
+pub use netguard_common::names::UDP_PAYLOAD_MAX;
+use netguard_common::names::{DENIAL_SOA, DENIAL_TTL, EDE_BLOCKED};
+
 use crate::{
     Answer,
     query::{HEADER_LENGTH, Query},
 };
 
-/// The largest UDP reply, so that none is ever fragmented (RFC 9715 section 3).
-pub const UDP_PAYLOAD_MAX: u16 = 1232;
 /// RFC 1035 section 4.2.1: what a guest without EDNS can take.
 const UDP_PAYLOAD_PLAIN: u16 = 512;
-/// How long a guest may remember that a name is not allowed, in seconds.
-const DENIAL_TTL: u32 = 60;
-/// Extended DNS error "Blocked" (RFC 8914 section 4.16).
-const EDE_BLOCKED: u16 = 15;
 /// The option code of extended DNS errors (RFC 8914 section 2).
 const EDE_OPTION: u16 = 15;
 
@@ -28,7 +25,6 @@ pub const NXDOMAIN: u16 = 3;
 pub const REFUSED: u16 = 5;
 
 const TYPE_A: u16 = 1;
-const TYPE_SOA: u16 = 6;
 const TYPE_HINFO: u16 = 13;
 const TYPE_AAAA: u16 = 28;
 const TYPE_OPT: u16 = 41;
@@ -75,14 +71,8 @@ pub fn empty(query: &Query, rcode: u16, error: Option<&str>, out: &mut Vec<u8>) 
 /// There is no such name, or nothing of that type: with a SOA to remember it by (RFC 2308 section 3), and why, if
 /// that is for the guest to know.
 pub fn nothing(query: &Query, rcode: u16, error: Option<&str>, out: &mut Vec<u8>) {
-    /// `netguard.invalid.`, then twice: the primary server and whom to write to.
-    const HERE: &[u8] = b"\x08netguard\x07invalid\x00";
-    const NUMBERS: [u32; 5] = [1, 3600, 600, 86400, DENIAL_TTL];
     start(query, rcode, [0, 1], out);
-    let length = 2 * HERE.len() + size_of_val(&NUMBERS);
-    record(TYPE_SOA, DENIAL_TTL, length, out);
-    out.extend([HERE, HERE].concat());
-    out.extend(NUMBERS.iter().flat_map(|number| number.to_be_bytes()));
+    out.extend(DENIAL_SOA);
     opt(query, rcode, error, out);
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -98,7 +98,14 @@ fn the_next_query_after_a_change_is_decided_by_it() {
     let forwarder = Arc::new(Forwarder::new(settings, Arc::clone(&cache), |_| {}));
     let pins = Arc::new(Pins::new(Box::new(Nothing), [SLOT], 16));
     let old = rules("one.example");
-    let resolver = Arc::new(Resolver::new(old, cache, forwarder, pins, Arc::new(Nothing)));
+    let resolver = Arc::new(Resolver::new(
+        old,
+        cache,
+        forwarder,
+        pins,
+        Arc::new(AtomicU64::default()),
+        Arc::new(Nothing),
+    ));
     let server = Server::start(&resolver, 2, runtime.handle().clone()).expect("threads");
     // A port that is free now; nobody else of this test binary takes one.
     let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");

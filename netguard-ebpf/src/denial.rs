@@ -4,11 +4,10 @@
 //! A frame's checksum may be partial (virtio, GSO): somebody will fill it in, or nobody, and no program can see which. The
 //! answers are right either way: `bpf_l4_csum_replace` patches a full checksum and leaves a partial one alone.
 
-use core::ptr;
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::{
-    EbpfContext as _,
-    helpers::{bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_store_bytes},
+    helpers::{bpf_csum_diff, bpf_redirect},
     programs::TcContext,
 };
 use netguard_common::{
@@ -17,16 +16,17 @@ use netguard_common::{
 };
 
 use crate::{
-    frame::Frame as _,
+    frame::Frame,
     icmp::{self, Kind},
     packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
     scratch,
+    unlisted::Tail,
 };
 
-const ETHERNET: usize = 14;
+pub const ETHERNET: usize = 14;
 /// The headers in words of 32 bits.
-const IPV4: usize = 5;
-const IPV6: usize = 10;
+pub const IPV4: usize = 5;
+pub const IPV6: usize = 10;
 const TCP_WORDS: usize = 5;
 const ICMP_WORDS: usize = 2;
 /// How much of a denied packet is quoted, in bytes: as much as one call of `bpf_csum_diff` sums up with the header
@@ -43,11 +43,24 @@ const PROHIBITED_V6: u32 = 1 << 24 | 1 << 16;
 pub struct Answer {
     /// Who answers what has no connection: the slot's gateway.
     gateway: Address,
-    macs: [u16; 6],
     /// Addresses, length and protocol, as checksums take them in (RFC 8200 section 8.1).
     pseudo: [u32; IPV6],
+    /// So that the frame's words are words.
+    _align: u16,
+    ethernet: [u16; ETHERNET / 2],
     /// The answer from its IP header on.
-    words: [u32; ANSWER_WORDS],
+    pub words: [u32; ANSWER_WORDS],
+    /// What comes behind that, in an answer to a query.
+    pub tail: Tail,
+}
+
+impl Answer {
+    /// The frame.
+    #[inline(always)]
+    pub fn frame(&self) -> *const u8 {
+        const { assert!(offset_of!(Self, ethernet) + ETHERNET == offset_of!(Self, words)) };
+        (&raw const *self).cast::<u8>().wrapping_add(offset_of!(Self, ethernet))
+    }
 }
 
 /// True if the slot wants to be told, and the packet is one that can be answered: no error, no later fragment, nothing
@@ -81,12 +94,15 @@ fn gateway_for(slot: &SlotEntry, packet: &Packet) -> Address {
 /// Makes the frame the answer to itself and says what takes it back; `None` if it cannot be answered.
 #[inline(always)]
 pub fn answer(ctx: &TcContext, slot_id: SlotId) -> Option<u32> {
-    if write_apart(ctx) == 0 {
-        return None;
-    }
+    (write_apart(ctx) == 1).then(|| send_back(ctx, slot_id))
+}
+
+/// Has an answer go back by the port that the frame came by.
+#[inline(always)]
+pub fn send_back(ctx: &TcContext, slot_id: SlotId) -> u32 {
     ctx.set_mark(denial_to(slot_id));
     // SAFETY: the helper only remembers the interface's number.
-    Some(unsafe { bpf_redirect(ctx.ifindex(), 0) } as u32)
+    unsafe { bpf_redirect(ctx.ifindex(), 0) as u32 }
 }
 
 /// True for an answer on its way back to that slot, by the port that it came by.
@@ -107,24 +123,26 @@ fn write_apart(ctx: &TcContext) -> u32 {
 fn write(ctx: &TcContext) -> Option<()> {
     let scratch = scratch::memory().ok()?;
     let (packet, answer) = (&scratch.packet, &mut scratch.answer);
-    // SAFETY: there is room for both addresses.
-    if !unsafe { ctx.copy(0, answer.macs.as_mut_ptr().cast(), size_of::<[u16; 6]>() as u32) } {
-        return None;
-    }
-    let [a, b, c, d, e, f] = answer.macs;
-    // What was sent to a group is answered by nobody (RFC 1122 section 3.2.2).
-    let [first, _] = a.to_ne_bytes();
-    if first & 1 != 0 {
-        return None;
-    }
-    answer.macs = [d, e, f, a, b, c];
+    turn_around(ctx, answer)?;
     match (packet.src.is_v4(), packet.protocol == TCP) {
-        (true, true) => reset::<IPV4>(ctx, packet, answer)?,
-        (false, true) => reset::<IPV6>(ctx, packet, answer)?,
-        (true, false) => prohibit::<IPV4>(ctx, packet, answer)?,
-        (false, false) => prohibit::<IPV6>(ctx, packet, answer)?,
+        (true, true) => reset::<IPV4>(ctx, packet, answer),
+        (false, true) => reset::<IPV6>(ctx, packet, answer),
+        (true, false) => prohibit::<IPV4>(ctx, packet, answer),
+        (false, false) => prohibit::<IPV6>(ctx, packet, answer),
     }
-    ctx.store(0, &answer.macs, 0).ok()
+}
+
+/// The Ethernet header of the way back. None if the frame was sent to a group, which nobody answers (RFC 1122 section 3.2.2).
+#[inline(always)]
+pub fn turn_around<F: Frame>(frame: &F, answer: &mut Answer) -> Option<()> {
+    // SAFETY: there is room for the header.
+    if !unsafe { frame.copy(0, answer.ethernet.as_mut_ptr().cast(), ETHERNET as u32) } {
+        return None;
+    }
+    let [a, b, c, d, e, f, ether_type] = answer.ethernet;
+    answer.ethernet = [d, e, f, a, b, c, ether_type];
+    let [first, _] = a.to_ne_bytes();
+    (first & 1 == 0).then_some(())
 }
 
 /// What a closed port would say (RFC 9293 section 3.10.7.1).
@@ -158,7 +176,7 @@ fn reset<const IP: usize>(ctx: &TcContext, packet: &Packet, answer: &mut Answer)
     {
         answer.words[IP + index] = word;
     }
-    let pseudo = sum(answer.pseudo.as_mut_ptr(), size_of::<[u32; IPV6]>() as u32);
+    let pseudo = pseudo_sum(answer);
     let rest = sum(&raw mut answer.words[IP], bytes);
     // Where the checksum is partial this is it; where it is full the helper makes it so.
     answer.words[IP + 4] = first_half(fold(pseudo));
@@ -189,7 +207,7 @@ fn prohibit<const IP: usize>(ctx: &TcContext, packet: &Packet, answer: &mut Answ
     // ICMP of version 4 has no pseudo header.
     let pseudo = match IP {
         IPV4 => 0,
-        _ => fold(sum(answer.pseudo.as_mut_ptr(), size_of::<[u32; IPV6]>() as u32)),
+        _ => fold(pseudo_sum(answer)),
     };
     answer.words[IP] |= second_half(!fold(rest + u64::from(pseudo)));
     // A partial checksum is UDP's, whose place is in the field that nobody uses. Whoever fills it in makes the message add
@@ -201,7 +219,7 @@ fn prohibit<const IP: usize>(ctx: &TcContext, packet: &Packet, answer: &mut Answ
 
 /// The IP header, and the pseudo header of what follows it.
 #[inline(always)]
-fn put_ip<const IP: usize>(
+pub fn put_ip<const IP: usize>(
     answer: &mut Answer,
     src: Address,
     dst: Address,
@@ -235,20 +253,12 @@ fn put_ip<const IP: usize>(
     }
 }
 
-/// Makes the frame as long as the answer, and writes all of it but the Ethernet header.
+/// Makes the frame as long as the answer, and writes all of it.
 #[inline(always)]
 fn send(ctx: &TcContext, answer: &mut Answer, bytes: usize) -> Option<()> {
-    // SAFETY: the context is this program's own, and the buffer has room for the longest answer.
-    let written = unsafe {
-        bpf_skb_change_tail(ctx.as_ptr().cast(), (ETHERNET + bytes) as u32, 0) == 0
-            && bpf_skb_store_bytes(
-                ctx.as_ptr().cast(),
-                ETHERNET as u32,
-                answer.words.as_ptr().cast(),
-                bytes as u32,
-                0,
-            ) == 0
-    };
+    let length = (ETHERNET + bytes) as u32;
+    // SAFETY: the buffer has room for the longest answer.
+    let written = ctx.resize(length) && unsafe { Frame::store(ctx, 0, answer.frame(), length) };
     written.then_some(())
 }
 
@@ -258,16 +268,22 @@ fn complete(ctx: &TcContext, at: usize, difference: u16) -> Option<()> {
     ctx.l4_csum_replace(at, 0, difference.into(), 0).ok()
 }
 
+/// The sum of the pseudo header.
+#[inline(always)]
+pub fn pseudo_sum(answer: &mut Answer) -> u64 {
+    sum(answer.pseudo.as_mut_ptr(), size_of::<[u32; IPV6]>() as u32)
+}
+
 /// The ones' complement sum of some bytes, a multiple of four.
 #[inline(always)]
-fn sum(words: *mut u32, bytes: u32) -> u64 {
+pub fn sum(words: *mut u32, bytes: u32) -> u64 {
     // SAFETY: the callers have so many bytes there.
     let sum = unsafe { bpf_csum_diff(ptr::null_mut(), 0, words, bytes, 0) };
     sum as u64 & 0xffff_ffff
 }
 
 #[inline(always)]
-fn fold(sum: u64) -> u16 {
+pub fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
@@ -280,7 +296,7 @@ fn first_half(half: u16) -> u32 {
 }
 
 #[inline(always)]
-fn second_half(half: u16) -> u32 {
+pub fn second_half(half: u16) -> u32 {
     u32::from(u16::from_be(half)).to_be()
 }
 

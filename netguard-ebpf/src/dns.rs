@@ -9,13 +9,23 @@ use aya_ebpf::programs::TcContext;
 use netguard_common::{Address, DropReason, SlotId, maps::SlotEntry};
 
 use crate::{
-    dns_flows,
+    denial, dns_flows,
+    frame::Frame,
+    names,
     packet::{Packet, TCP, UDP},
     rewrite::{Ends, Hop, Side, translate},
     scratch::Scratch,
 };
 
 const DNS_PORT_BE: u16 = 53_u16.to_be();
+
+/// True if a query is plainly one that the slot's resolver would deny.
+#[inline(always)]
+pub fn is_denied<F: Frame>(frame: &F, scratch: &mut Scratch, slot: &SlotEntry) -> bool {
+    resolver_for(slot, scratch.packet.src) != Address::UNSPECIFIED
+        && names::is_denied(frame, scratch, slot)
+        && denial::turn_around(frame, &mut scratch.answer).is_some()
+}
 
 /// Sends a query to the slot's resolver.
 #[inline(always)]

@@ -4,7 +4,7 @@
 use aya_ebpf::programs::TcContext;
 use netguard_common::{
     Direction, DropReason, SlotId,
-    maps::{Place, SlotEntry, slot_flags},
+    maps::{LinkKind, Place, SlotEntry, slot_flags},
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     fragments,
     frame::Frame,
     icmp::{self, Kind},
-    identity, limits,
+    identity, limits, names,
     packet::{Packet, TCP, UDP},
     policy,
     reach::{self, Attempt, Leave},
@@ -50,9 +50,19 @@ enum Permit {
 /// The verdict that neither changes state nor rewrites nor asks the host's routing: the drop stage.
 #[inline(always)]
 pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
-    policy::in_slot(frame, |slot_id, slot| {
+    policy::at_port(frame, |port, slot| {
+        let slot_id = port.slot_id;
         let scratch = scratch::memory()?;
         match stages(frame, scratch, slot_id, slot) {
+            Ok(Permit::Redirect)
+                if port.link == LinkKind::Tap as u8
+                    && dns::is_denied(frame, scratch, slot)
+                    && limits::query(frame, scratch, slot_id, slot)
+                    && limits::packet(frame, scratch, slot_id, slot).is_ok()
+                    && names::record(scratch, slot_id) =>
+            {
+                Ok(Verdict::Answer)
+            }
             // XDP can answer nothing; TC decides the same, and counts. What no answer is left for is dropped here.
             Err(reason)
                 if denial::is_wanted(&scratch.packet, slot, reason)
@@ -121,6 +131,14 @@ fn carry_out(
             }
             would_drop = DropReason::from_raw(scratch.attempt.would_drop);
             Role::Opens
+        }
+        Permit::Redirect
+            // Without queries left, or without room for the record, the resolver sees to it.
+            if dns::is_denied(ctx, scratch, slot)
+                && limits::query(ctx, scratch, slot_id, slot)
+                && (ctx.is_dry_run() || names::record(scratch, slot_id)) =>
+        {
+            return Ok(Verdict::Answer);
         }
         Permit::Redirect => {
             dns::redirect(ctx, slot_id, slot, scratch)?;

@@ -2,13 +2,16 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    bindings::{BPF_F_MARK_MANGLED_0, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::{
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_adjust_head,
+        bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    },
     programs::{TcContext, XdpContext},
 };
 use netguard_common::{SlotId, answer_of, maps::Outcome};
 
-use crate::{denial, dry_run};
+use crate::{denial, dry_run, unlisted};
 
 /// How much of a frame is made directly readable, in bytes; the parser asserts what it needs.
 pub const HEADERS_MAX: usize = 86;
@@ -29,6 +32,18 @@ pub trait Frame {
     ///
     /// `to` must be writable for `length` bytes.
     unsafe fn copy(&self, offset: u32, to: *mut u8, length: u32) -> bool;
+    /// Makes the frame so long. Nothing of it is worth anything then.
+    fn resize(&self, length: u32) -> bool;
+    /// Copies `length` bytes into the frame; false if the kernel refused.
+    ///
+    /// # Safety
+    ///
+    /// `from` must be readable for `length` bytes.
+    unsafe fn store(&self, offset: u32, from: *const u8, length: u32) -> bool;
+    /// True if the frame's checksum may be partial, so that somebody behind this program fills it in.
+    const FILLS_IN: bool;
+    /// Adds to the checksum of a datagram if it is full; false if the kernel refused.
+    fn complete(&self, at: u32, difference: u16) -> bool;
     /// True if somebody only asks about the frame: see `dry_run`.
     fn is_dry_run(&self) -> bool;
     /// Tells whoever asks what would become of it.
@@ -39,6 +54,8 @@ pub trait Frame {
     fn action_drop(&self) -> u32;
     /// The action that drops the frame and tells whoever sent it, where that can be done.
     fn action_deny(&self, slot_id: SlotId) -> u32;
+    /// The action that sends the query's answer back in its place.
+    fn action_answer(&self, slot_id: SlotId) -> u32;
 }
 
 impl Frame for XdpContext {
@@ -70,6 +87,27 @@ impl Frame for XdpContext {
         unsafe { bpf_xdp_load_bytes(self.ctx, offset, to.cast(), length) == 0 }
     }
 
+    /// At the front: a TAP's frames have no room behind them that the kernel would give.
+    #[inline(always)]
+    fn resize(&self, length: u32) -> bool {
+        let more = length as i32 - self.length() as i32;
+        // SAFETY: the context is this program's own.
+        unsafe { bpf_xdp_adjust_head(self.ctx, -more) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn store(&self, offset: u32, from: *const u8, length: u32) -> bool {
+        // SAFETY: the caller promises the bytes; the helper checks the length against the frame.
+        unsafe { bpf_xdp_store_bytes(self.ctx, offset, from.cast_mut().cast(), length) == 0 }
+    }
+
+    const FILLS_IN: bool = false;
+
+    #[inline(always)]
+    fn complete(&self, _: u32, _: u16) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn is_dry_run(&self) -> bool {
         false // XDP writes nothing but counters and records; who asks, asks TC, which decides the same
@@ -91,6 +129,11 @@ impl Frame for XdpContext {
     #[inline(always)]
     fn action_deny(&self, _: SlotId) -> u32 {
         self.action_drop() // nothing comes here: what is to be told goes on to TC
+    }
+
+    #[inline(always)]
+    fn action_answer(&self, _: SlotId) -> u32 {
+        if unlisted::write(self) { xdp_action::XDP_TX } else { self.action_drop() }
     }
 }
 
@@ -130,6 +173,27 @@ impl Frame for TcContext {
     }
 
     #[inline(always)]
+    fn resize(&self, length: u32) -> bool {
+        // SAFETY: the context is this program's own.
+        unsafe { bpf_skb_change_tail(self.as_ptr().cast(), length, 0) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn store(&self, offset: u32, from: *const u8, length: u32) -> bool {
+        // SAFETY: the caller promises the bytes; the helper checks the length against the frame.
+        unsafe { bpf_skb_store_bytes(self.as_ptr().cast(), offset, from.cast(), length, 0) == 0 }
+    }
+
+    const FILLS_IN: bool = true;
+
+    #[inline(always)]
+    fn complete(&self, at: u32, difference: u16) -> bool {
+        // A sum of 0 is written as 0xffff.
+        let flags = BPF_F_MARK_MANGLED_0.into();
+        self.l4_csum_replace(at as usize, 0, difference.into(), flags).is_ok()
+    }
+
+    #[inline(always)]
     fn is_dry_run(&self) -> bool {
         dry_run::is_dry_run(self)
     }
@@ -158,5 +222,10 @@ impl Frame for TcContext {
     #[inline(always)]
     fn action_deny(&self, slot_id: SlotId) -> u32 {
         denial::answer(self, slot_id).unwrap_or(self.action_drop())
+    }
+
+    #[inline(always)]
+    fn action_answer(&self, slot_id: SlotId) -> u32 {
+        if unlisted::write(self) { denial::send_back(self, slot_id) } else { self.action_drop() }
     }
 }

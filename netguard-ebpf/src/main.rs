@@ -28,6 +28,7 @@ mod identity;
 mod ingress;
 mod limits;
 mod maps;
+mod names;
 mod nat;
 mod packet;
 mod pins;
@@ -39,6 +40,7 @@ mod report;
 mod rewrite;
 mod routing;
 mod scratch;
+mod unlisted;
 mod uplink;
 mod words;
 
@@ -53,8 +55,8 @@ use crate::report::Verdict;
 
 /// XDP of every port: the drop stage, the cheapest place to say no.
 ///
-/// It drops what [`egress::decide`] drops and lets everything else go on to TC, which can redirect and
-/// ask the host's routing. It takes frames of several buffers, because a jumbo veth takes no other.
+/// It drops what [`egress::decide`] drops, answers a query that is denied if that is a TAP's, and lets everything else go on to TC, which
+/// can redirect and ask the host's routing. It takes frames of several buffers, because a jumbo veth takes no other.
 #[xdp(frags)]
 pub fn ng_xdp(ctx: XdpContext) -> u32 {
     let (slot_id, verdict) = egress::decide(&ctx);
@@ -65,7 +67,7 @@ pub fn ng_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn ng_port_egress(ctx: TcContext) -> i32 {
     let (slot_id, verdict) = egress::decide_and_carry_out(&ctx);
-    if !matches!(verdict, Verdict::Drop(_) | Verdict::Deny(_)) {
+    if !matches!(verdict, Verdict::Drop(_) | Verdict::Deny(_) | Verdict::Answer) {
         provenance::vouch(&ctx, slot_id);
     }
     let action = report::finish(&ctx, Hook::PortEgress, Direction::Egress, slot_id, verdict) as i32;

@@ -3,6 +3,8 @@
 //!
 //! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS`, what stands beside it, and `SLOTS`. What
 //! is allocated ahead are the arrays, about 50 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
+//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS`, `SLOTS` and `NAMES`. What is allocated
+//! ahead are the arrays, about 40 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -11,12 +13,14 @@ use aya_ebpf::{
 };
 use netguard_common::{
     MAX_SLOT_ID,
+    dns_denial::{DENIALS_BYTES, DnsDenial},
     flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
     maps::{
         CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, DropCounter, PINS_MAX, Passed, PlaceEntry,
         PlaceKey, PortEntry, PortKey, RuleKey, SIDES, ServiceEntry, ServiceKey, Side, SlotEntry,
         Spent, UPLINKS_MAX, UplinkEntry,
     },
+    names::NameKey,
     pin::{PinEntry, PinKey},
     record::{DropRecord, RING_BYTES},
     translation::{ELSEWHERE_MAX, Outside, Translation, nat_entries},
@@ -25,13 +29,14 @@ use netguard_common::{
 /// Allocate entries when they come, not at load: most hosts use a small part.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The daemon reads and writes entries as the programs do, word by word, when it carries them to another table.
+/// The daemon reads and writes entries as the programs do, word by word: when it carries them to another table, or counts with them.
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
 const FLOWS_DEFAULT: u32 = 100_000;
 /// A power of two.
 pub const UPLINK_FRAGMENTS_MAX: usize = 1024;
+const NAMES_DEFAULT: usize = 1 << 14;
 
 /// Policy maps have room for two policies.
 const BOTH: usize = SIDES.len();
@@ -58,6 +63,9 @@ pub static RULES: LpmTrie<RuleKey, u32, { (1 << 20) * BOTH }> = LpmTrie::new();
 
 #[btf_map]
 pub static SERVICES: LpmTrie<ServiceKey, ServiceEntry, { (1 << 20) * BOTH }> = LpmTrie::new();
+
+#[btf_map]
+pub static NAMES: HashMap<NameKey, u32, NAMES_DEFAULT, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
 pub static PASSED: PerCpuArray<Passed, { SLOTS_MAX + 1 }> = PerCpuArray::new();
@@ -92,6 +100,9 @@ pub static FRAGMENTS: Array<Fragment, { (SLOTS_MAX + 1) * 2 * FRAGMENTS_PER_SLOT
 pub static SPENT: Array<Spent, { SLOTS_MAX + 1 }> = Array::new();
 
 #[btf_map]
+pub static ASKED: Array<u64, { SLOTS_MAX + 1 }, SHARED> = Array::new();
+
+#[btf_map]
 pub static DNS_FLOWS: HashMap<DnsFlowKey, DnsFlow, { DNS_FLOWS_MAX as usize }, ON_DEMAND> =
     HashMap::new();
 
@@ -100,6 +111,9 @@ pub static PINS: HashMap<PinKey, PinEntry, { PINS_MAX as usize }, ON_DEMAND> = H
 
 #[btf_map]
 pub static DROPS: RingBuf<DropRecord, RING_BYTES> = RingBuf::new();
+
+#[btf_map]
+pub static DENIALS: RingBuf<DnsDenial, DENIALS_BYTES> = RingBuf::new();
 
 #[btf_map]
 pub static RECORDS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

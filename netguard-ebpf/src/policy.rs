@@ -1,6 +1,6 @@
 //! What the daemon has written for the programs: lookups in the policy maps.
 //!
-//! The maps hold two policies. [`in_slot`] asks once which side counts; all else that the packet needs is looked
+//! The maps hold two policies. [`at_port`] asks once which side counts; all else that the packet needs is looked
 //! up on the side of the slot's entry, so that no packet sees something of both.
 
 use netguard_common::{
@@ -25,18 +25,27 @@ pub fn in_slot<F: Frame>(
     frame: &F,
     decide: impl FnOnce(SlotId, &'static SlotEntry) -> Result<Verdict, DropReason>,
 ) -> (SlotId, Verdict) {
-    let Some((slot_id, slot)) = slot_of(frame.ifindex()) else {
+    at_port(frame, |port, slot| decide(port.slot_id, slot))
+}
+
+/// The same for who must know of the interface too.
+#[inline(always)]
+pub fn at_port<F: Frame>(
+    frame: &F,
+    decide: impl FnOnce(&'static PortEntry, &'static SlotEntry) -> Result<Verdict, DropReason>,
+) -> (SlotId, Verdict) {
+    let Some((port, slot)) = port_of(frame.ifindex()) else {
         return (NO_SLOT, Verdict::Drop(DropReason::UnknownPort));
     };
-    (slot_id, decide(slot_id, slot).unwrap_or_else(Verdict::Drop))
+    (port.slot_id, decide(port, slot).unwrap_or_else(Verdict::Drop))
 }
 
 /// The one place where it is asked which side counts.
 #[inline(always)]
-fn slot_of(ifindex: u32) -> Option<(SlotId, &'static SlotEntry)> {
+fn port_of(ifindex: u32) -> Option<(&'static PortEntry, &'static SlotEntry)> {
     let side = *ACTIVE.get(0)?;
-    let slot_id = port(side, ifindex)?.slot_id;
-    Some((slot_id, slot_on(side, slot_id)?))
+    let port = port(side, ifindex)?;
+    Some((port, slot_on(side, port.slot_id)?))
 }
 
 #[inline(always)]

@@ -7,8 +7,8 @@ use aya_ebpf::{
 use netguard_common::{
     Direction, DropReason, Hook, SlotId,
     maps::{
-        Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, OUTCOME_WOULD, Outcome,
-        passed_index,
+        Counter, CounterKey, DropCounter, OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT,
+        OUTCOME_WOULD, Outcome, passed_index,
     },
     record::{
         CAPTURE_LENGTH, CROWDED, RECORD_VERSION, RECORDS_PER_WINDOW, RECORDS_WHEN_CROWDED,
@@ -29,6 +29,8 @@ pub enum Verdict {
     Pass,
     /// It was a DNS query and is now addressed to the slot's resolver.
     Redirect,
+    /// It is a DNS query that is denied, and answered in its place.
+    Answer,
     /// It is dropped.
     Drop(DropReason),
     /// It passes, because its slot is audited; else it would have been dropped.
@@ -54,6 +56,7 @@ pub fn finish<F: Frame>(
         Verdict::Continue => return frame.action_pass(),
         Verdict::Pass => (OUTCOME_PASS, None),
         Verdict::Redirect => (OUTCOME_REDIRECT, None),
+        Verdict::Answer => (OUTCOME_ANSWER, None),
         Verdict::Audit(reason) => (OUTCOME_PASS, Some(reason)),
         Verdict::Drop(reason) | Verdict::Deny(reason) => (reason as Outcome, Some(reason)),
     };
@@ -77,10 +80,13 @@ pub fn finish<F: Frame>(
     match verdict {
         // From here on the frame is no longer what it was.
         Verdict::Deny(_) if !is_dry_run => frame.action_deny(slot_id),
+        Verdict::Answer if !is_dry_run => frame.action_answer(slot_id),
         Verdict::Drop(_) | Verdict::Deny(_) => frame.action_drop(),
-        Verdict::Pass | Verdict::Redirect | Verdict::Audit(_) | Verdict::Continue => {
-            frame.action_pass()
-        }
+        Verdict::Pass
+        | Verdict::Redirect
+        | Verdict::Answer
+        | Verdict::Audit(_)
+        | Verdict::Continue => frame.action_pass(),
     }
 }
 

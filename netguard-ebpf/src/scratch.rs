@@ -14,6 +14,7 @@ use crate::{
     fast_path::Departure,
     frame::Frame,
     icmp::{Quote, Quoted},
+    names::Question,
     packet::{self, IS_ARP, IS_IP, Packet},
     reach::Attempt,
 };
@@ -39,8 +40,9 @@ pub struct Scratch {
     pub own: Outside,
     pub tuple: bpf_sock_tuple,
     pub departure: Departure,
-    /// Last, because nothing of it is every packet's.
+    /// Last, because nothing of them is every packet's.
     pub answer: Answer,
+    pub question: Question,
 }
 
 /// An entry of the table of flows that a new flow may take.

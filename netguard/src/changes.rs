@@ -223,6 +223,7 @@ fn describe_host(policy: &Policy) -> BTreeSet<String> {
         format!("dns port {}", policy.dns.port),
         format!("dns types {:?}, svcb {}", policy.dns.types, policy.dns.svcb),
         format!("dns names of at most {} bytes", policy.dns.name_max),
+        format!("dns denials in the kernel {}", policy.dns.denied_in_kernel),
         format!("dns cache {} bytes, {:?}", policy.dns.cache_bytes, policy.dns.cache_max_ttl),
     ];
     lines.extend(host.metrics.map(|at| format!("metrics on {at}")));

@@ -114,6 +114,12 @@ impl Scrape {
             "Packets to port 53 that went to the resolver",
             self.passed("redirect", |row| row.packets),
         )?;
+        counters(
+            out,
+            "slot_answered_packets",
+            "Queries that the programs have denied and answered themselves",
+            self.passed("answer", |row| row.packets),
+        )?;
         counters(out, "drops", "Dropped packets", self.dropped(false, |row| row.packets))?;
         counters(
             out,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use netguard_common::{
     Direction, DropReason, NO_SLOT, SlotId,
-    maps::{OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, read_name, would_drop},
+    maps::{OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT, Outcome, read_name, would_drop},
 };
 use serde_json::{Value, json};
 
@@ -137,19 +137,19 @@ impl Status {
         let _ = writeln!(
             out,
             "{:<4} {:<12} {:>9} {:>9} {:>10} {:>8}  interfaces",
-            "id", "slot", "egress", "ingress", "redirected", "dropped"
+            "id", "slot", "egress", "ingress", "dns", "dropped"
         );
         for (id, slot) in &self.view.slots {
             let passed = |direction| self.packets(*id, direction, |it| it == OUTCOME_PASS);
-            let redirected =
-                self.packets(*id, Direction::Egress, |outcome| outcome == OUTCOME_REDIRECT);
+            let is_dns = |outcome| matches!(outcome, OUTCOME_REDIRECT | OUTCOME_ANSWER);
+            let dns = self.packets(*id, Direction::Egress, is_dns);
             let dropped = [Direction::Egress, Direction::Ingress]
                 .map(|direction| self.packets(*id, direction, is_drop))
                 .iter()
                 .sum::<u64>();
             let _ = writeln!(
                 out,
-                "{id:<4} {:<12} {:>9} {:>9} {redirected:>10} {dropped:>8}  {}",
+                "{id:<4} {:<12} {:>9} {:>9} {dns:>10} {dropped:>8}  {}",
                 read_name(&slot.name),
                 passed(Direction::Egress),
                 passed(Direction::Ingress),
@@ -215,9 +215,9 @@ impl Status {
             };
             let _ = writeln!(
                 out,
-                "\n{slot}: carried from elsewhere, not in these numbers: {} packets passed, {} redirected, {} dropped",
+                "\n{slot}: carried from elsewhere, not in these numbers: {} packets passed, {} of DNS, {} dropped",
                 packets(|outcome| outcome == "pass"),
-                packets(|outcome| outcome == "redirect"),
+                packets(|outcome| matches!(outcome, "redirect" | "answer")),
                 packets(|outcome| DropReason::ALL.iter().any(|reason| reason.name() == outcome)),
             );
         }
@@ -316,7 +316,7 @@ fn few(names: &[String]) -> String {
 pub struct CounterText<'a> {
     /// `egress` or `ingress`.
     pub direction: &'a str,
-    /// `pass`, `redirect`, the name of a reason, or that with `would-drop-` before it.
+    /// `pass`, `redirect`, `answer`, the name of a reason, or that with `would-drop-` before it.
     pub outcome: &'a str,
     /// Of a reason.
     pub code: Option<u64>,
@@ -347,13 +347,15 @@ impl<'a> CounterText<'a> {
 }
 
 fn is_drop(outcome: Outcome) -> bool {
-    outcome != OUTCOME_PASS && outcome != OUTCOME_REDIRECT && would_drop(outcome).is_none()
+    let is_pass = matches!(outcome, OUTCOME_PASS | OUTCOME_REDIRECT | OUTCOME_ANSWER);
+    !is_pass && would_drop(outcome).is_none()
 }
 
 fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         OUTCOME_PASS => "pass",
         OUTCOME_REDIRECT => "redirect",
+        OUTCOME_ANSWER => "answer",
         outcome => match (DropReason::from_raw(outcome), would_drop(outcome)) {
             (Some(reason), _) => reason.name(),
             (_, Some(reason)) => reason.would_name(),

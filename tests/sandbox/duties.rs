@@ -9,7 +9,7 @@ use std::{
         unix::net::UnixListener,
     },
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -197,7 +197,14 @@ fn resolver(
     };
     let forwarder = Arc::new(Forwarder::new(settings, Arc::clone(&cache), |_| {}));
     let told = Queries::new(journal.clone(), Feed::default());
-    Arc::new(Resolver::new(rules, cache, forwarder, pins, Arc::new(told)))
+    Arc::new(Resolver::new(
+        rules,
+        cache,
+        forwarder,
+        pins,
+        Arc::new(AtomicU64::default()),
+        Arc::new(told),
+    ))
 }
 
 /// Every line is out when this returns.

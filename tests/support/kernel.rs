@@ -18,7 +18,7 @@ use aya::maps::{Map, MapData, PerCpuHashMap};
 use netguard::{
     config::Config,
     datapath::{
-        Datapath, DropCounters, DropStream, PinDirectory, PinWriter, Probed, counters,
+        Datapath, DropCounters, DropStream, Opened, PinDirectory, PinWriter, Probed, counters,
         ensure_bpffs, processors,
     },
     instance::Instance,
@@ -29,8 +29,8 @@ use netguard_common::{
     Direction, DropReason, Hook, NO_SLOT, SlotId, denial_to, fast_path_of,
     flow::Flow,
     maps::{
-        COUNTERS, CounterKey, DropCounter, FLOWS, LinkKind, OUTCOME_PASS, OUTCOME_REDIRECT,
-        would_drop,
+        COUNTERS, CounterKey, DropCounter, FLOWS, LinkKind, OUTCOME_ANSWER, OUTCOME_PASS,
+        OUTCOME_REDIRECT, would_drop,
     },
     record::{DropRecord, RECORDS_PER_WINDOW},
 };
@@ -49,6 +49,8 @@ pub enum Outcome {
     Pass,
     /// Counted as redirected to the resolver.
     Redirect,
+    /// Counted as a query that was denied, and turned into its answer.
+    Answer,
     /// Counted and recorded as dropped.
     Drop(DropReason),
     /// Neither counted nor dropped: left to the next program.
@@ -57,6 +59,7 @@ pub enum Outcome {
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 /// TC_ACT_UNSPEC and TCX_NEXT: on to whoever is next.
 const TC_NEXT: u32 = u32::MAX;
 const TC_SHOT: u32 = 2;
@@ -117,20 +120,26 @@ impl Kernel {
     /// Loads the programs with a configuration in which some slot's port or bridge is `lo`.
     #[must_use]
     pub fn with(toml: &str) -> Self {
-        Self::on(toml, [0; 6])
+        Self::on(toml, [0; 6], LinkKind::Other)
     }
 
     /// The same on a host whose uplink the fast path takes, with known neighbours.
     #[must_use]
     pub fn fast(toml: &str) -> Self {
-        let kernel = Self::on(toml, [2, 0, 0, 0, 9, 9]);
+        let kernel = Self::on(toml, [2, 0, 0, 0, 9, 9], LinkKind::Other);
         ip("neigh add 198.51.100.254 lladdr 02:00:00:00:09:01 dev uplink0 nud permanent
             neigh add 2001:db8:ffff::1 lladdr 02:00:00:00:09:01 dev uplink0 nud permanent
         ");
         kernel
     }
 
-    fn on(toml: &str, uplink_mac: [u8; 6]) -> Self {
+    /// The same on a host whose `lo` is said to be a TAP, so that the XDP program answers by itself.
+    #[must_use]
+    pub fn on_tap(toml: &str) -> Self {
+        Self::on(toml, [0; 6], LinkKind::Tap)
+    }
+
+    fn on(toml: &str, uplink_mac: [u8; 6], link_of_port: LinkKind) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         enter_new_namespace();
@@ -143,7 +152,7 @@ impl Kernel {
             mac,
             controller,
             is_bridge: controller.is_none(),
-            link: LinkKind::Other,
+            link: if name == "lo" { link_of_port } else { LinkKind::Other },
             isolated: false,
         };
         let facts = Facts::new(
@@ -242,6 +251,7 @@ impl Kernel {
             [] => Outcome::Continue,
             [(OUTCOME_PASS, 1)] => Outcome::Pass,
             [(OUTCOME_REDIRECT, 1)] => Outcome::Redirect,
+            [(OUTCOME_ANSWER, 1)] => Outcome::Answer,
             [(reason, 1)] => Outcome::Drop(DropReason::from_raw(*reason).expect("a known reason")),
             more => panic!("one packet was counted as {more:?}"),
         };
@@ -255,8 +265,10 @@ impl Kernel {
             assert_eq!(record.frame_length as usize, frame.len());
             assert_eq!(record.captured(), &frame[..frame.len().min(128)]);
         } else {
-            let passes = probed.action == pass || is_on_fast_path(&probed);
-            assert!(passes, "what is not dropped must pass");
+            let back = if hook == Hook::Xdp { XDP_TX } else { TC_REDIRECT };
+            let on = if outcome == Outcome::Answer { back } else { pass };
+            let passes = probed.action == on || is_on_fast_path(&probed);
+            assert!(passes, "what is not dropped must pass, or go back");
             assert_eq!(records.len(), 0, "only drops are recorded");
         }
         (outcome, probed)
@@ -546,5 +558,6 @@ impl Drop for Kernel {
 
 fn shared(datapath: &Datapath) -> (PinWriter, DropStream, DropCounters) {
     let opened = datapath.shared().and_then(|shared| shared.open(processors()));
-    opened.expect("the maps of pins and drops")
+    let Opened { pins, drops, counters, .. } = opened.expect("the maps that it shares");
+    (pins, drops, counters)
 }

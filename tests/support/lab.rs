@@ -54,13 +54,29 @@ impl Lab {
     /// Builds a guarded lab from a configuration of the test's own.
     #[must_use]
     pub fn with(config: &str, ports: &str) -> Self {
+        Self::with_options(config, &["--ports", ports, "--log", "json"])
+    }
+
+    fn with_options(config: &str, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("netguard.toml");
         fs::write(&file, config).expect("the configuration");
         let file = file.to_str().expect("its path");
-        let mut lab = Self::built(&["up", "--ports", ports, "--log", "json", "--config", file]);
+        let mut lab = Self::built(&[&["up", "--config", file], options].concat());
         lab.directory = Some(directory);
         lab
+    }
+
+    /// The same with a log for people.
+    #[must_use]
+    pub fn with_text_log(config: &str, ports: &str) -> Self {
+        Self::with_options(config, &["--ports", ports])
+    }
+
+    /// Builds a lab of a configuration of the test's own that nothing guards.
+    #[must_use]
+    pub fn unguarded_with(config: &str, ports: &str) -> Self {
+        Self::with_options(config, &["--ports", ports, "--unguarded"])
     }
 
     /// Builds a guarded lab like that of [`Self::up`] whose slots need no pins.
@@ -335,6 +351,11 @@ pub fn on_both_port_kinds(test: impl Fn(&Lab)) {
 /// The same in labs whose slots reach the internet by any address, whoever told it.
 pub fn on_both_port_kinds_open(test: impl Fn(&Lab)) {
     on_both(Lab::open, test);
+}
+
+/// The same in labs of the test's own configuration.
+pub fn on_both_port_kinds_with(config: &str, test: impl Fn(&Lab)) {
+    on_both(|ports| Lab::with(config, ports), test);
 }
 
 fn on_both(build: impl Fn(&str) -> Lab, test: impl Fn(&Lab)) {

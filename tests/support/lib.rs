@@ -1,6 +1,7 @@
 //! What the tests share: packets built field by field, random ones, the loaded programs without a wire, small
 //! networks made by hand, a lab of their own for each test that needs one, a virtual machine, and what benchmarks print.
 
+pub mod answer;
 pub mod binary;
 pub mod client;
 pub mod clients;

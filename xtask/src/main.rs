@@ -50,10 +50,11 @@ enum Task {
         arguments: Vec<OsString>,
     },
     /// Measure, in release mode: `decide` is what a verdict costs by the number of slots, `reload` what another policy
-    /// costs, `orders` what orders at run time cost, `dns` the resolver against Unbound, dnsdist and dnsmasq
+    /// costs, `orders` what orders at run time cost, `dns` the resolver against Unbound, dnsdist and dnsmasq,
+    /// `denials` what a denied query costs through a TAP, against Unbound
     Bench {
         /// Which
-        #[arg(value_parser = ["decide", "reload", "orders", "forward", "dns"])]
+        #[arg(value_parser = ["decide", "reload", "orders", "forward", "dns", "denials"])]
         name: String,
     },
     /// Throw hostile bytes at what reads guests' queries and upstreams' answers
@@ -182,6 +183,10 @@ fn bench(name: &str) -> Result<()> {
     tools::ensure(&[tools::IPROUTE2])?;
     match name {
         "dns" => peers::unpack()?,
+        "denials" => {
+            peers::unpack()?;
+            build_release()?;
+        }
         // They measure the daemon itself.
         "orders" | "forward" => build_release()?,
         _ => {} // the others need nothing

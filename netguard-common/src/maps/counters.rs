@@ -5,13 +5,15 @@ use super::Layout;
 use super::{COUNTERS, PASSED, RECORDS_LOST};
 use crate::SlotId;
 
-/// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], else the number of a
+/// What became of a packet: [`OUTCOME_PASS`], [`OUTCOME_REDIRECT`], [`OUTCOME_ANSWER`], else the number of a
 /// [`crate::DropReason`], with [`OUTCOME_WOULD`] if it passed all the same.
 pub type Outcome = u8;
 /// The packet passed.
 pub const OUTCOME_PASS: Outcome = 0;
 /// The packet was a DNS query and went to the resolver.
 pub const OUTCOME_REDIRECT: Outcome = 255;
+/// The packet was a DNS query, which the program has denied and answered itself.
+pub const OUTCOME_ANSWER: Outcome = 254;
 /// Beside a reason's number: the packet opened a flow of a slot that is audited, which would else have been dropped. It
 /// is counted among those that passed too.
 pub const OUTCOME_WOULD: Outcome = 128;
@@ -20,7 +22,7 @@ pub const OUTCOME_WOULD: Outcome = 128;
 #[must_use]
 pub const fn would_drop(outcome: Outcome) -> Option<crate::DropReason> {
     match outcome {
-        OUTCOME_REDIRECT | ..OUTCOME_WOULD => None,
+        OUTCOME_REDIRECT | OUTCOME_ANSWER | ..OUTCOME_WOULD => None,
         would => crate::DropReason::from_raw(would - OUTCOME_WOULD),
     }
 }
@@ -72,8 +74,8 @@ const _: () = assert!(size_of::<DropCounter>() == 32);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for DropCounter {}
 
-/// The value of [`PASSED`]: egress, ingress, and egress to the resolver.
-pub type Passed = [Counter; 3];
+/// The value of [`PASSED`]: egress, ingress, egress to the resolver, and egress that was answered.
+pub type Passed = [Counter; 4];
 
 /// Which counter of [`Passed`] counts what went that way with that outcome.
 #[must_use]
@@ -83,6 +85,7 @@ pub const fn passed_index(direction: crate::Direction, outcome: Outcome) -> Opti
         (crate::Direction::Egress, OUTCOME_PASS) => Some(0),
         (crate::Direction::Ingress, OUTCOME_PASS) => Some(1),
         (crate::Direction::Egress, OUTCOME_REDIRECT) => Some(2),
+        (crate::Direction::Egress, OUTCOME_ANSWER) => Some(3),
         _ => None, // a drop
     }
 }

@@ -3,11 +3,13 @@
 
 mod entry;
 mod name_set;
+mod suffixes;
 
 use std::{fmt, sync::Arc};
 
 pub use entry::{BadEntry, Entry, Kind};
 pub use name_set::{NameSet, TooMany};
+pub use suffixes::Suffixes;
 
 use crate::{Ports, WireName, write_name};
 use name_set::Decides;

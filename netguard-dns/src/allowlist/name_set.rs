@@ -1,9 +1,14 @@
 //! Names in one arena and a hash table of their suffixes: a million names in 32 MB, looked up label by label from
 //! the right, until a suffix is not there.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
-use super::{Entry, Kind, Rule};
+use netguard_common::names::name_kind;
+
+use super::{Entry, Kind, Rule, Suffixes};
 use crate::{Ports, WireName};
 
 /// What a name's entry says; the upper bits of a table's word.
@@ -37,6 +42,8 @@ pub struct NameSet {
     ports: HashMap<u32, Ports>,
     /// Where names are from, by the place in the arena where they begin.
     origins: Vec<(u32, Arc<str>)>,
+    /// Made when somebody asks for them.
+    suffixes: OnceLock<Arc<Suffixes>>,
 }
 
 /// What a set says of a name.
@@ -75,6 +82,7 @@ impl NameSet {
     /// The arena is full.
     pub fn add(&mut self, entry: &Entry) -> Result<(), TooMany> {
         let name = WireName::from(&entry.name);
+        self.suffixes.take();
         if self.arena.is_empty() {
             self.arena.push(0);
         }
@@ -160,6 +168,23 @@ impl NameSet {
                 ports.map_or_else(|| rule.to_string(), |ports| format!("{rule}:{ports}"))
             })
         })
+    }
+
+    /// The same as the kernel's programs look names up.
+    #[must_use]
+    pub fn suffixes(&self) -> &Arc<Suffixes> {
+        let kind = |word: u32| {
+            [
+                (flags::ALLOW | flags::EXCEPT, name_kind::TREE),
+                (flags::EXACT, name_kind::EXACT),
+                (flags::ABOVE, name_kind::ABOVE),
+            ]
+            .iter()
+            .fold(0, |kind, (flag, bit)| kind | if word & flag == 0 { 0 } else { *bit })
+        };
+        let words = || self.table.iter().filter(|word| **word != 0);
+        let names = || words().map(|word| (self.name_at(word & OFFSET), kind(*word)));
+        self.suffixes.get_or_init(|| Arc::new(Suffixes::of(names())))
     }
 
     /// How many bytes it takes.

@@ -1,6 +1,7 @@
 //! The way of one query: read, decided, answered from the cache or by an upstream, its addresses pinned, logged.
 
 mod decide;
+mod denied;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,12 +14,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+pub use denied::Denied;
 use netguard_common::SlotId;
 
 use crate::{
     Cache, Decision, DomainName, Journal, Kept, Moment, Pins, QueryLog, QueryRecord, Transport,
     WireName,
-    budget::{Budget, Exhausted},
+    budget::{Budget, Exhausted, Meters, take_query},
     forward::Forwarder,
     learnt::Learnt,
     query::{self, Query, Unfit},
@@ -36,6 +38,7 @@ pub struct Resolver {
     cache: Arc<Cache>,
     forwarder: ArcSwap<Forwarder>,
     pins: Arc<Pins>,
+    meters: Arc<dyn Meters>,
     slots: Mutex<HashMap<SlotId, Arc<SlotState>>>,
     journal: Arc<dyn Journal>,
 }
@@ -160,11 +163,12 @@ impl Resolver {
         cache: Arc<Cache>,
         forwarder: Arc<Forwarder>,
         pins: Arc<Pins>,
+        meters: Arc<dyn Meters>,
         journal: Arc<dyn Journal>,
     ) -> Self {
         let rules = ArcSwap::from_pointee(rules);
         let forwarder = ArcSwap::new(forwarder);
-        Self { rules, cache, forwarder, pins, slots: Mutex::default(), journal }
+        Self { rules, cache, forwarder, pins, meters, slots: Mutex::default(), journal }
     }
 
     /// Other rules, for every query from now on. When this returns, nobody decides by the old ones any more.
@@ -286,7 +290,8 @@ impl Resolver {
     ) -> Begun {
         let now = client.came;
         let Some(own) = rules.slots.get(&slot.id) else { return Begun::Silent };
-        if !slot.budget.take_query(&own.limits, now) {
+        let meter = self.meters.of(slot.id);
+        if !meter.is_some_and(|even_at| take_query(even_at, &own.limits, now)) {
             slot.over_rate.fetch_add(1, Ordering::Relaxed);
             return Begun::Silent;
         }

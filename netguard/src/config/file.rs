@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,8 +59,11 @@ pub(super) struct Totals {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Datapath {
-    /// Whether what leaves by an uplink goes past the bridge and the host's netfilter; yes if absent.
+    /// Whether what leaves by an uplink goes past the bridge and the host's netfilter; where slots borrow the host's address if
+    /// absent.
     pub(super) fast_path: Option<Spanned<bool>>,
+    /// Whether the programs answer queries for names that no list has; yes if absent.
+    pub(super) dns_denials: Option<bool>,
 }
 
 /// `[metrics]`

@@ -128,7 +128,7 @@ fn check_counters(counters: &[Counted]) -> Result<(), Refusal> {
     for Counted { direction, outcome, .. } in counters {
         let is_way =
             [Direction::Egress, Direction::Ingress].iter().any(|it| it.name() == direction);
-        let is_outcome = ["pass", "redirect"].contains(&outcome.as_str())
+        let is_outcome = ["pass", "redirect", "answer"].contains(&outcome.as_str())
             || DropReason::ALL
                 .iter()
                 .any(|reason| [reason.name(), reason.would_name()].contains(&outcome.as_str()));

@@ -77,7 +77,8 @@ impl Told {
 /// What the monitor tells.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
-    /// The first message. With the maps of pins, of drop records and of what was counted of drops, and the control socket.
+    /// The first message. With the maps of pins, of drop records, of denied queries, of how much was asked and of what was counted of
+    /// drops, and the control socket.
     Begin {
         /// How log lines look.
         json: bool,

@@ -358,11 +358,12 @@ impl Monitor {
 
     /// Gives a worker that has come all that it needs.
     async fn begin_with(&mut self, newcomer: Newcomer, facts: &Arc<Facts>) -> io::Result<()> {
-        let Shared { pins, drops, counters } = self.datapath.shared().map_err(io::Error::other)?;
+        let shared = self.datapath.shared().map_err(io::Error::other)?;
+        let Shared { pins, drops, denials, asked, counters } = shared;
         let control: OwnedFd = UnixListener::try_clone(self.control.listener())?.into();
         let policy = self.policy_text()?;
         let json = self.options.format == Format::Json;
-        let descriptors = [pins, drops, counters, control];
+        let descriptors = [pins, drops, denials, asked, counters, control];
         let (overlay, host) = (self.overlay.clone(), host_view(facts));
         let events = self.chronicle.whole().iter().map(|event| (&**event).into()).collect();
         let begin = ToWorker::Begin { json, policy, overlay, host, events };

@@ -35,7 +35,7 @@ pub(super) struct Overlay {
 pub struct Counted {
     /// Which way.
     pub direction: String,
-    /// What became of them: `pass`, `redirect`, or the reason of their drop.
+    /// What became of them: `pass`, `redirect`, `answer`, or the reason of their drop.
     pub outcome: String,
     /// How many.
     pub packets: u64,

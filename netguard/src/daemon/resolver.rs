@@ -17,7 +17,7 @@ use netguard_dns::{
 use super::CarriedPin;
 use crate::{
     control,
-    datapath::PinWriter,
+    datapath::{AskedMeters, PinWriter},
     events::Event,
     journal::{Journal, Queries},
     listing,
@@ -28,13 +28,15 @@ use crate::{
 pub(super) fn of(
     policy: &Policy,
     pins: &Arc<Pins>,
+    asked: AskedMeters,
     journal: &Journal,
     feeds: &control::Feeds,
 ) -> Resolver {
     let cache = Arc::new(Cache::new(policy.dns.cache_bytes));
     let forwarder = forwarder(policy, &cache, journal);
     let told = Queries::new(journal.clone(), feeds.queries.clone());
-    Resolver::new(rules(policy), cache, forwarder, Arc::clone(pins), Arc::new(told))
+    let (pins, asked) = (Arc::clone(pins), Arc::new(asked));
+    Resolver::new(rules(policy), cache, forwarder, pins, asked, Arc::new(told))
 }
 
 /// Makes the resolver one for another policy. What it has learnt of upstreams and answers is forgotten: it may be what the

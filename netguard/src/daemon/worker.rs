@@ -1,6 +1,7 @@
 //! The worker: one loop over what the monitor tells, drop records and what is due once in a while, beside the threads that
-//! answer guests. It holds no privilege; all that it has of the kernel are three maps.
+//! answer guests. It holds no privilege; all that it has of the kernel are five maps.
 
+mod denials;
 mod drops;
 mod policy;
 
@@ -31,7 +32,10 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 
-use self::policy::{deny, with_slots};
+use self::{
+    denials::Denials,
+    policy::{deny, with_slots},
+};
 use super::{
     asked::{Asked, Orders, Wanted},
     channel::{
@@ -45,7 +49,7 @@ use super::{
 use crate::{
     config::Config,
     control,
-    datapath::{DropCounters, DropStream, Shared},
+    datapath::{DropCounters, DropStream, Opened, Shared},
     instance::Instance,
     journal::{Format, Journal, Journald, Writer},
     policy::Policy,
@@ -168,6 +172,7 @@ struct Worker {
     drops: AsyncFd<DropStream>,
     /// True if records were left in the ring buffer, of which no readiness will tell.
     more_drops: bool,
+    denials: Denials,
     counters: DropCounters,
     floods: Floods,
     learnt: Arc<Learnt>,
@@ -199,21 +204,25 @@ impl Worker {
         host: HostView,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let Ok([pins, drops, counters, control]) = <[OwnedFd; 4]>::try_from(descriptors) else {
+        let Ok([pins, drops, denials, asked, counters, control]) =
+            <[OwnedFd; 6]>::try_from(descriptors)
+        else {
             return Err(io::Error::other("the monitor has given other descriptors than it should"));
         };
         let config = Config::unpack(&policy.path, policy.packed.as_bytes())?;
         let whole = Arc::new(with_slots(&config, &overlay)?);
         let policy = overlay.apply(&whole.policy);
-        let shared = Shared { pins, drops, counters };
-        let (pins, drops, counters) = shared.open(host.processors).map_err(io::Error::other)?;
+        let shared = Shared { pins, drops, denials, asked, counters };
+        let opened = shared.open(host.processors).map_err(io::Error::other)?;
+        let Opened { pins, drops, denials, asked, counters } = opened;
         // SAFETY: a `DropStream` owns its map's descriptor and never changes or closes it.
         let drops = unsafe { AsyncFd::register(drops) }.map_err(io::Error::from)?;
         let pins = Arc::new(resolver::pins(&policy, pins)?);
         deny(&pins, &overlay.denied(&policy))?;
         let feeds = control::Feeds { events: journal.events().clone(), ..Default::default() };
-        let resolver = Arc::new(resolver::of(&policy, &pins, &journal, &feeds));
+        let resolver = Arc::new(resolver::of(&policy, &pins, asked, &journal, &feeds));
         let server = Server::start(&resolver, resolver::threads(), Handle::current())?;
+        let denials = Denials::start(denials, &resolver)?;
         let (give, orders) = Orders::channel();
         let learnt = Arc::new(Learnt::default());
         let daemon = control::Daemon::new(
@@ -235,6 +244,7 @@ impl Worker {
             policy,
             drops,
             more_drops: false,
+            denials,
             counters,
             floods: Floods::default(),
             learnt,
@@ -381,8 +391,8 @@ impl Worker {
 
     /// Lets the log have its last lines.
     fn finish(self) {
-        let Self { journal, writer, resolver, control, server, listening, .. } = self;
-        drop((control, listening, server, resolver, journal));
+        let Self { journal, writer, resolver, control, server, listening, denials, .. } = self;
+        drop((control, listening, server, denials, resolver, journal));
         writer.finish();
     }
 }

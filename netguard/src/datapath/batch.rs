@@ -14,6 +14,7 @@ use aya::{
 use super::{Error, sys::bpf};
 
 /// Numbers of include/uapi/linux/bpf.h.
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
@@ -63,6 +64,57 @@ pub(super) fn remove<K: Pod>(
     }
     Ok(())
 }
+
+/// Shows the entries of a hash map, whose types must be the map's.
+pub(super) fn each<K: Pod + Default, V: Pod + Default>(
+    name: &'static str,
+    map: &MapData,
+    mut visit: impl FnMut(K, V),
+) -> Result<(), Error> {
+    let mut next = some(name, map, None, &mut visit)?;
+    while next.is_some() {
+        next = some(name, map, next, &mut visit)?;
+    }
+    Ok(())
+}
+
+/// Shows some of them, from the first one on or from where an earlier call has stopped. Returns where this one has; nothing behind
+/// the last.
+pub(super) fn some<K: Pod + Default, V: Pod + Default>(
+    name: &'static str,
+    map: &MapData,
+    from: Option<Cursor>,
+    mut visit: impl FnMut(K, V),
+) -> Result<Option<Cursor>, Error> {
+    /// More than any bucket has.
+    const AT_ONCE: usize = 1 << 14;
+    let (mut keys, mut values) = (vec![K::default(); AT_ONCE], vec![V::default(); AT_ONCE]);
+    let (mut at, mut end) = (from.unwrap_or_default(), Cursor::default());
+    let mut request = Batch {
+        in_batch: if from.is_some() { (&raw mut at) as u64 } else { 0 },
+        out_batch: (&raw mut end) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: AT_ONCE as u32,
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: there is room for so many keys and values as the count says, of the map's own sizes as its typed owner has
+    // checked, and for the cursors of a hash map; all of it outlives the call.
+    let called = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut request) };
+    let is_last = match called {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(refused(name, "bpf_map_lookup_batch", error)),
+    };
+    let found = keys.iter().zip(&values).take(request.count as usize);
+    found.for_each(|(key, value)| visit(*key, *value));
+    Ok((!is_last).then_some(end))
+}
+
+/// The kernel's own: where in a hash map a batch ends.
+pub(super) type Cursor = u32;
 
 /// What fails comes with the number of entries before it.
 fn call<K: Pod, V: Pod>(

@@ -28,8 +28,9 @@ use netguard_common::{
 
 use super::{
     Error,
-    flow_table::{CLAIMED, Entry, Memory, SEEN, STATE, now_ns, read},
+    flow_table::{CLAIMED, Entry, SEEN, STATE, now_ns, read},
     grace::Grace,
+    mapped::Mapped,
     pins::PinDirectory,
     view,
 };
@@ -56,17 +57,17 @@ type Looks = [AtomicU64; size_of::<Translation>() / size_of::<u64>()];
 
 /// The table of flows and what stands beside it.
 struct Tables {
-    flows: Memory<Entry>,
-    looks: Memory<Looks>,
-    nat: Memory<AtomicU64>,
+    flows: Mapped<Entry>,
+    looks: Mapped<Looks>,
+    nat: Mapped<AtomicU64>,
 }
 
 impl Tables {
     fn of([flows, looks, nat]: [&MapData; 3]) -> Result<Self, Error> {
         Ok(Self {
-            flows: Memory::of(FLOWS, flows)?,
-            looks: Memory::of(TRANSLATIONS, looks)?,
-            nat: Memory::of(NAT, nat)?,
+            flows: Mapped::of(FLOWS, flows)?,
+            looks: Mapped::of(TRANSLATIONS, looks)?,
+            nat: Mapped::of(NAT, nat)?,
         })
     }
 

@@ -3,15 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    io, mem,
-    ops::Deref,
-    os::fd::{AsFd as _, AsRawFd as _},
-    ptr::{self, NonNull},
+    mem,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use aya::maps::{MapData, MapError};
+use aya::maps::MapData;
 use netguard_common::{
     SlotId,
     flow::{Flow, FlowState, is_over},
@@ -19,7 +16,7 @@ use netguard_common::{
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Error, pins::PinDirectory};
+use super::{Error, mapped::Mapped, pins::PinDirectory};
 
 /// An entry of the table as its words, each of which is read and written whole.
 pub(super) type Entry = [AtomicU64; size_of::<Flow>() / size_of::<u64>()];
@@ -33,68 +30,8 @@ const LOOKS: u32 = 8;
 /// Larger tables are not counted: a quarter of a gigabyte is read in some 50 ms.
 const COUNTED_MAX: usize = 1 << 22;
 
-/// The memory of an array, whose entries are words each of which is read and written whole.
-pub(super) struct Memory<T> {
-    entries: NonNull<T>,
-    count: usize,
-}
-
-/// What such an array consists of.
-///
-/// # Safety
-///
-/// The type is made of atomic words and nothing else.
-pub(super) unsafe trait Words {}
-
-// SAFETY: a word.
-unsafe impl Words for AtomicU64 {}
-// SAFETY: words.
-unsafe impl<const N: usize> Words for [AtomicU64; N] {}
-
-// SAFETY: the memory belongs to no thread, and is read and written by atomics only.
-unsafe impl<T: Words> Send for Memory<T> {}
-// SAFETY: as above.
-unsafe impl<T: Words> Sync for Memory<T> {}
-
-impl<T: Words> Memory<T> {
-    /// Of the map of that name.
-    pub(super) fn of(name: &'static str, map: &MapData) -> Result<Self, Error> {
-        let failed = |source| Error::map(name, source);
-        let info = map.info().map_err(failed)?;
-        if info.value_size() as usize != size_of::<T>() {
-            return Err(Error::Object(name));
-        }
-        let count = info.max_entries() as usize;
-        let (length, rights) = (count * size_of::<T>(), libc::PROT_READ | libc::PROT_WRITE);
-        let fd = map.fd().as_fd().as_raw_fd();
-        // SAFETY: memory of the kernel's choice, of the map and no longer than it.
-        let memory =
-            unsafe { libc::mmap(ptr::null_mut(), length, rights, libc::MAP_SHARED, fd, 0) };
-        match NonNull::new(memory) {
-            Some(memory) if memory.as_ptr() != libc::MAP_FAILED => {
-                Ok(Self { entries: memory.cast(), count })
-            }
-            _ => Err(failed(MapError::IoError(io::Error::last_os_error()))),
-        }
-    }
-}
-
-impl<T> Deref for Memory<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        // SAFETY: so many entries have been mapped, at the start of a page, and stay until this is dropped. The kernel
-        // changes them word by word, as atomics allow.
-        unsafe { std::slice::from_raw_parts(self.entries.as_ptr(), self.count) }
-    }
-}
-
-impl<T> Drop for Memory<T> {
-    fn drop(&mut self) {
-        // SAFETY: what `of` has mapped, and nobody borrows any more.
-        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.count * size_of::<T>()) };
-    }
-}
+/// The memory of a map `FLOWS`.
+pub(super) type Table = Mapped<Entry>;
 
 /// As the programs' clock.
 pub(super) fn now_ns() -> u64 {
@@ -124,7 +61,7 @@ pub(super) fn read(entry: &Entry) -> Option<Flow> {
 /// How many flows each slot has that live; a slot without any is not there. None if the table is too large to count.
 pub(super) fn living(pins: &PinDirectory) -> Result<Option<BTreeMap<SlotId, u64>>, Error> {
     let map = MapData::from_pin(pins.map(FLOWS)).map_err(|it| Error::map(FLOWS, it))?;
-    let table = Memory::<Entry>::of(FLOWS, &map)?;
+    let table = Table::of(FLOWS, &map)?;
     Ok((table.len() <= COUNTED_MAX).then(|| count(&table, now_ns())))
 }
 

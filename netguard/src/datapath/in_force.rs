@@ -109,7 +109,10 @@ impl InForce {
     pub fn differs_from(&self, plan: &Plan) -> Result<Option<(&'static str, String)>, Error> {
         let active = self.active()?;
         let plans = SIDES.map(|side| (side == active).then_some(plan));
-        let foreign = self.maps.find_foreign(active, plans)?;
+        let foreign = match self.maps.find_foreign(active, plans)? {
+            None => self.maps.find_foreign_names(plans)?,
+            found => found,
+        };
         Ok(foreign.map(|Foreign { map, entry }| (map, entry)))
     }
 

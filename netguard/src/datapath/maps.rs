@@ -11,11 +11,11 @@ use netguard_common::{
     maps::{self as layout, Layout, SIDES, Side},
 };
 
-use super::{Error, PinDirectory, batch, view::open};
+use super::{Error, PinDirectory, batch, names::NameMap, view::open};
 use crate::policy::{Plan, Prefix, ServicePrefix};
 
 /// A shared layout as aya wants it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(transparent)]
 pub(super) struct Wire<T: Layout>(pub(super) T);
 
@@ -23,7 +23,7 @@ pub(super) struct Wire<T: Layout>(pub(super) T);
 // transparent.
 unsafe impl<T: Layout> aya::Pod for Wire<T> {}
 
-type Entries<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
+pub(super) type Entries<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
 type Trie<K, V> = LpmTrie<MapData, K, Wire<V>>;
 
 /// An entry that nobody here has written, or that is missing.
@@ -49,6 +49,7 @@ pub(super) struct PolicyMaps {
     places: Trie<layout::PlaceKey, layout::PlaceEntry>,
     rules: Trie<layout::RuleKey, u32>,
     services: Trie<layout::ServiceKey, layout::ServiceEntry>,
+    names: NameMap,
 }
 
 impl PolicyMaps {
@@ -62,6 +63,7 @@ impl PolicyMaps {
             places: take(ebpf, layout::PLACES)?,
             rules: take(ebpf, layout::RULES)?,
             services: take(ebpf, layout::SERVICES)?,
+            names: NameMap::take(ebpf)?,
         })
     }
 
@@ -75,6 +77,7 @@ impl PolicyMaps {
             places: open(pins, layout::PLACES)?,
             rules: open(pins, layout::RULES)?,
             services: open(pins, layout::SERVICES)?,
+            names: NameMap::open(pins)?,
         })
     }
 
@@ -112,7 +115,7 @@ impl PolicyMaps {
     }
 
     /// Each map with its name.
-    pub(super) fn each(&self) -> [(&'static str, &MapData); 7] {
+    pub(super) fn each(&self) -> [(&'static str, &MapData); 8] {
         [
             (layout::ACTIVE, self.active.map()),
             (layout::PORTS, self.ports.map()),
@@ -121,6 +124,7 @@ impl PolicyMaps {
             (layout::PLACES, self.places.map()),
             (layout::RULES, self.rules.map()),
             (layout::SERVICES, self.services.map()),
+            (layout::NAMES, self.names.map()),
         ]
     }
 
@@ -137,6 +141,7 @@ impl PolicyMaps {
             (layout::PLACES, self.places.map(), plan.places.len()),
             (layout::RULES, self.rules.map(), plan.rules.len()),
             (layout::SERVICES, self.services.map(), plan.services.len()),
+            (layout::NAMES, self.names.map(), plan.names.values().map(|it| it.len()).sum()),
         ] {
             let info = map.info().map_err(|source| Error::map(name, source))?;
             let room = info.max_entries() as usize / SIDES.len();
@@ -148,10 +153,23 @@ impl PolicyMaps {
     }
 
     /// Makes a side that holds `old` hold `new`. Nobody reads it meanwhile, so any order will do; what goes makes
-    /// room for what comes.
-    pub(super) fn change(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
+    /// room for what comes. `beside` is what the other side holds.
+    pub(super) fn change(
+        &mut self,
+        side: Side,
+        old: &Plan,
+        new: &Plan,
+        beside: &Plan,
+    ) -> Result<(), Error> {
+        self.names.remove(old, new, beside)?;
         self.remove_stale(side, old, new)?;
+        self.names.add(old, new, beside)?;
         self.write_changed(side, old, new)
+    }
+
+    /// Makes the map of names hold those of the only plan that there is.
+    pub(super) fn restore_names(&self, plan: &Plan) -> Result<(), Error> {
+        self.names.restore(plan)
     }
 
     fn remove_stale(&mut self, side: Side, old: &Plan, new: &Plan) -> Result<(), Error> {
@@ -211,7 +229,25 @@ impl PolicyMaps {
         batch::put(layout::SLOTS, self.slots.map(), slots)
     }
 
-    /// The first entry that is not that of the plans, if there is one: somebody else has written. A side
+    /// The first set of names that is not that of the plans, if there is one.
+    pub(super) fn find_foreign_names(
+        &self,
+        plans: [Option<&Plan>; 2],
+    ) -> Result<Option<Foreign>, Error> {
+        let found = self.names.find_foreign(plans)?;
+        Ok(found.map(|set| Foreign::new(layout::NAMES, set)))
+    }
+
+    /// The same in steps.
+    pub(super) fn find_foreign_names_slowly(
+        &mut self,
+        plans: [Option<&Plan>; 2],
+    ) -> Result<Option<Foreign>, Error> {
+        let found = self.names.find_foreign_slowly(plans)?;
+        Ok(found.map(|set| Foreign::new(layout::NAMES, set)))
+    }
+
+    /// The first entry of any other map that is not that of the plans, if there is one: somebody else has written. A side
     /// without a plan is not looked at.
     pub(super) fn find_foreign(
         &self,

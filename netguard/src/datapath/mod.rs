@@ -17,12 +17,15 @@ mod grace;
 mod in_force;
 mod kernel;
 mod kernel_drops;
+mod mapped;
 mod maps;
+mod names;
 mod namespace;
 mod others;
 mod pin_map;
 mod pins;
 mod probe;
+mod shared;
 mod sides;
 mod sys;
 mod verify;
@@ -38,11 +41,10 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapError, RingBuf},
+    maps::{Map, MapError},
 };
 use netguard_common::{
     maps::{self as layout, PortEntry, PortKind},
-    record::DropRecord,
     translation::nat_entries,
 };
 
@@ -59,6 +61,7 @@ pub use others::{Other, OtherPrograms, others_on, program_name};
 pub use pin_map::PinWriter;
 pub use pins::{PinDirectory, ensure_bpffs};
 pub use probe::{Asked, PinnedProgram, Probed};
+pub use shared::{AskedMeters, DenialStream, DropStream, Opened, Shared};
 pub use verify::verify;
 pub use view::{
     CounterRow, LinkRow, PinnedAddresses, ProgramRow, View, counters, held, measure_programs,
@@ -82,8 +85,8 @@ pub struct Datapath {
     pins: PinDirectory,
     tc: Tc,
     sides: Sides,
-    /// How many entries `FLOWS` and `SLOTS` have.
-    sizes: (u32, u32),
+    /// How many entries `FLOWS`, `SLOTS` and `NAMES` have.
+    sizes: (u32, u32, u32),
     /// The table whose flows are not in `FLOWS` yet.
     left: Option<Left>,
     /// True when this load's policy maps and programs are pinned.
@@ -141,6 +144,7 @@ impl Datapath {
         loader.map_max_entries(layout::TRANSLATIONS, plan.flow_entries);
         loader.map_max_entries(layout::NAT, nat_entries(plan.flow_entries));
         loader.map_max_entries(layout::SLOTS, plan.slot_entries);
+        loader.map_max_entries(layout::NAMES, plan.name_entries);
         // A table in the place of another is pinned when the flows of that one are in it.
         let is_adopted = |name: &&str| left.is_none() || !OF_FLOWS.contains(name);
         for name in layout::STATE_MAPS.into_iter().filter(is_adopted) {
@@ -148,7 +152,7 @@ impl Datapath {
         }
         let mut ebpf = verify::load(&mut loader)?;
         let sides = Sides::new(PolicyMaps::take(&mut ebpf)?)?;
-        let sizes = (plan.flow_entries, plan.slot_entries);
+        let sizes = (plan.flow_entries, plan.slot_entries, plan.name_entries);
         let tc = Tc::of_kernel();
         Ok(Self {
             ebpf,
@@ -291,10 +295,11 @@ impl Datapath {
     }
 
     /// True if the maps are as large as the plan wants them. Not larger either: the size of `FLOWS` and the number of
-    /// slots say what each slot's share is.
+    /// slots say what each slot's share is. Only of names there may be room for more.
     #[must_use]
     pub fn holds(&self, plan: &Plan) -> bool {
-        self.sizes == (plan.flow_entries, plan.slot_entries)
+        let (flows, slots, names) = self.sizes;
+        (flows, slots) == (plan.flow_entries, plan.slot_entries) && names >= plan.name_entries
     }
 
     /// Takes the programs off interfaces that an earlier policy guarded and this one does not name.
@@ -340,12 +345,15 @@ impl Datapath {
         Ok(Shared {
             pins: self.descriptor(layout::PINS)?,
             drops: self.descriptor(layout::DROPS)?,
+            denials: self.descriptor(layout::DENIALS)?,
+            asked: self.descriptor(layout::ASKED)?,
             counters: drop_counters::open_to_read(&self.pins)?,
         })
     }
 
     fn descriptor(&self, name: &'static str) -> Result<OwnedFd, Error> {
-        let Some(Map::HashMap(map) | Map::RingBuf(map)) = self.ebpf.map(name) else {
+        let Some(Map::HashMap(map) | Map::RingBuf(map) | Map::Array(map)) = self.ebpf.map(name)
+        else {
             return Err(Error::Object(name));
         };
         let copied = map.fd().as_fd().try_clone_to_owned();
@@ -359,61 +367,4 @@ fn without_fast(plan: Arc<Plan>, refused: &[u32]) -> Arc<Plan> {
         return plan;
     }
     Arc::new(Plan::clone(&plan).without_fast(refused.iter().copied()))
-}
-
-/// What the process that answers guests has of the kernel: the addresses that it pins, and the records of drops. What was
-/// counted of drops it may read.
-pub struct Shared<T> {
-    /// `PINS`, with what an earlier process has left in it.
-    pub pins: T,
-    /// `DROPS`, which has one reader.
-    pub drops: T,
-    /// `COUNTERS`, to read.
-    pub counters: T,
-}
-
-impl Shared<OwnedFd> {
-    /// Makes use of descriptors that [`Datapath::shared`] has given to another process, on a host with so many
-    /// [`processors`].
-    ///
-    /// # Errors
-    ///
-    /// They are not those of such maps.
-    pub fn open(self, processors: usize) -> Result<(PinWriter, DropStream, DropCounters), Error> {
-        let pins = of_descriptor(layout::PINS, self.pins)?;
-        let ring = of_descriptor(layout::DROPS, self.drops)?;
-        let counters = DropCounters::new(self.counters, processors);
-        Ok((PinWriter::new(pins), DropStream { ring }, counters))
-    }
-}
-
-fn of_descriptor<T: TryFrom<Map, Error = MapError>>(
-    name: &'static str,
-    descriptor: OwnedFd,
-) -> Result<T, Error> {
-    let map = MapData::from_fd(descriptor).and_then(Map::from_map_data).and_then(T::try_from);
-    map.map_err(|source| Error::map(name, source))
-}
-
-/// Drop records as they come from the ring buffer.
-pub struct DropStream {
-    ring: RingBuf<MapData>,
-}
-
-impl DropStream {
-    /// The next record that is ready, without waiting. Records of another layout are passed over.
-    pub fn next_ready(&mut self) -> Option<DropRecord> {
-        while let Some(item) = self.ring.next() {
-            if let Some(record) = DropRecord::from_bytes(&item) {
-                return Some(record);
-            }
-        }
-        None
-    }
-}
-
-impl std::os::fd::AsRawFd for DropStream {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.ring.as_raw_fd()
-    }
 }

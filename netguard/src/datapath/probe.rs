@@ -78,6 +78,8 @@ pub enum Asked {
     Pass,
     /// It would go to the slot's resolver.
     Redirect,
+    /// It is a query that would be denied at once.
+    Answer,
     /// It would be dropped.
     Drop(DropReason),
 }
@@ -87,6 +89,7 @@ impl Asked {
         match outcome {
             maps::OUTCOME_PASS => Some(Self::Pass),
             maps::OUTCOME_REDIRECT => Some(Self::Redirect),
+            maps::OUTCOME_ANSWER => Some(Self::Answer),
             reason => DropReason::from_raw(reason).map(Self::Drop),
         }
     }

@@ -117,18 +117,22 @@ impl Sides {
     }
 
     /// The first entry of a map that nobody here has written, if there is one.
-    pub(super) fn find_foreign(&self) -> Result<Option<Foreign>, Error> {
+    pub(super) fn find_foreign(&mut self) -> Result<Option<Foreign>, Error> {
         let other = match &self.other {
             Held::Whole(plan) => Some(&**plan),
             Held::Torn(_) => None,
         };
         let plans = SIDES.map(|side| if side == self.active { Some(&*self.plan) } else { other });
-        self.maps.find_foreign(self.active, plans)
+        match self.maps.find_foreign(self.active, plans)? {
+            None => self.maps.find_foreign_names_slowly(plans),
+            found => Ok(found),
+        }
     }
 
     /// Writes the plan that counts anew, on one side and then on the other, whatever somebody else has written there.
     pub(super) fn restore(&mut self) -> Result<(), Error> {
         self.maps.activate(self.active)?;
+        self.maps.restore_names(&self.plan)?;
         let (first, second) = (self.other_side(), self.active);
         self.rewrite(first)?;
         self.maps.activate(first)?;
@@ -144,7 +148,7 @@ impl Sides {
         let plan = Arc::clone(&self.plan);
         self.other = Held::Torn(vec![Arc::clone(&plan)]);
         self.maps.clear(side)?;
-        self.maps.change(side, &Plan::default(), &plan)?;
+        self.maps.change(side, &Plan::default(), &plan, &plan)?;
         self.other = Held::Whole(plan);
         Ok(())
     }
@@ -165,13 +169,13 @@ impl Sides {
             Held::Whole(old) => old,
             Held::Torn(plans) => {
                 for plan in plans {
-                    self.maps.change(side, &plan, &Plan::default())?;
+                    self.maps.change(side, &plan, &Plan::default(), &self.plan)?;
                 }
                 self.other = Held::Torn(vec![Arc::clone(new)]);
                 Arc::default()
             }
         };
-        self.maps.change(side, &old, new)?;
+        self.maps.change(side, &old, new, &self.plan)?;
         self.other = Held::Whole(Arc::clone(new));
         Ok(())
     }

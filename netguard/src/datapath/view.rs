@@ -10,8 +10,8 @@ use aya::{
 use netguard_common::{
     Direction, Hook, SlotId,
     maps::{
-        self as layout, Counter, CounterKey, DropCounter, OUTCOME_PASS, OUTCOME_REDIRECT, Passed,
-        PortEntry, PortKey, SIDES, Side, SlotEntry, passed_index,
+        self as layout, Counter, CounterKey, DropCounter, OUTCOME_ANSWER, OUTCOME_PASS,
+        OUTCOME_REDIRECT, Passed, PortEntry, PortKey, SIDES, Side, SlotEntry, passed_index,
     },
     pin::{PinEntry, PinKey},
 };
@@ -243,6 +243,7 @@ fn passed(
         (Direction::Egress, OUTCOME_PASS),
         (Direction::Ingress, OUTCOME_PASS),
         (Direction::Egress, OUTCOME_REDIRECT),
+        (Direction::Egress, OUTCOME_ANSWER),
     ];
     let mut rows = Vec::new();
     for slot_id in slots {

@@ -237,7 +237,7 @@ impl Hop {
     const fn dropped(&self) -> Option<DropReason> {
         match self.asked {
             Asked::Drop(reason) => Some(reason),
-            Asked::Pass | Asked::Redirect => None,
+            Asked::Pass | Asked::Redirect | Asked::Answer => None,
         }
     }
 

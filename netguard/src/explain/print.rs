@@ -127,6 +127,7 @@ impl Explained {
                 format!("{now}would be dropped: {} ({}){told}", reason.name(), reason.code())
             }
             (None, Some(Asked::Redirect)) => format!("{now}would go to the slot's resolver"),
+            (None, Some(Asked::Answer)) => format!("{now}would be answered: no list has the name"),
             (None, _) => format!("{now}would pass"),
         }
     }
@@ -136,6 +137,7 @@ const fn verdict_name(asked: Asked) -> &'static str {
     match asked {
         Asked::Pass => "pass",
         Asked::Redirect => "redirect",
+        Asked::Answer => "answer",
         Asked::Drop(_) => "drop",
     }
 }

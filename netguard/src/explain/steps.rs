@@ -56,7 +56,7 @@ impl Loaded<'_> {
     ) -> Result<Vec<Step>, Error> {
         let decided = match asked {
             Asked::Drop(reason) => Some(Stage::of(reason)),
-            Asked::Redirect => Some(Stage::Dns),
+            Asked::Redirect | Asked::Answer => Some(Stage::Dns),
             Asked::Pass => None,
         };
         let leaves = hook == Hook::PortEgress;

@@ -17,7 +17,7 @@ pub use error::Error;
 pub use host::Host;
 pub use make::{Made, Wanted, make, remove_owned, remove_stale, take_back};
 pub use port::isolate;
-pub(crate) use tap::open as open_tap;
+pub use tap::open as open_tap;
 pub use watcher::{Changed, Watcher};
 
 /// True if netguard may make an interface of that name: Linux's rule (dev_valid_name in

@@ -30,6 +30,8 @@ pub struct DnsPolicy {
     pub svcb: bool,
     /// The longest name that is asked of upstreams, in bytes on the wire.
     pub name_max: usize,
+    /// Names that no list has are denied by the programs in the kernel where that can be.
+    pub denied_in_kernel: bool,
     /// How many bytes of answers are kept.
     pub cache_bytes: u64,
     /// How long an answer is kept at most.
@@ -57,6 +59,7 @@ impl Default for DnsPolicy {
             types: DEFAULT_TYPES.to_vec(),
             svcb: false,
             name_max: DEFAULT_NAME_MAX,
+            denied_in_kernel: true,
             cache_bytes: 32 << 20,
             cache_max_ttl: Duration::from_secs(300),
         }

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -18,8 +19,10 @@ use netguard_common::{
         Counted, Limit, Place, PlaceEntry, PortEntry, PortKind, SIDES, ServiceEntry, SlotEntry,
         UplinkEntry, slot_flags, slot_shares, write_name,
     },
+    names::NAME_SETS,
     translation::{nat_entries, nat_mask},
 };
+use netguard_dns::Suffixes;
 
 use super::{
     Facts, HostServices, InterfaceFact, Policy, Ports, Slot, Unnamed, places::SPECIAL,
@@ -66,6 +69,8 @@ pub struct Plan {
     pub rules: BTreeMap<(SlotId, Prefix), u32>,
     /// `SERVICES`.
     pub services: BTreeMap<ServicePrefix, ServiceEntry>,
+    /// `NAMES`, by the numbers of sets.
+    pub names: BTreeMap<u64, Arc<Suffixes>>,
     /// `PORTS`, by interface number: the configured interfaces that exist.
     pub ports: BTreeMap<u32, PortEntry>,
     /// `UPLINKS`, by interface number: the uplinks that the fast path may take.
@@ -76,6 +81,8 @@ pub struct Plan {
     pub flow_entries: u32,
     /// How many entries `SLOTS` must have.
     pub slot_entries: u32,
+    /// How many entries `NAMES` must have at least.
+    pub name_entries: u32,
 }
 
 impl Plan {
@@ -104,10 +111,15 @@ impl Plan {
         let services: BTreeMap<_, _> = sets.entries().collect();
         let unlocked: BTreeMap<_, _> = slots.iter().map(|(id, it)| (id, it.unlocked())).collect();
         let generation = generation(&(&unlocked, &places, &rules, &services));
-        for slot in slots.values_mut() {
-            slot.generation = generation;
+        let mut names = BTreeMap::new();
+        for slot in &policy.slots {
+            let Some(entry) = slots.get_mut(&slot.id) else { continue };
+            entry.generation = generation;
+            // What may be asked for is nothing that a flow must be asked again for.
+            names.extend(add_names(entry, slot, policy));
         }
         let Shares { entries: flow_entries, slot_entries, .. } = shares;
+        let name_entries = name_entries(&names);
         let uplinks = uplinks(policy, facts, flow_entries);
         let (ports, isolated) = ports(policy, facts, &uplinks);
         Self {
@@ -115,11 +127,13 @@ impl Plan {
             places,
             rules,
             services,
+            names,
             ports,
             uplinks,
             isolated,
             flow_entries,
             slot_entries,
+            name_entries,
         }
     }
 
@@ -157,12 +171,41 @@ impl Plan {
             && self.places == old.places
             && self.services == old.services
             && self.rules == old.rules
+            && self.names == old.names
             && self.isolated == old.isolated
             && (self.flow_entries, self.slot_entries) == (old.flow_entries, old.slot_entries);
         let has_changed = |(id, slot): &(&SlotId, &SlotEntry)| old.slots.get(id) != Some(slot);
         let changed = self.slots.iter().filter(has_changed).map(|(id, slot)| (*id, *slot));
         is_alike.then(|| changed.collect())
     }
+}
+
+/// Has the programs deny what a slot may not ask for, and returns the sets that they need for it. Not for a slot that is audited, which is
+/// answered, nor for one with more sets than the programs would look through.
+fn add_names(entry: &mut SlotEntry, slot: &Slot, policy: &Policy) -> Vec<(u64, Arc<Suffixes>)> {
+    let Some(dns) = policy.dns.slots.get(&slot.id) else { return Vec::new() };
+    let sets = dns.allowlist.sets();
+    if slot.audit || !policy.dns.denied_in_kernel || sets.len() > NAME_SETS {
+        return Vec::new();
+    }
+    entry.flags |= slot_flags::DENIES;
+    entry.name_max = u32::try_from(policy.dns.name_max).unwrap_or(u32::MAX);
+    let queries = dns.limits.queries_per_second;
+    entry.queries = Limit::per_second(queries.into());
+    let suffixes = sets.iter().map(|set| Arc::clone(set.suffixes()));
+    let suffixes: Vec<_> = suffixes.map(|it| (it.number(), it)).collect();
+    for (to, (number, _)) in entry.names.iter_mut().zip(&suffixes) {
+        *to = *number;
+    }
+    suffixes
+}
+
+/// Room for the next plan's names beside these; a power of two, so that a few more need no other map.
+fn name_entries(names: &BTreeMap<u64, Arc<Suffixes>>) -> u32 {
+    const LEAST: u32 = 1 << 14;
+    let wanted: usize = names.values().map(|suffixes| suffixes.len()).sum();
+    let both = u32::try_from(wanted * SIDES.len()).unwrap_or(u32::MAX >> 1);
+    both.max(LEAST).checked_next_power_of_two().unwrap_or(1 << 31)
 }
 
 /// A number for everything that verdicts depend on but locks, which no flow gets past: flows that were allowed under another are asked again.
@@ -206,6 +249,8 @@ fn slot_entry(
     let (subnet6, mask6) = subnet(slot, false);
     SlotEntry {
         limits: limits(slot),
+        queries: Limit::default(),
+        names: [0; NAME_SETS],
         gateway4: gateway(true),
         gateway6: gateway(false),
         subnet4,
@@ -220,7 +265,7 @@ fn slot_entry(
         flows_mask: shares.buckets_each - 1,
         host_services,
         side: 0,
-        _reserved: 0,
+        name_max: 0,
         resolver_port_be: policy.dns.port.to_be(),
         runtime: slot.runtime as u16,
         flags: flags(slot, policy),

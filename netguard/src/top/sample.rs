@@ -111,7 +111,7 @@ impl Slot {
             match (direction, outcome) {
                 ("egress", "pass") => read.egress = count,
                 ("ingress", "pass") => read.ingress = count,
-                (_, "redirect") => read.queries = count,
+                (_, "redirect" | "answer") => read.queries = read.queries.and(count),
                 _ if counter.would_be().is_some() => {} // they have passed
                 _ => drop(read.drops.insert((direction.to_owned(), outcome.to_owned()), count)),
             }

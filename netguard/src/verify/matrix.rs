@@ -362,6 +362,7 @@ const fn name(asked: Asked) -> &'static str {
     match asked {
         Asked::Pass => "pass",
         Asked::Redirect => "redirect",
+        Asked::Answer => "answer",
         Asked::Drop(reason) => reason.name(),
     }
 }

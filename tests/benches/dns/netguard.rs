@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -83,7 +83,14 @@ pub fn serve(address: &str, log: &str) -> Result<()> {
     let forwarder =
         Arc::new(Forwarder::new(settings, Arc::clone(&cache), |message| eprintln!("{message}")));
     let pins = Arc::new(Pins::new(Box::new(kernel_map()?), [SLOT], 4096));
-    let resolver = Arc::new(Resolver::new(rules, cache, forwarder, pins, journal));
+    let resolver = Arc::new(Resolver::new(
+        rules,
+        cache,
+        forwarder,
+        pins,
+        Arc::new(AtomicU64::default()),
+        journal,
+    ));
     let endpoint = Endpoint {
         slot: SLOT,
         bridge: "lo".to_owned(),
@@ -105,9 +112,9 @@ fn kernel_map() -> Result<netguard::datapath::PinWriter> {
     let instance = format!("bench{}", std::process::id()).parse()?;
     ensure_bpffs(&instance)?;
     let pins = PinDirectory::of(&instance);
-    let plan = Plan { flow_entries: 64, slot_entries: 2, ..Plan::default() };
+    let plan = Plan { flow_entries: 64, slot_entries: 2, name_entries: 1, ..Plan::default() };
     let shared = Datapath::load(pins.clone(), &plan)?.shared()?;
-    let (writer, ..) = shared.open(processors())?;
+    let writer = shared.open(processors())?.pins;
     pins.remove()?;
     Ok(writer)
 }

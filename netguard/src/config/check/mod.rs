@@ -50,7 +50,8 @@ pub(super) fn check(
     host.metrics = checker.metrics(&file.metrics);
     host.fast_path = checker.fast_path(&file.datapath, &host);
     let flows_max = checker.flows_max(&file.limits);
-    let dns = checker.dns(&file.dns, &slots, &entries);
+    let mut dns = checker.dns(&file.dns, &slots, &entries);
+    dns.denied_in_kernel = file.datapath.dns_denials.unwrap_or(true);
     let Checker { problems, categories, .. } = checker;
     Problems::unless_empty(problems)?;
     let lines = Lines::of(file, &entries, categories);
