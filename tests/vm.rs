@@ -40,6 +40,14 @@ const END_TO_END: [(&str, &[&str]); 8] = [
         ],
     ),
     ("denial", &[]),
+    (
+        "kernel_denials",
+        &[
+            "a_flood_of_denied_queries_is_told_to_the_last",
+            "the_programs_deny_what_no_list_has_and_nothing_else",
+            "names_that_somebody_takes_out_of_the_map_are_put_back",
+        ],
+    ),
     ("clsact", &["what_is_held_stays_so_and_who_is_waited_for_gets_filters"]), // without tcx there is nothing to take over
     (
         "lifecycle",
