@@ -18,7 +18,7 @@ use netguard_tests::{
     spread::Spread,
 };
 
-use policies::{SLOTS, every_rule, policy};
+use policies::{SLOTS, policy};
 
 /// What is promised of a policy, and of a slot.
 const POLICY: Bound = Bound::Faster(20.0);
@@ -45,53 +45,14 @@ fn rounds() -> (usize, usize) {
 /// From the text of a policy until it is in force.
 fn applied(report: &mut Report) {
     let (rounds, slow_rounds) = rounds();
-    // Of the thread, and so of nft too.
-    let mut programs = Programs::load(&every_rule(0), 1);
-    programs.settle();
-    let sets = nft::File::new(&nft::sets(SLOTS));
-    let mut ours = Reloads { programs: &mut programs, number: 1, slots: SLOTS };
-    let (mut own, mut peer) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        own.push(ours.ms());
-        peer.extend(sets.ms(PATIENCE));
-    }
-    drop(sets);
-    let what = format!("policy of {SLOTS} slots, 20 rules each: text to force");
-    let own_spread = Spread::of(own);
-    let smart = Row::new(&what, "ms", own_spread)
-        .beside("nft -f, a verdict map and sets", figure(peer, rounds));
-    let pairs = nft::File::new(&nft::pairs(SLOTS));
-    let (mut own, mut peer) = (Vec::new(), Vec::new());
-    for _ in 0..slow_rounds {
-        own.extend((0..3).map(|_| ours.ms()));
-        let Some(took) = pairs.ms(PATIENCE) else { break };
-        peer.push(took);
-    }
-    drop(pairs);
-    let pairs = SLOTS * (SLOTS - 1);
-    let peer = figure(peer, slow_rounds);
-    let row = Row::new(&what, "ms", Spread::of(own));
-    report.add(row.beside(format!("nft -f, {pairs} rules for pairs"), peer).bound(POLICY));
+    let mut ours = Reloads::of(SLOTS);
+    let (row, beside) = ours.beside(&nft::sets(SLOTS), rounds);
+    let smart = row.beside("nft -f, a verdict map and sets", beside);
+    report.add(ours.beside_pairs(slow_rounds));
     report.add(smart);
-    few_slots(report, ours.programs, rounds);
-}
-
-/// The same with as many slots as nft reads often enough for a median.
-fn few_slots(report: &mut Report, programs: &mut Programs, rounds: usize) {
-    let mut ours = Reloads { programs, number: 1, slots: FEW_SLOTS };
-    // The other policy's slots go with the first.
-    ours.ms();
-    let pairs = nft::File::new(&nft::pairs(FEW_SLOTS));
-    let (mut own, mut peer) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        own.push(ours.ms());
-        peer.extend(pairs.ms(PATIENCE));
-    }
-    let what = format!("policy of {FEW_SLOTS} slots, 20 rules each: text to force");
-    let pairs = FEW_SLOTS * (FEW_SLOTS - 1);
-    let row = Row::new(what, "ms", Spread::of(own));
-    let peer = figure(peer, rounds);
-    report.add(row.beside(format!("nft -f, {pairs} rules for pairs"), peer).bound(POLICY));
+    drop(ours);
+    // As many slots as nft reads often enough for a median.
+    report.add(Reloads::of(FEW_SLOTS).beside_pairs(rounds));
 }
 
 /// A figure only if every round has one.
@@ -102,18 +63,44 @@ fn figure(times: Vec<f64>, rounds: usize) -> Figure {
     Figure::NotWithin(f64::from(PATIENCE) * 1e3)
 }
 
-/// One policy after another, of which no rule is as in the one before.
-struct Reloads<'a> {
-    programs: &'a mut Programs,
+/// One policy after another, of which no rule is as in the one before, in a namespace of the calling thread and so of nft's.
+struct Reloads {
+    programs: Programs,
     number: u32,
     slots: u32,
 }
 
-impl Reloads<'_> {
+impl Reloads {
+    fn of(slots: u32) -> Self {
+        let mut programs = Programs::load(&policy(slots, 0, 0), 1);
+        programs.settle();
+        Self { programs, number: 1, slots }
+    }
+
     fn ms(&mut self) -> f64 {
         let steps = self.programs.reload(&policy(self.slots, self.number, self.number));
         self.number += 1;
         ms(steps.whole)
+    }
+
+    /// By turns with nft, that reads the ruleset where none is.
+    fn beside(&mut self, ruleset: &str, rounds: usize) -> (Row, Figure) {
+        let file = nft::File::new(ruleset);
+        let (mut own, mut peer) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            own.extend((0..3).map(|_| self.ms()));
+            let Some(took) = file.ms(PATIENCE) else { break };
+            peer.push(took);
+        }
+        let what = format!("policy of {} slots, 20 rules each: text to force", self.slots);
+        (Row::new(what, "ms", Spread::of(own)), figure(peer, rounds))
+    }
+
+    fn beside_pairs(&mut self, rounds: usize) -> Row {
+        let slots = self.slots;
+        let (row, peer) = self.beside(&nft::pairs(slots), rounds);
+        let pairs = slots * (slots - 1);
+        row.beside(format!("nft -f, {pairs} rules for pairs"), peer).bound(POLICY)
     }
 }
 

@@ -17,7 +17,7 @@ use netguard_tests::{
     report::{Bound, Report, Row, machine},
     spread::Spread,
 };
-use policies::{RULES, SLOTS, every_rule, policy};
+use policies::{RULES, SLOTS, policy};
 
 const ROUNDS: u32 = 15;
 /// The most that a reload may take, in milliseconds.
@@ -130,6 +130,11 @@ impl Fixture {
         let rows = counters(self.programs.pins(), [NO_SLOT, 1].into_iter()).expect("the counters");
         rows.iter().filter(|row| !good.contains(&row.outcome)).map(|row| row.counter.packets).sum()
     }
+}
+
+/// A policy of which no rule is as in the one before, neither its destination nor its service.
+fn every_rule(number: u32) -> String {
+    policy(SLOTS, number, number)
 }
 
 /// A policy that differs in what slot 1 may do, and in the management network.

@@ -227,7 +227,8 @@ impl PolicyMaps {
             plan.services.iter().map(move |(it, entry)| (trie_key(service_key(side, it)), *entry))
         });
         let is_watched = |side: Side| plans.get(side as usize).is_some_and(Option::is_some);
-        let found = batch::entries::<Wire<layout::PortKey>, Wire<layout::PortEntry>>(self.ports.map());
+        let found =
+            batch::entries::<Wire<layout::PortKey>, Wire<layout::PortEntry>>(self.ports.map());
         let found = found.map(|it| it.map(|(key, port)| (key.0, port.0)));
         let other = first_other(layout::PORTS, found, ports, |key| is_watched(key.side))?;
         if let Some(key) = other {

@@ -7,11 +7,6 @@ pub const SLOTS: u32 = 1000;
 /// How many rules each slot has, but the first.
 pub const RULES: u32 = 20;
 
-/// A policy of 1,000 slots of which no rule is as in the one before, neither its destination nor its service.
-pub fn every_rule(number: u32) -> String {
-    policy(SLOTS, number, number)
-}
-
 /// A policy of so many slots. Of two packets one goes to the management network, and the other is denied: by even policies because a
 /// rule says so, by odd ones because none says anything. The odd ones' rule would open what the even ones deny.
 pub fn policy(slots: u32, number: u32, rules: u32) -> String {
