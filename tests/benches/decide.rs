@@ -1,7 +1,8 @@
 //! What a verdict costs, by the number of slots: the loaded programs' own time (BPF_PROG_TEST_RUN) for a packet
 //! of one hot flow, and for packets of many flows in random order. `cargo xtask bench decide`.
 
-use std::fmt::Write as _;
+#[path = "decide/policy.rs"]
+mod policy;
 
 use netguard_common::{Hook, NO_SLOT, vouched_by};
 use netguard_tests::{
@@ -10,6 +11,7 @@ use netguard_tests::{
     report::{Bound, Report, Row, machine},
     spread::Spread,
 };
+use policy::policy;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 const SLOTS: [u16; 5] = [1, 10, 100, 1000, 4000];
@@ -59,7 +61,7 @@ struct Measured {
 }
 
 fn measure(slots: u16) -> Measured {
-    let programs = Programs::load(&policy(slots), slots);
+    let programs = Programs::load(&policy(slots, 443), slots);
     let time = |hook, frame: &[u8], mark, runs| {
         programs.datapath.time(hook, frame, mark, runs).expect("the program runs").as_nanos() as f64
     };
@@ -101,27 +103,4 @@ fn measure(slots: u16) -> Measured {
         sum / f64::from(FLOWS * 4)
     });
     Measured { both, verdict, ingress, random }
-}
-
-/// Slot 1 with a port that exists, and as many like it as are asked for. All may reach the host, so that
-/// opening a flow asks no routing: the namespace has none.
-fn policy(slots: u16) -> String {
-    let rest = "allow = [\"192.168.{lo}.0/24 tcp/443\"]\ndeny = [\"198.51.100.0/24 udp/1-1023\"]\n\
-                host_services = \"all\"\n";
-    let mut toml = String::from(
-        "[host]\nmanagement = [\"100.64.0.0/10\"]\n[limits]\nflows = 1000000\n[dns]\nupstreams = [\"9.9.9.9\"]\n",
-    );
-    let first = rest.replace("{lo}", "1");
-    let _ = write!(
-        toml,
-        "[[slot]]\nname = \"slot1\"\nid = 1\nport = \"lo\"\nsubnet = \"10.0.1.0/24\"\n{first}"
-    );
-    if slots > 1 {
-        let _ = write!(
-            toml,
-            "[[slot]]\nid = 2\ncount = {}\nsubnet = \"10.{{hi}}.{{lo}}.0/24\"\n{rest}",
-            slots - 1
-        );
-    }
-    toml
 }

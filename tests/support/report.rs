@@ -76,6 +76,8 @@ impl fmt::Display for Figure {
 pub enum Bound {
     /// At most so much, in the row's own unit.
     Below(f64),
+    /// At least so much, in the row's own unit.
+    Above(f64),
     /// At most so many times the peer's.
     AtMost(f64),
     /// At least so many times the peer's: a rate.
@@ -128,6 +130,7 @@ impl Row {
     fn is_met(&self) -> Option<bool> {
         Some(match self.bound? {
             Bound::Below(limit) => self.ours.value() <= limit,
+            Bound::Above(limit) => self.ours.value() >= limit,
             Bound::AtMost(limit) => self.ratio()? <= limit,
             Bound::AtLeast(limit) | Bound::Faster(limit) => self.ratio()? >= limit,
         })
@@ -150,6 +153,7 @@ impl Row {
         let unit = self.unit;
         self.bound.map_or_else(String::new, |bound| match bound {
             Bound::Below(limit) => format!("at most {limit} {unit}"),
+            Bound::Above(limit) => format!("at least {limit} {unit}"),
             Bound::AtMost(limit) => format!("at most {limit}x"),
             Bound::AtLeast(limit) => format!("at least {limit}x"),
             Bound::Faster(limit) => format!("at least {limit}x faster"),

@@ -5,7 +5,7 @@
 //! `udp/1000-2000`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
@@ -205,16 +205,19 @@ impl ServiceSets {
     /// The sets of a slot's rules, by prefix: at each prefix that a rule names, what all rules that cover
     /// it say together. The longest prefix wins, then a denial.
     pub(super) fn rules(&mut self, allow: &[Rule], deny: &[Rule]) -> Vec<(IpNet, u32)> {
-        let mut rules: Vec<_> = allow.iter().map(|rule| (rule, true)).collect();
-        rules.extend(deny.iter().map(|rule| (rule, false)));
-        // Painted in this order the last one wins; the sort keeps denials behind.
-        rules.sort_by_key(|(rule, _)| rule.prefix.prefix_len());
-        let mut prefixes: Vec<_> = rules.iter().map(|(rule, _)| rule.prefix).collect();
-        prefixes.sort();
-        prefixes.dedup();
+        let allowed = allow.iter().map(|rule| (rule, true));
+        let mut rules: BTreeMap<IpNet, Vec<_>> = BTreeMap::new();
+        for (rule, allowed) in allowed.chain(deny.iter().map(|rule| (rule, false))) {
+            rules.entry(rule.prefix).or_default().push((rule, allowed));
+        }
+        let lengths: BTreeSet<_> = rules.keys().map(IpNet::prefix_len).collect();
         let set_of = |prefix: &IpNet| {
             let mut spans = Spans::new();
-            for (rule, allowed) in rules.iter().filter(|(rule, _)| rule.prefix.contains(prefix)) {
+            // Painted in this order the last one wins: the longest prefix, and of its rules the denials.
+            let above = lengths.range(..=prefix.prefix_len());
+            let above = above.filter_map(|length| IpNet::new(prefix.addr(), *length).ok());
+            let covering = above.filter_map(|net| rules.get(&net.trunc())).flatten();
+            for (rule, allowed) in covering {
                 let length = super::Prefix::from(rule.prefix).length as u8;
                 let everything =
                     Protocol::ALL.map(|protocol| Service { protocol, ports: 0..=u16::MAX });
@@ -226,7 +229,7 @@ impl ServiceSets {
             }
             spans
         };
-        let all: Vec<_> = prefixes.into_iter().map(|prefix| (prefix, set_of(&prefix))).collect();
+        let all: Vec<_> = rules.keys().map(|prefix| (*prefix, set_of(prefix))).collect();
         let mut sets: Vec<_> =
             all.into_iter().map(|(prefix, spans)| (prefix, self.number(spans))).collect();
         // In the map IPv4 lies within IPv6 (::ffff:0:0/96): what is said of `::/0` must end there.
