@@ -5,6 +5,7 @@ pub mod binary;
 pub mod client;
 pub mod clients;
 pub mod control;
+pub mod costs;
 pub mod daemon;
 pub mod guest;
 pub mod hosts;

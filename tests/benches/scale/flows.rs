@@ -1,5 +1,7 @@
 //! Tracked flows, of three slots.
 
+use std::fmt::Write as _;
+
 use netguard::datapath::{PinnedProgram, View};
 use netguard_common::{DropReason, Hook};
 use netguard_tests::{
@@ -27,7 +29,7 @@ pub fn table(report: &mut Report) -> Table {
     let columns = vec![
         column("held", 0),
         column("verdict on a packet of a random flow, ns", 0),
-        column("opened and answered, ns", 0),
+        column("opened and answered, two calls of bpf(2), ns", 0),
         column("table, MB", 2),
         column("bytes per flow", 0),
     ];
@@ -101,15 +103,16 @@ struct Host {
 
 impl Host {
     fn new(flows: u32) -> Self {
-        let policy = |flows: u32| {
-            format!(
-                "[limits]\nflows = {flows}\n[dns]\nupstreams = [\"9.9.9.9\"]\n[[slot]]\nname = \"slot1\"\nid = 1\nport = \"lo\"\n\
-                 subnet = \"10.0.1.0/24\"\nhost_services = \"all\"\n[[slot]]\nid = 2\ncount = {}\nsubnet = \"10.0.{{n}}.0/24\"\n\
-                 host_services = \"all\"\n",
-                SLOTS - 1
-            )
-        };
-        let programs = Programs::load(&policy(flows), SLOTS as u16);
+        let mut policy = format!("[limits]\nflows = {flows}\n[dns]\nupstreams = [\"9.9.9.9\"]\n");
+        for slot in 1..=SLOTS {
+            let name = if slot == 1 { "lo".to_owned() } else { format!("vm-slot{slot}") };
+            let _ = write!(
+                policy,
+                "[[slot]]\nname = \"slot{slot}\"\nid = {slot}\nport = \"{name}\"\nsubnet = \"10.0.{slot}.0/24\"\n\
+                 host_services = \"all\"\n"
+            );
+        }
+        let programs = Programs::load(&policy, SLOTS as u16);
         for slot in 2..=SLOTS {
             let name = format!("vm-slot{slot}");
             ip_batch(&format!(

@@ -26,7 +26,7 @@ const POLICY: &str = "[dns]\nupstreams = [\"9.9.9.9\"]\n[[slot]]\nname = \"slot1
 pub fn table(_: &mut Report) -> Table {
     let columns = vec![
         column("verdict on a packet that a random pin lets open a flow, ns", 0),
-        column("pinned, ns", 0),
+        column("pinned, a call of bpf(2), ns", 0),
         column("pins, MB", 2),
         column("bytes per pin", 0),
     ];
