@@ -5,7 +5,7 @@
 //! `udp/1000-2000`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
@@ -205,18 +205,22 @@ impl ServiceSets {
     /// The sets of a slot's rules, by prefix: at each prefix that a rule names, what all rules that cover
     /// it say together. The longest prefix wins, then a denial.
     pub(super) fn rules(&mut self, allow: &[Rule], deny: &[Rule]) -> Vec<(IpNet, u32)> {
-        let allowed = allow.iter().map(|rule| (rule, true));
-        let mut rules: BTreeMap<IpNet, Vec<_>> = BTreeMap::new();
-        for (rule, allowed) in allowed.chain(deny.iter().map(|rule| (rule, false))) {
-            rules.entry(rule.prefix).or_default().push((rule, allowed));
-        }
-        let lengths: BTreeSet<_> = rules.keys().map(IpNet::prefix_len).collect();
+        let mut rules: Vec<_> = allow.iter().map(|rule| (rule, true)).collect();
+        rules.extend(deny.iter().map(|rule| (rule, false)));
+        // Those of one prefix are neighbours, and denials behind: what is painted last wins.
+        rules.sort_by_key(|(rule, allowed)| (rule.prefix, !allowed));
+        let mut lengths: Vec<_> = rules.iter().map(|(rule, _)| rule.prefix.prefix_len()).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        let rules_of = |prefix: IpNet| {
+            let first = rules.partition_point(|(rule, _)| rule.prefix < prefix);
+            rules.iter().skip(first).take_while(move |(rule, _)| rule.prefix == prefix)
+        };
         let set_of = |prefix: &IpNet| {
             let mut spans = Spans::new();
-            // Painted in this order the last one wins: the longest prefix, and of its rules the denials.
-            let above = lengths.range(..=prefix.prefix_len());
+            let above = lengths.iter().take_while(|length| **length <= prefix.prefix_len());
             let above = above.filter_map(|length| IpNet::new(prefix.addr(), *length).ok());
-            let covering = above.filter_map(|net| rules.get(&net.trunc())).flatten();
+            let covering = above.flat_map(|net| rules_of(net.trunc()));
             for (rule, allowed) in covering {
                 let length = super::Prefix::from(rule.prefix).length as u8;
                 let everything =
@@ -229,9 +233,10 @@ impl ServiceSets {
             }
             spans
         };
-        let all: Vec<_> = rules.keys().map(|prefix| (*prefix, set_of(prefix))).collect();
-        let mut sets: Vec<_> =
-            all.into_iter().map(|(prefix, spans)| (prefix, self.number(spans))).collect();
+        let of_prefix = rules.chunk_by(|(one, _), (other, _)| one.prefix == other.prefix);
+        let prefixes = of_prefix.filter_map(|rules| Some(rules.first()?.0.prefix));
+        let sets = prefixes.map(|prefix| (prefix, self.number(set_of(&prefix))));
+        let mut sets: Vec<_> = sets.collect();
         // In the map IPv4 lies within IPv6 (::ffff:0:0/96): what is said of `::/0` must end there.
         let ipv4 = IpNet::from(Ipv4Net::default());
         if !sets.is_empty() && sets.iter().all(|(prefix, _)| *prefix != ipv4) {
