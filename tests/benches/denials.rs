@@ -11,6 +11,8 @@ mod names;
 #[path = "dns/peers.rs"]
 #[expect(dead_code, reason = "one of the peers is enough here")]
 mod peers;
+#[path = "dns/words.rs"]
+mod words;
 /// Where Unbound would ask, if it had to.
 mod upstream {
     pub const UPSTREAM: &str = "127.0.0.1:5399";

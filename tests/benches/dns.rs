@@ -7,6 +7,8 @@ mod allowlist;
 mod batch;
 #[path = "dns/load.rs"]
 mod load;
+#[path = "dns/lookups.rs"]
+mod lookups;
 #[path = "dns/names.rs"]
 mod names;
 #[path = "dns/netguard.rs"]
@@ -17,6 +19,8 @@ mod peers;
 mod report;
 #[path = "dns/upstream.rs"]
 mod upstream;
+#[path = "dns/words.rs"]
+mod words;
 
 use std::{
     env, fs,

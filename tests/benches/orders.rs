@@ -2,31 +2,40 @@
 //! thousand; and how long a port that comes is without programs of its own.
 
 use std::{
-    fs,
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use netguard::datapath::PinDirectory;
 use netguard_common::Hook;
-use netguard_tests::{binary::path, lab::Lab, until};
+use netguard_tests::{
+    control,
+    daemon::Own,
+    lab::Lab,
+    report::{Report, Row, machine},
+    spread::Spread,
+    until,
+};
 
 const ROUNDS: usize = 20;
+/// The links are made by netguard.
+const MANY: &str = "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.1\"]\n[[slot]]\ncount = 1000\nname = \"s{n}\"\n\
+                    subnet = \"10.{hi}.{lo}.0/24\"\nmanage_links = true\n";
 
 fn main() {
-    println!("median (lowest to highest) of {ROUNDS} rounds, in ms");
-    few_slots();
+    println!("{}: median (lowest to highest) of {ROUNDS} rounds", machine());
+    let mut report = Report::new("orders");
+    few_slots(&mut report);
     let lab = Lab::unguarded("veth");
-    let many = Many::start(&lab, 1000);
-    orders("1,000 slots", &many.socket, "s500");
+    let many = Own::start(&lab, "bench", MANY);
+    orders(&mut report, "1,000 slots", &many.socket(), "s500");
+    report.finish();
 }
 
-fn few_slots() {
+fn few_slots(report: &mut Report) {
     let lab = Lab::up("veth");
     let socket = PathBuf::from("/run/netguard").join(lab.instance()).join("control.sock");
-    orders("5 slots", &socket, "slot1");
+    orders(report, "5 slots", &socket, "slot1");
     // XDP is the last that a port gets.
     let pins = PinDirectory::of(&lab.instance().parse().expect("an instance"));
     let pin = pins.link("vm-slot1", Hook::Xdp);
@@ -41,11 +50,10 @@ fn few_slots() {
         until("it has its programs", || pin.exists());
         times.push(joined.elapsed());
     }
-    tell("a port on its bridge, until its programs are attached (at most)", times);
+    report.add(row("5 slots: a port on its bridge, until its programs are attached", times));
 }
 
-fn orders(what: &str, socket: &Path, slot: &str) {
-    println!("{what}");
+fn orders(report: &mut Report, slots: &str, socket: &Path, slot: &str) {
     let entry = "{\"name\": \"bench\", \"subnet\": \"192.168.77.0/24\", \"manage_links\": true}";
     let lock = format!("/v1/slots/{slot}/lock");
     let deny = format!("/v1/slots/{slot}/deny");
@@ -67,69 +75,19 @@ fn orders(what: &str, socket: &Path, slot: &str) {
             // The other side of the maps is brought up to date within a second.
             std::thread::sleep(Duration::from_millis(1100));
         }
-        tell(what, times);
+        report.add(row(&format!("{slots}: {what}"), times));
     }
 }
 
 fn request(socket: &Path, (method, path, body): (&str, &str, &str)) -> Duration {
     let began = Instant::now();
-    let mut stream = UnixStream::connect(socket).expect("the socket");
-    let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(format!("{head}{body}").as_bytes()).expect("the daemon reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
+    let (status, answer) = control::send(socket, method, path, body);
     let time = began.elapsed();
-    assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
+    assert_eq!(status / 100, 2, "{method} {path}: {answer}");
     time
 }
 
-fn tell(what: &str, mut times: Vec<Duration>) {
-    times.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let (first, last) = (times[0], times[times.len() - 1]);
-    println!("  {:>6.2} ({:.2} to {:.2})  {what}", ms(times[times.len() / 2]), ms(first), ms(last));
-}
-
-/// A daemon with many slots, whose links it makes itself.
-struct Many {
-    socket: PathBuf,
-    instance: String,
-    _directory: tempfile::TempDir,
-    _daemon: netguard_tests::lab::Background,
-}
-
-impl Many {
-    fn start(lab: &Lab, slots: usize) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (file, log) = (directory.path().join("netguard.toml"), directory.path().join("log"));
-        let config = format!(
-            "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.1\"]\n[[slot]]\ncount = {slots}\nname = \"s{{n}}\"\n\
-             subnet = \"10.{{hi}}.{{lo}}.0/24\"\nmanage_links = true\n"
-        );
-        fs::write(&file, config).expect("the configuration");
-        let instance = format!("bench-{}", lab.name());
-        let script = format!(
-            "exec {} run --instance {instance} --config {} >{} 2>&1",
-            path().display(),
-            file.display(),
-            log.display()
-        );
-        let daemon = lab.start("hv", &script);
-        until("the daemon guards", || {
-            fs::read_to_string(&log)
-                .unwrap_or_default()
-                .contains(&format!("guarding {slots} slots"))
-        });
-        let socket = PathBuf::from("/run/netguard").join(&instance).join("control.sock");
-        Self { socket, instance, _directory: directory, _daemon: daemon }
-    }
-}
-
-impl Drop for Many {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(Path::new("/var/lib/netguard").join(&self.instance));
-        let _ = fs::remove_dir_all(Path::new("/run/netguard").join(&self.instance));
-        let _ = fs::remove_dir_all(Path::new("/sys/fs/bpf/netguard").join(&self.instance));
-    }
+fn row(what: &str, times: Vec<Duration>) -> Row {
+    let ms = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    Row::new(what, "ms", Spread::of(ms))
 }

@@ -38,7 +38,17 @@ pub fn request(lab: &Lab, method: &str, path: &str, body: &str) -> (u16, Value) 
 /// Nobody listens.
 #[must_use]
 pub fn request_text(lab: &Lab, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = UnixStream::connect(socket(lab)).expect("the socket");
+    send(&socket(lab), method, path, body)
+}
+
+/// The same to a daemon that takes orders there.
+///
+/// # Panics
+///
+/// Nobody listens.
+#[must_use]
+pub fn send(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).expect("the socket");
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
     // A daemon that has read enough may close before everything is sent.

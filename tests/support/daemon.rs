@@ -1,8 +1,8 @@
-//! A lab's daemon ended and started again, as systemd does it.
+//! A lab's daemon ended and started again, as systemd does it; and one with a configuration of its own.
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -128,4 +128,55 @@ pub fn start_worker(
 #[must_use]
 pub fn is_note(event: &Value, words: &str) -> bool {
     event["message"].as_str().is_some_and(|message| message.contains(words))
+}
+
+/// A daemon on the hypervisor of a lab that nothing guards, with a configuration and an instance of its own. What it has left goes
+/// when this is dropped, but for its links, which go with the lab.
+pub struct Own {
+    instance: String,
+    _directory: tempfile::TempDir,
+    daemon: Background,
+}
+
+impl Own {
+    /// Starts it, and returns when it guards.
+    ///
+    /// # Panics
+    ///
+    /// It does not come up.
+    #[must_use]
+    pub fn start(lab: &Lab, prefix: &str, config: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (file, log) = (directory.path().join("netguard.toml"), directory.path().join("log"));
+        fs::write(&file, config).expect("the configuration");
+        let instance = format!("{prefix}-{}", lab.name());
+        let script = format!(
+            "exec {} run --instance {instance} --config {} >{} 2>&1",
+            binary::path().display(),
+            file.display(),
+            log.display()
+        );
+        let daemon = lab.start("hv", &script);
+        let mut own = Self { instance, _directory: directory, daemon };
+        until("the daemon guards", || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            assert!(own.daemon.child().try_wait().expect("the daemon").is_none(), "{said}");
+            said.contains(" names allowed")
+        });
+        own
+    }
+
+    /// Where it takes orders.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        Path::new("/run/netguard").join(&self.instance).join("control.sock")
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        for place in ["/var/lib/netguard", "/run/netguard", "/sys/fs/bpf/netguard"] {
+            let _ = fs::remove_dir_all(Path::new(place).join(&self.instance));
+        }
+    }
 }

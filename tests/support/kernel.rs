@@ -364,6 +364,15 @@ impl Kernel {
         if self.probed < RECORDS_PER_WINDOW {
             return;
         }
+        self.forget_drops();
+    }
+
+    /// Forgets what was counted of drops: as many are recorded again as in a new second.
+    ///
+    /// # Panics
+    ///
+    /// The kernel refuses.
+    pub fn forget_drops(&mut self) {
         self.probed = 0;
         let map = MapData::from_pin(self.pins.map(COUNTERS)).expect("the counters");
         let mut map: PerCpuHashMap<_, [u8; 4], [u64; 4]> =

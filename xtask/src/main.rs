@@ -1,5 +1,6 @@
 //! `cargo xtask`: every step that a person or CI takes, with nothing to install by hand.
 
+mod bench;
 mod cargo;
 mod command;
 mod deb;
@@ -49,13 +50,17 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure, in release mode: `decide` is what a verdict costs by the number of slots, `reload` what another policy
-    /// costs, `orders` what orders at run time cost, `dns` the resolver against Unbound, dnsdist and dnsmasq,
-    /// `denials` what a denied query costs through a TAP, against Unbound
+    /// Measure, in release mode, beside peers that do the same job: one benchmark or all, into target/bench
     Bench {
         /// Which
-        #[arg(value_parser = ["decide", "reload", "orders", "forward", "dns", "denials"])]
-        name: String,
+        #[arg(value_parser = bench::NAMES)]
+        name: Option<String>,
+        /// Compare what programs cost with the committed baseline instead, in minutes; fails beyond 1.5 times of it
+        #[arg(long, conflicts_with_all = ["name", "readme"])]
+        quick: bool,
+        /// Write what was measured into the README's table instead
+        #[arg(long, conflicts_with = "name")]
+        readme: bool,
     },
     /// Throw hostile bytes at what reads guests' queries and upstreams' answers
     Fuzz {
@@ -86,7 +91,9 @@ fn main() -> Result<()> {
         Task::Build => build_release()?,
         Task::Deb { is_tried } => package(is_tried)?,
         Task::Test { arguments } => test(&arguments)?,
-        Task::Bench { name } => bench(&name)?,
+        Task::Bench { quick: true, .. } => bench::guard()?,
+        Task::Bench { readme: true, .. } => bench::write_readme()?,
+        Task::Bench { name, .. } => bench::run(name.as_deref())?,
         Task::Fuzz { seconds } => fuzz::run(&tools::for_build()?, seconds)?,
         Task::Ci => ci()?,
         Task::Vm { kernel, modules } => vm(kernel, modules)?,
@@ -178,25 +185,6 @@ fn test_with(cargo: Cargo, arguments: &[OsString]) -> Result<()> {
     cargo.run(line)
 }
 
-fn bench(name: &str) -> Result<()> {
-    let toolchain = tools::for_build()?;
-    tools::ensure(&[tools::IPROUTE2])?;
-    match name {
-        "dns" => peers::unpack()?,
-        "denials" => {
-            peers::unpack()?;
-            build_release()?;
-        }
-        // They measure the daemon itself.
-        "orders" | "forward" => build_release()?,
-        _ => {} // the others need nothing
-    }
-    let cargo = Cargo::new(&toolchain);
-    let cargo = if is_root() { cargo } else { cargo.tests_as_root() };
-    step(&format!("measuring {name}"));
-    cargo.run(["bench", "--quiet", "--package", "netguard-tests", "--bench", name])
-}
-
 /// How many seconds each target is fuzzed in CI.
 const FUZZ_SMOKE: u32 = 60;
 
@@ -246,6 +234,7 @@ fn ci() -> Result<()> {
     let no_skip = cargo.env("NETGUARD_NO_SKIP", "1");
     step("the README's test command");
     no_skip.run(["xtask", "test"])?;
+    bench::guard()?;
     fuzz::run(&toolchain, FUZZ_SMOKE)?;
     step("the Debian package");
     build_release()?;

@@ -20,6 +20,24 @@ pub fn update_list() -> Result<()> {
     run(elevated("apt-get").args(["update", "-qq"]))
 }
 
+/// Unpacks packages into `target/FOLDER/packages`, if that is not there.
+pub fn unpack_once(
+    folder: &str,
+    names: &[&str],
+    fetch: impl FnOnce(&Download) -> Result<()>,
+) -> Result<()> {
+    let packages = root().join("target").join(folder).join("packages");
+    if packages.exists() {
+        return Ok(());
+    }
+    update_list()?;
+    let names = names.join(" ");
+    step(&format!("unpacking Debian packages into target/{folder}: {names}"));
+    let download = Download::into(folder)?;
+    fetch(&download)?;
+    download.unpack(&packages)
+}
+
 /// Archives that are to be unpacked into a folder.
 pub struct Download {
     archives: std::path::PathBuf,

@@ -4,8 +4,8 @@
 use anyhow::Result;
 
 use crate::{
-    command::{root, step},
-    packages::{Download, available, update_list},
+    command::step,
+    packages::{Download, available, unpack_once},
 };
 
 /// Upstreams, and a guest's resolver with the bus that its own client asks over.
@@ -25,18 +25,9 @@ fn unpack_into(
     names: &[&str],
     fetch: impl FnOnce(&Download) -> Result<()>,
 ) -> Result<()> {
-    let packages = root().join("target").join(folder).join("packages");
-    if packages.exists() {
-        return Ok(());
+    if available(&["x86_64", "aarch64"]) {
+        return unpack_once(folder, names, fetch);
     }
-    let names = names.join(" ");
-    if !available(&["x86_64", "aarch64"]) {
-        step(&format!("no servers for tests: they are Debian's packages {names}"));
-        return Ok(());
-    }
-    update_list()?;
-    step(&format!("unpacking Debian packages into target/{folder}: {names}"));
-    let download = Download::into(folder)?;
-    fetch(&download)?;
-    download.unpack(&packages)
+    step(&format!("no servers for tests: they are Debian's packages {}", names.join(" ")));
+    Ok(())
 }

@@ -276,7 +276,9 @@ impl PolicyMaps {
             plan.services.iter().map(move |(it, entry)| (trie_key(service_key(side, it)), *entry))
         });
         let is_watched = |side: Side| plans.get(side as usize).is_some_and(Option::is_some);
-        let found = self.ports.iter().map(|it| it.map(|(key, port)| (key.0, port.0)));
+        let found =
+            batch::entries::<Wire<layout::PortKey>, Wire<layout::PortEntry>>(self.ports.map());
+        let found = found.map(|it| it.map(|(key, port)| (key.0, port.0)));
         let other = first_other(layout::PORTS, found, ports, |key| is_watched(key.side))?;
         if let Some(key) = other {
             return Ok(Some(Foreign::new(layout::PORTS, format!("interface {}", key.ifindex))));
@@ -309,8 +311,9 @@ impl PolicyMaps {
             plan.slots.iter().map(move |(id, slot)| (at(id), layout::SlotEntry { side, ..*slot }))
         });
         let slots: BTreeMap<_, _> = slots.collect();
-        for (index, found) in (0..).zip(self.slots.iter()) {
-            let Wire(found) = found.map_err(|source| Error::map(layout::SLOTS, source))?;
+        for entry in batch::entries(self.slots.map()) {
+            let (index, Wire(found)): (u32, Wire<layout::SlotEntry>) =
+                entry.map_err(|source| Error::map(layout::SLOTS, source))?;
             let wanted = slots.get(&index).unwrap_or(&layout::SlotEntry::EMPTY);
             if found != *wanted && is_watched(index % SIDES.len() as u32) {
                 let slot = format!("slot {}", index / SIDES.len() as u32);
@@ -359,7 +362,8 @@ fn trie_key<K: aya::Pod>(key: Key<K>) -> (K, u32) {
 fn trie<K: aya::Pod, V: Layout>(
     trie: &Trie<K, V>,
 ) -> impl Iterator<Item = Result<((K, u32), V), MapError>> {
-    trie.iter().map(|it| it.map(|(key, value)| (trie_key(key), value.0)))
+    let entries = batch::entries::<Key<K>, Wire<V>>(trie.map());
+    entries.map(|it| it.map(|(key, value)| (trie_key(key), value.0)))
 }
 
 /// The first key of an entry that is not as wanted, of those that are watched.

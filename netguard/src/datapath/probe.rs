@@ -42,21 +42,9 @@ impl Datapath {
         mark: u32,
         repeat: u32,
     ) -> Result<Duration, Error> {
-        let mut context = [0; SKB_CONTEXT_LENGTH];
-        context[SKB_MARK].copy_from_slice(&mark.to_ne_bytes());
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.repeat = repeat;
         let name = hook.program();
-        let result = match self.ebpf.program(name).ok_or(Error::Object(name))? {
-            Program::Xdp(program) => program.test_run(options),
-            Program::SchedClassifier(program) => {
-                options.ctx_in = Some(&context);
-                program.test_run(options)
-            }
-            _ => return Err(Error::Object(name)),
-        };
-        result.map(|result| result.duration).map_err(|source| Error::program(name, source))
+        let program = self.ebpf.program(name).ok_or(Error::Object(name))?;
+        time(program, hook, frame, (0, mark), repeat)
     }
 
     /// Runs a frame through the program of a hook, as if it came by the first interface of this
@@ -141,6 +129,21 @@ impl PinnedProgram {
         Asked::of_outcome(outcome).ok_or(Error::NoDryRun(name))
     }
 
+    /// The same as [`Datapath::time`] of frames that come by an interface of this network namespace.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn time(
+        &self,
+        frame: &[u8],
+        ifindex: u32,
+        mark: u32,
+        repeat: u32,
+    ) -> Result<Duration, Error> {
+        time(&self.program, self.hook, frame, (ifindex, mark), repeat)
+    }
+
     /// The same as [`Datapath::probe`].
     ///
     /// # Errors
@@ -149,6 +152,32 @@ impl PinnedProgram {
     pub fn probe(&self, frame: &[u8], mark: u32) -> Result<Probed, Error> {
         run(&self.program, self.hook, frame, mark)
     }
+}
+
+/// An interface of number 0 is the namespace's first.
+fn time(
+    program: &Program,
+    hook: Hook,
+    frame: &[u8],
+    (ifindex, mark): (u32, u32),
+    repeat: u32,
+) -> Result<Duration, Error> {
+    let mut context = [0; SKB_CONTEXT_LENGTH];
+    context[SKB_MARK].copy_from_slice(&mark.to_ne_bytes());
+    context[SKB_IFINDEX].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.repeat = repeat;
+    let name = hook.program();
+    let result = match program {
+        Program::Xdp(program) => program.test_run(options),
+        Program::SchedClassifier(program) => {
+            options.ctx_in = Some(&context);
+            program.test_run(options)
+        }
+        _ => return Err(Error::Object(name)),
+    };
+    result.map(|result| result.duration).map_err(|source| Error::program(name, source))
 }
 
 fn run(program: &Program, hook: Hook, frame: &[u8], mark: u32) -> Result<Probed, Error> {

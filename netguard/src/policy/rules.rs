@@ -207,14 +207,21 @@ impl ServiceSets {
     pub(super) fn rules(&mut self, allow: &[Rule], deny: &[Rule]) -> Vec<(IpNet, u32)> {
         let mut rules: Vec<_> = allow.iter().map(|rule| (rule, true)).collect();
         rules.extend(deny.iter().map(|rule| (rule, false)));
-        // Painted in this order the last one wins; the sort keeps denials behind.
-        rules.sort_by_key(|(rule, _)| rule.prefix.prefix_len());
-        let mut prefixes: Vec<_> = rules.iter().map(|(rule, _)| rule.prefix).collect();
-        prefixes.sort();
-        prefixes.dedup();
+        // Those of one prefix are neighbours, and denials behind: what is painted last wins.
+        rules.sort_by_key(|(rule, allowed)| (rule.prefix, !allowed));
+        let mut lengths: Vec<_> = rules.iter().map(|(rule, _)| rule.prefix.prefix_len()).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        let rules_of = |prefix: IpNet| {
+            let first = rules.partition_point(|(rule, _)| rule.prefix < prefix);
+            rules.iter().skip(first).take_while(move |(rule, _)| rule.prefix == prefix)
+        };
         let set_of = |prefix: &IpNet| {
             let mut spans = Spans::new();
-            for (rule, allowed) in rules.iter().filter(|(rule, _)| rule.prefix.contains(prefix)) {
+            let above = lengths.iter().take_while(|length| **length <= prefix.prefix_len());
+            let above = above.filter_map(|length| IpNet::new(prefix.addr(), *length).ok());
+            let covering = above.flat_map(|net| rules_of(net.trunc()));
+            for (rule, allowed) in covering {
                 let length = super::Prefix::from(rule.prefix).length as u8;
                 let everything =
                     Protocol::ALL.map(|protocol| Service { protocol, ports: 0..=u16::MAX });
@@ -226,9 +233,10 @@ impl ServiceSets {
             }
             spans
         };
-        let all: Vec<_> = prefixes.into_iter().map(|prefix| (prefix, set_of(&prefix))).collect();
-        let mut sets: Vec<_> =
-            all.into_iter().map(|(prefix, spans)| (prefix, self.number(spans))).collect();
+        let of_prefix = rules.chunk_by(|(one, _), (other, _)| one.prefix == other.prefix);
+        let prefixes = of_prefix.filter_map(|rules| Some(rules.first()?.0.prefix));
+        let sets = prefixes.map(|prefix| (prefix, self.number(set_of(&prefix))));
+        let mut sets: Vec<_> = sets.collect();
         // In the map IPv4 lies within IPv6 (::ffff:0:0/96): what is said of `::/0` must end there.
         let ipv4 = IpNet::from(Ipv4Net::default());
         if !sets.is_empty() && sets.iter().all(|(prefix, _)| *prefix != ipv4) {

@@ -2,37 +2,21 @@
 
 use std::{
     collections::HashSet,
-    fs,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
 use super::load::{IN_FLIGHT, SOCKETS};
+pub use super::words::{label, policy};
 use hickory_proto::{
     op::{Edns, Message, Query as Question},
     rr::{Name, RecordType},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-/// How many of the shipped allowlist's names are the policy.
-const POLICY: usize = 177;
 /// How many names that are not allowed are asked for.
 const DENIED: usize = 10_000;
 /// What answers to UDP may hold, as the resolvers agreed to (DNS flag day 2020).
 pub const PAYLOAD: u16 = 1232;
-
-/// The first names of the shipped allowlist, all categories together and in order.
-pub fn policy() -> Vec<String> {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/allowlist.toml");
-    let text = fs::read_to_string(&shipped).expect("the shipped allowlist");
-    let categories: toml::Table = text.parse().expect("it is TOML");
-    let lists = categories.values().filter_map(|category| category.get("names")?.as_array());
-    let mut names: Vec<_> = lists.flatten().filter_map(|name| name.as_str()).collect();
-    names.sort_unstable();
-    names.truncate(POLICY);
-    assert_eq!(names.len(), POLICY, "the shipped allowlist has become short");
-    names.into_iter().map(str::to_owned).collect()
-}
 
 /// The repository's `target`, where xtask has put the peers.
 pub fn target() -> PathBuf {
@@ -127,10 +111,4 @@ fn not_in(policy: &[String]) -> Vec<String> {
     });
     let outside = names.filter(|(_, domain)| !allowed.contains(domain.as_str()));
     outside.map(|(name, _)| name).take(DENIED).collect()
-}
-
-/// Random letters.
-pub fn label(random: &mut SmallRng, lengths: RangeInclusive<usize>) -> String {
-    let length = random.random_range(lengths);
-    (0..length).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect()
 }
