@@ -189,7 +189,7 @@ fn an_apply_that_fails_changes_nothing_and_leaves_nothing_behind() {
     // One that is too large is refused before it is begun.
     let mut large = second.clone();
     let port =
-        PortEntry { slot_id: 3, kind: PortKind::Uplink as u8, _reserved: 0, name: write_name("x") };
+        PortEntry { slot_id: 3, kind: PortKind::Uplink as u8, link: 0, name: write_name("x") };
     large.ports.extend((1000..80_000).map(|index| (index, port)));
     let refused = kernel.datapath().apply(large).expect_err("too many");
     assert!(matches!(refused, Error::Room { name: "PORTS", .. }), "{refused}");

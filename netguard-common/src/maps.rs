@@ -119,6 +119,19 @@ pub enum PortKind {
     Uplink = 2,
 }
 
+/// What kind of link an interface is to the kernel, as far as programs and their hooks depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum LinkKind {
+    /// Any other: a bridge, a network card.
+    #[default]
+    Other = 0,
+    /// One end of a veth pair.
+    Veth = 1,
+    /// A TUN device in its Ethernet mode.
+    Tap = 2,
+}
+
 /// The key of [`PORTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -141,8 +154,8 @@ pub struct PortEntry {
     pub slot_id: SlotId,
     /// A [`PortKind`] as a number.
     pub kind: u8,
-    /// Zero.
-    pub _reserved: u8,
+    /// A [`LinkKind`] as a number.
+    pub link: u8,
     /// The interface's name, filled up with zeros, for whoever reads the map.
     pub name: [u8; INTERFACE_NAME_LENGTH + 1],
 }

@@ -9,7 +9,7 @@ use netguard::{
     instance::Instance,
     policy::{Facts, InterfaceFact, Plan},
 };
-use netguard_common::{Hook, NO_SLOT, vouched_by};
+use netguard_common::{Hook, NO_SLOT, maps::LinkKind, vouched_by};
 use netguard_tests::{
     hosts::{enter_new_namespace, ip as ip_batch},
     packet::ip,
@@ -126,6 +126,7 @@ impl Fixture {
             mac: [2, 0, 0, 0, 1, 1],
             controller,
             is_bridge: controller.is_none(),
+            link: LinkKind::Other,
             isolated: false,
         };
         // Slot 1 is on `lo`; of the others only the entries in the maps exist.

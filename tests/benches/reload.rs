@@ -20,7 +20,7 @@ use netguard::{
     instance::Instance,
     policy::{Facts, InterfaceFact, Plan},
 };
-use netguard_common::{DropReason, Hook, NO_SLOT};
+use netguard_common::{DropReason, Hook, NO_SLOT, maps::LinkKind};
 use netguard_tests::{
     hosts::{enter_new_namespace, ip as ip_batch},
     packet::ip,
@@ -99,6 +99,7 @@ impl Fixture {
             mac: [2, 0, 0, 0, 1, 1],
             controller,
             is_bridge: controller.is_none(),
+            link: LinkKind::Other,
             isolated: false,
         };
         // Slot 1 is on `lo`; the others wait for theirs: what is there has its programs since long when a policy changes.

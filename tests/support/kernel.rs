@@ -27,7 +27,10 @@ pub use netguard_common::vouched_by;
 use netguard_common::{
     Direction, DropReason, Hook, NO_SLOT, SlotId, denial_to,
     flow::Flow,
-    maps::{COUNTERS, CounterKey, DropCounter, FLOWS, OUTCOME_PASS, OUTCOME_REDIRECT, would_drop},
+    maps::{
+        COUNTERS, CounterKey, DropCounter, FLOWS, LinkKind, OUTCOME_PASS, OUTCOME_REDIRECT,
+        would_drop,
+    },
     record::{DropRecord, RECORDS_PER_WINDOW},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -123,6 +126,7 @@ impl Kernel {
             mac,
             controller,
             is_bridge: controller.is_none(),
+            link: LinkKind::Other,
             isolated: false,
         };
         let facts = Facts::new(

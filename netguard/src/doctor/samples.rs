@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use netguard_common::maps::LinkKind;
+
 use super::Finding;
 use crate::{
     config::Config,
@@ -22,6 +24,7 @@ pub(super) fn facts() -> Facts {
         mac: [0; 6],
         controller,
         is_bridge: name.starts_with("br-"),
+        link: LinkKind::Other,
         isolated: false,
     };
     let interfaces = vec![

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
 };
 
+use netguard_common::maps::LinkKind;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressMessage},
@@ -136,6 +137,11 @@ impl From<&Link> for InterfaceFact {
             mac: link.mac,
             controller: link.controller,
             is_bridge: link.kind == Kind::Bridge,
+            link: match link.kind {
+                Kind::Veth => LinkKind::Veth,
+                Kind::Tap => LinkKind::Tap,
+                Kind::Bridge | Kind::Other => LinkKind::Other,
+            },
             isolated: link.isolated,
         }
     }
@@ -186,6 +192,14 @@ mod tests {
         assert!(host.put(link(1, "c")) && host.put(link(2, "a")));
         let index = |name: &str| host.link(name).map(|link| link.index);
         assert_eq!((index("a"), index("b"), index("c")), (Some(2), None, Some(1)));
+    }
+
+    #[test]
+    fn a_plan_is_told_veth_and_tap_apart() {
+        let kind = |kind| InterfaceFact::from(&Link { kind, ..link(1, "a") }).link;
+        assert_eq!(kind(Kind::Veth), LinkKind::Veth);
+        assert_eq!(kind(Kind::Tap), LinkKind::Tap);
+        assert_eq!([Kind::Bridge, Kind::Other].map(kind), [LinkKind::Other; 2]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{
     net::IpAddr,
 };
 
+use netguard_common::maps::LinkKind;
+
 /// Interfaces and addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -28,6 +30,8 @@ pub struct InterfaceFact {
     pub controller: Option<u32>,
     /// True for a bridge.
     pub is_bridge: bool,
+    /// What the kernel made it.
+    pub link: LinkKind,
     /// True for a bridge's port that reaches no other such port.
     pub isolated: bool,
 }

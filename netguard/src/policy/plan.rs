@@ -296,7 +296,7 @@ fn is_link_local(address: &IpAddr) -> bool {
 fn ports(policy: &Policy, facts: &Facts) -> (BTreeMap<u32, PortEntry>, Vec<u32>) {
     let entry = |slot_id, kind, interface: &InterfaceFact| {
         let name = write_name(&interface.name);
-        (interface.index, PortEntry { slot_id, kind: kind as u8, _reserved: 0, name })
+        (interface.index, PortEntry { slot_id, kind: kind as u8, link: interface.link as u8, name })
     };
     let mut ports = BTreeMap::new();
     let mut isolated = Vec::new();
