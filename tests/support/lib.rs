@@ -6,6 +6,7 @@ pub mod client;
 pub mod clients;
 pub mod control;
 pub mod daemon;
+pub mod datagrams;
 pub mod guest;
 pub mod hosts;
 pub mod kernel;

@@ -50,10 +50,11 @@ enum Task {
         arguments: Vec<OsString>,
     },
     /// Measure, in release mode: `decide` is what a verdict costs by the number of slots, `reload` what another policy
-    /// costs, `orders` what orders at run time cost, `dns` the resolver against Unbound, dnsdist and dnsmasq
+    /// costs, `orders` what orders at run time cost, `forward` what a packet costs and `bulk` what TCP, UDP and new connections get
+    /// through, both against nftables, `dns` the resolver against Unbound, dnsdist and dnsmasq
     Bench {
         /// Which
-        #[arg(value_parser = ["decide", "reload", "orders", "forward", "dns"])]
+        #[arg(value_parser = ["decide", "reload", "orders", "forward", "bulk", "dns"])]
         name: String,
     },
     /// Throw hostile bytes at what reads guests' queries and upstreams' answers
@@ -183,6 +184,10 @@ fn bench(name: &str) -> Result<()> {
         "dns" => peers::unpack()?,
         // They measure the daemon itself.
         "orders" | "forward" => build_release()?,
+        "bulk" => {
+            servers::unpack_iperf3()?;
+            build_release()?;
+        }
         _ => {} // the others need nothing
     }
     let cargo = Cargo::new(&toolchain);
