@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use aya::programs::ProgramInfo;
 use netguard_common::{
     Hook, SlotId,
-    maps::{self as layout, PlaceEntry, PortEntry, PortKind, SIDES, ServiceEntry, Side, read_name},
+    maps::{self as layout, PlaceEntry, PortEntry, SIDES, ServiceEntry, Side, read_name},
 };
 
 use super::{
@@ -92,15 +92,13 @@ impl InForce {
     /// The kernel does not tell.
     pub fn attached_to(&self, port: &PortEntry) -> Result<Vec<Attached>, Error> {
         let interface = read_name(&port.name);
-        let is_bridge = port.kind == PortKind::Bridge as u8;
-        let kind = if is_bridge { PortKind::Bridge } else { PortKind::Port };
         let row = |hook: Hook| {
             let pin = self.pins.link(interface, hook);
             let link = device::held_by(&pin).map_err(|error| Error::pin("open", &pin, error))?;
             let link = link.map(|link| link.id);
             Ok(Attached { interface: interface.to_owned(), program: hook.program(), link })
         };
-        hooks_of(kind).map(row).collect()
+        hooks_of(port).map(row).collect()
     }
 
     /// The first entry of each policy map, on the side that counts, that is not as the plan has it.

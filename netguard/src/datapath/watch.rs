@@ -9,7 +9,7 @@ use std::{
 
 use netguard_common::{
     EventKind, Hook, SlotId,
-    maps::{self as layout, PortEntry, PortKind, read_name},
+    maps::{self as layout, PortEntry, read_name},
 };
 use nix::net::if_::if_indextoname;
 
@@ -232,8 +232,7 @@ pub(super) fn look_at(
 ) -> Result<Vec<What>, Error> {
     let interface = read_name(&port.name);
     let mut wrong = Vec::new();
-    let is_bridge = port.kind == PortKind::Bridge as u8;
-    for hook in hooks_of(if is_bridge { PortKind::Bridge } else { PortKind::Port }) {
+    for hook in hooks_of(port) {
         let pin = pins.link(interface, hook);
         let link = device::held_by(&pin).map_err(|error| Error::pin("open", &pin, error))?;
         let link = link.filter(|link| link.ifindex == ifindex).map(|link| link.program_id);
