@@ -252,7 +252,8 @@ fn a_destination_has_the_name_that_the_slot_was_told() {
 
     let line = lab.run(&["drops", "--to", "gitlab.com"]);
     assert!(
-        line.success().contains(" syn (gitlab.com, 74 bytes) at vm-slot3 ng_xdp by built in: "),
+        line.success()
+            .contains(" syn (gitlab.com, 74 bytes) at vm-slot3 ng_port_egress by built in: "),
         "{line:?}"
     );
     let line = lab.run(&["drops", "--to", "gitlab.com", "-o", "compact"]);

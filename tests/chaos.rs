@@ -360,7 +360,7 @@ impl Mischief<'_> {
     }
 
     fn detach(&mut self) -> &'static str {
-        let hooks = [Hook::Xdp, Hook::PortEgress, Hook::BridgeEgress, Hook::BridgeIngress];
+        let hooks = [Hook::PortEgress, Hook::PortIngress, Hook::BridgeEgress, Hook::BridgeIngress];
         let hook = hooks[self.random.random_range(0..hooks.len())];
         let on_bridge = matches!(hook, Hook::BridgeEgress | Hook::BridgeIngress);
         let interface = if on_bridge { "br-slot2" } else { "vm-slot2" };

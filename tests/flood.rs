@@ -5,7 +5,6 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     net::UdpSocket,
-    os::fd::AsRawFd as _,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -15,6 +14,7 @@ use aya::maps::{Map, MapData, MapError, PerCpuHashMap};
 use netguard_common::{DropReason, Hook, record::RECORDS_PER_WINDOW};
 use netguard_tests::{
     can_use_kernel,
+    datagrams::Datagrams,
     kernel::{Kernel, now_ns},
     lab::{Lab, resident},
     packet::ip,
@@ -26,8 +26,6 @@ const METADATA: &str = "169.254.169.254";
 const SECONDS: u64 = 2;
 /// How many senders there are.
 const THREADS: usize = 2;
-/// How many datagrams are handed over with one system call.
-const AT_ONCE: u32 = 256;
 /// How much more the daemon may have in memory at the end, in KiB: what it remembers of drops, and queues that were empty before.
 const SLACK_KIB: u64 = 24 << 10;
 
@@ -37,21 +35,10 @@ const CONFIG: &str = "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.
 
 /// Sends as much as there is time for, and returns how much the kernel took.
 fn send(stop: &AtomicBool) -> u64 {
-    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    socket.connect((METADATA, 9)).expect("a way there");
-    let mut byte = 0_u8;
-    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    // SAFETY: zeros are a message without an address, parts or options.
-    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-    message.msg_hdr.msg_iov = &raw mut part;
-    message.msg_hdr.msg_iovlen = 1;
-    let mut messages = [message; AT_ONCE as usize];
+    let mut datagrams = Datagrams::to(METADATA, 9, 1);
     let mut sent = 0;
     while !stop.load(Relaxed) {
-        // SAFETY: the messages and the one part that they share live as long as the call.
-        let taken =
-            unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), AT_ONCE, 0) };
-        sent += u64::try_from(taken).expect("datagrams are sent");
+        sent += datagrams.send();
     }
     sent
 }

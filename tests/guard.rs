@@ -87,7 +87,9 @@ impl Host {
     /// The kernel's numbers of the pinned links: a link that is taken over keeps its own.
     fn links(&self) -> Vec<String> {
         let pins = format!("/sys/fs/bpf/netguard/{}/links", self.instance());
-        let shown = self.shell(&format!("for l in {pins}/*; do bpftool link show pinned $l; done"));
+        let shown = self.shell(&format!(
+            "for l in {pins}/*; do [ -e $l ] || continue; bpftool link show pinned $l; done"
+        ));
         shown.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect()
     }
 }

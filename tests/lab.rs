@@ -295,11 +295,6 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
     {
         assert!(programs.contains(&format!("name {program} ")), "{programs}");
     }
-    let net = lab.exec("hv", "bpftool net show").stdout;
-    for slot in SLOTS {
-        assert!(net.contains(&format!("vm-slot{slot}(")), "{net}");
-    }
-    assert!(net.contains(") driver id "), "{net}");
     // Every link or filter holds the pinned program of its name (bpftool 7.1 cannot name tcx links).
     let status = lab.status();
     let mut checked = 0;
@@ -320,7 +315,7 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 5 * 5 + 2, "three programs on each port, two on each bridge and uplink");
+    assert_eq!(checked, 5 * 4 + 2, "two programs on each port, two on each bridge and uplink");
     let _ = lab.exec("slot1", "ping -c 1 -W 0.05 10.2.0.2");
     let dump = |map: &str| {
         let pin = format!("/sys/fs/bpf/netguard/{}/maps-v7/{map}", lab.instance());

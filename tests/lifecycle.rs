@@ -24,9 +24,12 @@ fn resolves(lab: &Lab, slot: &str) {
 
 fn links(lab: &Lab) -> Vec<String> {
     let pins = format!("/sys/fs/bpf/netguard/{}/links", lab.instance());
-    let ids = lab.shell("hv", &format!("for l in {pins}/*; do bpftool link show pinned $l; done"));
+    let ids = lab.shell(
+        "hv",
+        &format!("for l in {pins}/*; do [ -e $l ] || continue; bpftool link show pinned $l; done"),
+    );
     let out = ids.success().to_owned();
-    // "17: xdp  prog 528": the link's number goes on, the program's changes.
+    // "17: tcx  prog 528": the link's number goes on, the program's changes.
     out.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect()
 }
 
@@ -127,7 +130,7 @@ fn a_port_that_comes_back_is_guarded_again() {
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
     let event = lab.event("drop", |event| event["reason"] == "cross-slot");
     assert_eq!(event["interface"], "vm-slot1");
-    assert_eq!(event["program"], "ng_xdp");
+    assert_eq!(event["program"], "ng_port_egress");
     resolves(&lab, "slot1");
     assert!(reaches(&lab, "slot1", "203.0.113.10", "5"));
 }
@@ -170,8 +173,7 @@ fn a_pin_is_trusted_by_its_device_and_not_by_its_name() {
     plug(&lab);
     let _daemon = daemon::start(&lab);
     assert!(reaches(&lab, "slot1", "203.0.113.10", "5"), "the new port is guarded");
-    let net = lab.exec("hv", "bpftool net show").stdout;
-    assert!(net.contains("vm-slot1("), "{net}");
+    assert_eq!(lab.run(&["verify"]).code, 0, "it has its programs");
     assert!(!reaches(&lab, "slot1", "10.2.0.2", "0.05"));
     assert_eq!(lab.packets("slot1", "egress", "cross-slot"), 1);
 }
@@ -197,8 +199,7 @@ for _ in range(20_000_000):
             > 100_000
     });
     let _ = lab.exec("hv", "ip link del vm-slot5").success();
-    let pins = format!("/sys/fs/bpf/netguard/{}/links/vm-slot5:ng_xdp", lab.instance());
-    until("the daemon has seen that the port is gone", || !Path::new(&pins).exists());
+    noted(&lab, "gone: vm-slot5");
     daemon::kill(&lab, "TERM");
     for sender in &mut senders {
         assert!(sender.child().try_wait().expect("the flood").is_none(), "the flood outlasted it");
@@ -257,8 +258,7 @@ fn a_port_with_jumbo_frames_is_guarded_like_any_other() {
     let _ = lab.exec("hv", "ip link set vm-slot1 mtu 9000").success();
     let _ = lab.exec("hv", "ip link set br-slot1 mtu 9000").success();
     let _daemon = daemon::start(&lab);
-    let net = lab.exec("hv", "bpftool net show").stdout;
-    assert!(net.contains("vm-slot1("), "{net}");
+    assert_eq!(lab.run(&["verify"]).code, 0, "it has its programs");
     resolves(&lab, "slot1");
     // The hypervisor must see it whole: it answers that its uplink is narrower, and that answer enters.
     let learns = "

@@ -13,6 +13,7 @@ use netguard_tests::{
 
 const WEB: &str = "203.0.113.9";
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 /// So many slots on one bridge with `lo` as the port of one of them.
@@ -103,6 +104,32 @@ fn a_slot_that_opens_without_end_replaces_its_own_half_open_flows_only() {
     for number in 0..10 {
         assert!(lives(&mut kernel, &guest(2), number), "the neighbour's flow {number}");
     }
+}
+
+#[test]
+fn connections_that_are_over_leave_room_for_new_ones_at_any_rate() {
+    if !can_use_kernel() {
+        return;
+    }
+    let mut kernel = Kernel::with(&slots(2, 1, 64, ""));
+    let own = guest(1);
+    let (out, back) = (ip(&own, WEB), ip(WEB, &own));
+    // One that goes on, and one that management has opened and closed.
+    assert_eq!(open_udp(&mut kernel, &own, 0), Ok(()));
+    let managed = ip("100.64.0.2", &own);
+    assert_eq!(enters(&mut kernel, &managed.tcp_flags(50_000, 22, SYN)), Ok(()));
+    assert_eq!(enters(&mut kernel, &managed.tcp_flags(50_000, 22, RST)), Ok(()));
+    for port in 1000..3000 {
+        assert_eq!(leaves(&mut kernel, &out.tcp_flags(port, 443, SYN)), Ok(()), "SYN {port}");
+        assert_eq!(enters(&mut kernel, &back.tcp_flags(443, port, SYN | ACK)), Ok(()));
+        assert_eq!(leaves(&mut kernel, &out.tcp_flags(port, 443, ACK)), Ok(()));
+        assert_eq!(leaves(&mut kernel, &out.tcp_flags(port, 443, RST)), Ok(()));
+    }
+    assert!(lives(&mut kernel, &own, 0));
+    // What is late after the end still passes.
+    assert_eq!(leaves(&mut kernel, &out.tcp_flags(2999, 443, ACK)), Ok(()));
+    let late = ip(&own, "100.64.0.2").tcp_flags(22, 50_000, ACK);
+    assert_eq!(leaves(&mut kernel, &late), Ok(()));
 }
 
 #[test]

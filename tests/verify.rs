@@ -98,7 +98,7 @@ fn a_detached_and_a_replaced_program_are_found() {
         return;
     }
     let lab = unwatched(Lab::up("veth"));
-    for (hook, interface) in [(Hook::BridgeEgress, "br-slot2"), (Hook::Xdp, "vm-slot3")] {
+    for (hook, interface) in [(Hook::BridgeEgress, "br-slot2"), (Hook::PortIngress, "vm-slot3")] {
         datapath::detach_pinned(&pins(&lab).link(interface, hook)).expect("it is detached");
         finds(&lab, &format!("{} was taken off {interface}", hook.program()));
     }

@@ -1,8 +1,16 @@
-//! The watch: programs that somebody takes off, maps that somebody writes into. Each is told once and put right.
+//! Which programs an interface has, and the watch: programs that somebody takes off, maps that somebody writes into. Each is
+//! told once and put right.
 
 use netguard::datapath::{self, PinDirectory};
 use netguard_common::Hook;
-use netguard_tests::{binary::Ended, can_use_kernel, daemon::is_note, lab::Lab, until};
+use netguard_tests::{
+    binary::Ended,
+    can_use_kernel,
+    daemon::{self, is_note},
+    lab::Lab,
+    until,
+};
+use serde_json::json;
 
 fn alarms(lab: &Lab, words: &str) -> usize {
     lab.events().iter().filter(|event| is_note(event, "ALARM") && is_note(event, words)).count()
@@ -30,7 +38,6 @@ fn a_program_that_is_taken_off_is_put_back_and_told() {
     };
     let before = links();
     for (hook, interface) in [
-        (Hook::Xdp, "vm-slot1"),
         (Hook::PortEgress, "vm-slot1"),
         (Hook::PortIngress, "vm-slot1"),
         (Hook::BridgeEgress, "br-slot1"),
@@ -86,4 +93,40 @@ fn a_map_that_somebody_writes_into_is_written_anew() {
     }
     until("it is told", || alarms(&lab, "written into the map PORTS: written anew") > 0);
     assert!(resolves(&lab));
+}
+
+#[test]
+fn a_port_has_xdp_where_it_costs_no_bulk_traffic() {
+    if !can_use_kernel() {
+        return;
+    }
+    let lab = Lab::up("veth");
+    let with_xdp = || {
+        let status = lab.status();
+        let programs = status["programs"].as_array().expect("programs").clone();
+        let xdp = programs.iter().find(|it| it["name"] == "ng_xdp").expect("the program");
+        xdp["interfaces"].clone()
+    };
+    let is_good = || assert_eq!(lab.run(&["verify"]).code, 0, "{:?}", lab.run(&["verify"]));
+    assert_eq!(with_xdp(), json!([]));
+    is_good();
+
+    let _ = lab.exec("hv", "ip link del vm-slot1").success();
+    let _ = lab.event("gone", |event| is_note(event, "gone: vm-slot1"));
+    let plug = |kind: &str| {
+        let script =
+            format!("ip link add vm-slot1 type {kind} && ip link set vm-slot1 master br-slot1 up");
+        let _ = lab.shell("hv", &script).success();
+    };
+    plug("vxlan id 5 dstport 4789");
+    until("it is guarded", || lab.run(&["verify"]).code == 0);
+    assert_eq!(with_xdp(), json!(["vm-slot1"]), "of a kind that nobody has measured");
+
+    // What an earlier daemon has put where this one has none is taken off.
+    daemon::kill(&lab, "TERM");
+    let _ = lab.exec("hv", "ip link set vm-slot1 nomaster name other").success();
+    plug("veth peer name end");
+    let _daemon = daemon::start(&lab);
+    assert_eq!(with_xdp(), json!([]));
+    is_good();
 }

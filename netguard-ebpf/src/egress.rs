@@ -55,7 +55,7 @@ pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
         let scratch = scratch::memory()?;
         match stages(frame, scratch, slot_id, slot) {
             Ok(Permit::Redirect)
-                if port.link == LinkKind::Tap as u8
+                if port.link != LinkKind::Veth as u8
                     && dns::is_denied(frame, scratch, slot)
                     && limits::query(frame, scratch, slot_id, slot)
                     && limits::packet(frame, scratch, slot_id, slot).is_ok()

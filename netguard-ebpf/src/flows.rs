@@ -32,6 +32,10 @@ const CLOSED: u64 = FlowState::Closed as u64;
 const ASKED: u64 = FlowState::Asked as u64;
 const ANSWERED: u64 = FlowState::Answered as u64;
 
+/// The states in which a flow is of no use yet, or any more, as bits: comparisons with each would double what the verifier of
+/// Linux 6.1 walks.
+const HOLDS_NOTHING: u64 = 1 << SYN_SENT | 1 << ASKED | 1 << CLOSED;
+
 /// What the table says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -148,7 +152,7 @@ pub fn advance(ctx: &TcContext, scratch: &Scratch, generation: u32, way: Directi
 
 /// Opens the packet's flow, whose key [`find`] has left in the scratch memory.
 ///
-/// Free entries are taken first, those of the emptier bucket before the others, then half-open flows that the
+/// Free entries are taken first, those of the emptier bucket before the others, then half-open and closed flows that the
 /// slot itself began, the oldest first. Who comes from outside takes the place of the oldest flow that the slot began, so that a slot which opens
 /// flows without end cannot keep its own operator out.
 #[inline(never)]
@@ -171,14 +175,14 @@ pub fn open(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, way: u32) 
                 (*flow).is_slots(),
             )
         };
-        let half_open = matches!(state, SYN_SENT | ASKED);
+        let holds_nothing = HOLDS_NOTHING >> (state & 7) & 1 != 0;
         let rank = if state == CLAIMED {
             u64::MAX // another CPU is about to write it
         } else if same {
             0
         } else if is_over(state, seen_ns, scratch.now_ns) {
             1
-        } else if is_slots && (from_outside || half_open) {
+        } else if is_slots && (from_outside || holds_nothing) {
             seen_ns
         } else {
             u64::MAX

@@ -307,6 +307,7 @@ pub fn daemon_text(daemon: &Value) -> String {
 fn few(names: &[String]) -> String {
     match names {
         [first, second, _, ..] => format!("{first} {second} and {} more", names.len() - 2),
+        [] => "-".to_owned(),
         _ => names.join(" "),
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netguard::datapath::PinDirectory;
+use netguard::datapath::{PinDirectory, held};
 use netguard_common::Hook;
 use netguard_tests::{
     control,
@@ -36,18 +36,22 @@ fn few_slots(report: &mut Report) {
     let lab = Lab::up("veth");
     let socket = PathBuf::from("/run/netguard").join(lab.instance()).join("control.sock");
     orders(report, "5 slots", &socket, "slot1");
-    // XDP is the last that a port gets.
+    // The last program that a port gets.
     let pins = PinDirectory::of(&lab.instance().parse().expect("an instance"));
-    let pin = pins.link("vm-slot1", Hook::Xdp);
+    let is_guarded = || {
+        let held = held(&pins).expect("what the instance holds");
+        let program = Hook::PortEgress.program();
+        held.iter().any(|it| it.interface == "vm-slot1" && it.program == program)
+    };
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let _ = lab.exec("hv", "ip link del vm-slot1").success();
-        until("its programs are gone", || !pin.exists());
+        until("its programs are gone", || !is_guarded());
         let script = "ip link add vm-slot1 type veth peer name gone && ip link set vm-slot1 up";
         let _ = lab.shell("hv", script).success();
         let _ = lab.exec("hv", "ip link set vm-slot1 master br-slot1").success();
         let joined = Instant::now();
-        until("it has its programs", || pin.exists());
+        until("it has its programs", is_guarded);
         times.push(joined.elapsed());
     }
     report.add(row("5 slots: a port on its bridge, until its programs are attached", times));

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod control;
 pub mod costs;
 pub mod daemon;
+pub mod datagrams;
 pub mod guest;
 pub mod hosts;
 pub mod kernel;

@@ -20,6 +20,12 @@ impl Servers {
         Self::unpacked("prometheus")
     }
 
+    /// The same of iperf3, which `cargo xtask bench bulk` has unpacked.
+    #[must_use]
+    pub fn iperf3() -> Option<Self> {
+        Self::unpacked("iperf3")
+    }
+
     fn unpacked(folder: &str) -> Option<Self> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
         let packages = target.join(folder).join("packages");

@@ -9,7 +9,7 @@ use crate::{
     build_release,
     cargo::Cargo,
     command::{is_root, root, step},
-    peers,
+    peers, servers,
     tools::{self, Toolchain},
 };
 
@@ -19,15 +19,17 @@ enum Needs {
     Nothing,
     /// They measure the daemon itself.
     Netguard,
+    NetguardAndIperf3,
     Resolvers,
     NetguardAndResolvers,
     NetguardAndIptables,
 }
 
 /// Every benchmark, in the order of the README's table.
-const ALL: [(&str, Needs); 9] = [
+const ALL: [(&str, Needs); 10] = [
     ("decide", Needs::Nothing),
     ("forward", Needs::Netguard),
+    ("bulk", Needs::NetguardAndIperf3),
     ("dns", Needs::Resolvers),
     ("denials", Needs::NetguardAndResolvers),
     ("reload", Needs::Nothing),
@@ -72,6 +74,10 @@ fn measure(toolchain: &Toolchain, name: &str, needs: Needs) -> Result<()> {
     match needs {
         Needs::Nothing => {}
         Needs::Netguard => build_release()?,
+        Needs::NetguardAndIperf3 => {
+            servers::unpack_iperf3()?;
+            build_release()?;
+        }
         Needs::Resolvers => peers::unpack_resolvers()?,
         Needs::NetguardAndResolvers => {
             peers::unpack_resolvers()?;

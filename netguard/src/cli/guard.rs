@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use netguard::{
     config::Config,
     daemon::{self, Guarded},
-    datapath::{Failed, PinDirectory},
+    datapath::{self, Failed, PinDirectory},
     instance::Instance,
 };
 use netguard_common::maps::PortKind;
@@ -16,7 +16,7 @@ use super::{print, run::must_not_be_labs, tell};
 pub(super) fn close(config: &Path, instance: &Instance) -> anyhow::Result<ExitCode> {
     must_not_be_labs(instance)?;
     let config = Config::read(config).inspect_err(|_| {
-        if !PinDirectory::of(instance).pinned_links().is_empty() {
+        if datapath::held(&PinDirectory::of(instance)).is_ok_and(|held| !held.is_empty()) {
             tell("what an earlier netguard has pinned goes on enforcing");
         }
     })?;

@@ -18,7 +18,7 @@ use aya::{
 };
 use netguard_common::{
     Hook,
-    maps::{PortEntry, PortKind, read_name},
+    maps::{LinkKind, PortEntry, PortKind, read_name},
 };
 
 use super::{
@@ -28,22 +28,38 @@ use super::{
     pins::{PinDirectory, remove_pin},
 };
 
-/// Hooks in the order in which they are attached, each with the kind of interface that it is of: answers find the way back
-/// before anything leaves by the fast path, a bridge vouches before its ports ask for it, and asks only when its ports vouch, so that no packet of a
-/// running host is dropped in between.
+/// Hooks in the order in which they are attached: answers find the way back before anything leaves by the fast path, a bridge
+/// vouches before its ports ask for it, and asks only when its ports vouch, so that no packet of a running host is dropped in
+/// between.
+const ORDER: [Hook; 7] = [
+    Hook::UplinkEgress,
+    Hook::UplinkIngress,
+    Hook::BridgeIngress,
+    Hook::PortIngress,
+    Hook::PortEgress,
+    Hook::Xdp,
+    Hook::BridgeEgress,
+];
+
+/// True if netguard has a program on that hook of that interface.
 ///
-/// There is no XDP on a bridge: the kernel then refuses XDP on every port that joins it later (EEXIST,
+/// XDP only drops early what TC would drop too, so it is left off where it costs more than it saves (`cargo xtask bench
+/// bulk`; the code is that of Linux 6.1 to 6.18). A veth copies each frame of a socket's into pages of XDP's own
+/// (`veth_xdp_rcv_skb`), and its other end may send no GSO frames any more (`veth_fix_features`): a sixth of the TCP throughput
+/// is left. A TAP runs it on GSO frames in generic mode, which copies them (`tun_get_user`), and drops no frame faster by it.
+///
+/// There is none on a bridge: the kernel then refuses XDP on every port that joins it later (EEXIST,
 /// `dev_xdp_attach` in net/core/dev.c, Linux 5.9 to 6.18), and generic mode, the only one that a
 /// bridge has, would copy every GSO frame to make it linear.
-const ORDER: [(Hook, PortKind); 7] = [
-    (Hook::UplinkEgress, PortKind::FastUplink),
-    (Hook::UplinkIngress, PortKind::FastUplink),
-    (Hook::BridgeIngress, PortKind::Bridge),
-    (Hook::PortIngress, PortKind::Port),
-    (Hook::PortEgress, PortKind::Port),
-    (Hook::Xdp, PortKind::Port),
-    (Hook::BridgeEgress, PortKind::Bridge),
-];
+fn is_on(hook: Hook, port: &PortEntry) -> bool {
+    let is = |kind: PortKind| port.kind == kind as u8;
+    match hook {
+        Hook::Xdp => is(PortKind::Port) && port.link == LinkKind::Other as u8,
+        Hook::PortEgress | Hook::PortIngress => is(PortKind::Port),
+        Hook::BridgeEgress | Hook::BridgeIngress => is(PortKind::Bridge),
+        Hook::UplinkEgress | Hook::UplinkIngress => is(PortKind::FastUplink),
+    }
+}
 
 /// What holds a program on an interface.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,7 +106,7 @@ pub struct Guard {
 impl Guard {
     /// Takes the programs off an interface that is gone, or no slot's any more.
     pub(super) fn forget(&self, pins: &PinDirectory) {
-        for (hook, _) in ORDER {
+        for hook in ORDER {
             self.release(pins, hook);
         }
     }
@@ -129,9 +145,9 @@ pub(super) fn guard(
 ) -> (BTreeMap<u32, Guard>, BTreeMap<u32, Error>) {
     let mut guards = BTreeMap::new();
     let mut refused = BTreeMap::new();
-    for (hook, kind) in ORDER {
+    for hook in ORDER {
         for (ifindex, port) in interfaces {
-            if port.kind != kind as u8 || refused.contains_key(ifindex) {
+            if !is_on(hook, port) || refused.contains_key(ifindex) {
                 continue;
             }
             let interface = read_name(&port.name);
@@ -156,10 +172,9 @@ pub(super) fn guard(
     (guards, refused)
 }
 
-/// The hooks of an interface.
+/// The hooks of an interface that have a program of ours.
 pub(super) fn hooks_of(port: &PortEntry) -> impl Iterator<Item = Hook> {
-    let kind = port.kind;
-    ORDER.into_iter().filter(move |(_, it)| *it as u8 == kind).map(|(hook, _)| hook)
+    ORDER.into_iter().filter(|hook| is_on(*hook, port))
 }
 
 enum Attached {
@@ -254,7 +269,7 @@ fn create(
     }
 }
 
-/// In the driver (veth, TAP), or generically where the driver has no XDP.
+/// In the driver, or generically where the driver has no XDP.
 fn create_xdp(program: &mut Xdp, ifindex: u32) -> Result<FdLink, AttachError> {
     let id = match program.attach_to_if_index(ifindex, XdpMode::Driver) {
         Err(ProgramError::SyscallError(error)) if is_unsupported(&error.io_error) => {

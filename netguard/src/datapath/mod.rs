@@ -44,6 +44,7 @@ use aya::{
     maps::{Map, MapError},
 };
 use netguard_common::{
+    Hook,
     maps::{self as layout, PortEntry, PortKind},
     translation::nat_entries,
 };
@@ -302,10 +303,15 @@ impl Datapath {
         (flows, slots) == (plan.flow_entries, plan.slot_entries) && names >= plan.name_entries
     }
 
-    /// Takes the programs off interfaces that an earlier policy guarded and this one does not name.
+    /// Takes the programs off interfaces that an earlier policy guarded and this one does not name, and off hooks where an
+    /// earlier version had them.
     fn remove_strangers(&self, plan: &Plan) {
-        let is_named = |interface: &str| {
-            plan.ports.values().any(|port| layout::read_name(&port.name) == interface)
+        let is_wanted = |interface: &str, hook: Hook| {
+            let mut ports = plan.ports.values();
+            ports.any(|port| {
+                layout::read_name(&port.name) == interface
+                    && attach::hooks_of(port).any(|it| it == hook)
+            })
         };
         // Filters bear the interface's number: of one that was renamed they are strangers too.
         for filter in self.pins.filters().unwrap_or_default() {
@@ -314,7 +320,7 @@ impl Datapath {
             }
         }
         for (interface, hook) in self.pins.pinned_links() {
-            if !is_named(&interface) {
+            if !is_wanted(&interface, hook) {
                 // What stays is a program that guards more than was asked for.
                 let _ = pins::remove_pin(&self.pins.link(&interface, hook));
             }

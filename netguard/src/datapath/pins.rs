@@ -89,8 +89,7 @@ impl PinDirectory {
     }
 
     /// The pinned links, as (interface, hook).
-    #[must_use]
-    pub fn pinned_links(&self) -> Vec<(String, Hook)> {
+    pub(super) fn pinned_links(&self) -> Vec<(String, Hook)> {
         let Ok(entries) = fs::read_dir(self.links()) else {
             return Vec::new();
         };

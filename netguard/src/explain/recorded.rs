@@ -10,6 +10,8 @@ use crate::drops::Summary;
 /// net/bpf/test_run.c, Linux 6.1 to 6.18), and some room.
 const LONGEST: usize = 3500;
 const ETHERNET: usize = 14;
+/// An 802.1Q tag; which one it was decides nothing.
+const VLAN_TAG: [u8; 4] = [0x81, 0, 0, 0];
 
 /// The record of a drop, and the packet.
 #[derive(Clone, Debug)]
@@ -107,6 +109,10 @@ impl Recorded {
         if self.is_shortened() {
             shorten(&mut frame);
         }
+        if self.text("reason") == Some(DropReason::VlanTag.name()) {
+            // The kernel takes a tag out of a frame before TC sees it (`skb_vlan_untag`), and the record has what is left.
+            frame.splice(ETHERNET - 2..ETHERNET - 2, VLAN_TAG);
+        }
         Ok(frame)
     }
 
@@ -185,6 +191,16 @@ mod tests {
         assert_eq!(recorded(&whole[..13], 60).frame(), Err(NotAgain::Empty));
         assert_eq!(recorded(&whole[..33], 33).frame(), Err(NotAgain::Short));
         assert!(recorded(&whole[..34], 34).frame().is_ok());
+    }
+
+    #[test]
+    fn a_tag_that_the_kernel_has_taken_out_is_put_back() {
+        let whole = udp(20, false);
+        let mut recorded = recorded(&whole, whole.len());
+        recorded.record["reason"] = json!("vlan-tag");
+        let frame = recorded.frame().unwrap();
+        assert_eq!((&frame[..12], &frame[12..16]), (&whole[..12], &VLAN_TAG[..]));
+        assert_eq!(frame[16..], whole[12..]);
     }
 
     #[test]
