@@ -32,8 +32,8 @@ struct Batch {
     flags: u64,
 }
 
-/// So many entries are read at once.
-const AT_ONCE: u32 = 1024;
+/// So many entries are read at once: what a reader allocates for them stays small enough to be taken from its heap.
+const AT_ONCE: u32 = 128;
 
 /// The entries of a map, whose types must be the map's, read by the batch. What comes and goes meanwhile may be missed.
 pub(super) struct Entries<'a, K, V> {
