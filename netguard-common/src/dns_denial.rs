@@ -13,7 +13,7 @@ pub const NAME_MAX: usize = 255;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct DnsDenial {
-    /// `CLOCK_MONOTONIC` in nanoseconds.
+    /// `CLOCK_MONOTONIC` in nanoseconds, as of the last tick.
     pub time_ns: u64,
     /// The guest.
     pub client: Address,

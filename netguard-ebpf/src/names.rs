@@ -14,7 +14,6 @@ use netguard_common::{
 };
 
 use crate::{
-    clock,
     frame::Frame,
     maps::{DENIALS, NAMES},
     packet::{Packet, UDP},
@@ -109,7 +108,7 @@ pub fn is_denied<F: Frame>(frame: &F, scratch: &mut Scratch, slot: &SlotEntry) -
 /// Leaves the record of a denial. False if there is no room, or another version of it: then user space answers.
 #[inline(always)]
 pub fn record(scratch: &mut Scratch, slot_id: u16) -> bool {
-    record_apart(&scratch.packet, &mut scratch.question, slot_id.into()) == 1
+    record_apart(&scratch.packet, &mut scratch.question, slot_id.into(), scratch.now_ns) == 1
 }
 
 /// A function of its own in BPF too, for its stack.
@@ -336,10 +335,10 @@ unsafe extern "C" fn ask(_: u32, search: *mut Search) -> i64 {
 }
 
 #[inline(never)]
-fn record_apart(packet: &Packet, question: &mut Question, slot_id: u32) -> u32 {
+fn record_apart(packet: &Packet, question: &mut Question, slot_id: u32, now_ns: u64) -> u32 {
     let length = get(&raw const question.at);
     let record = &mut question.record;
-    record.time_ns = clock::now_ns();
+    record.time_ns = now_ns;
     record.client = Address(packet.src.0);
     record.slot_id = slot_id as u16;
     record.version = DENIAL_VERSION;
