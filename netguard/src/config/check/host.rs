@@ -15,7 +15,7 @@ use crate::policy::{Gate, Host, Protection, Runtime, Service, Slot};
 const DEFAULT_RUNTIME: &str = "default";
 /// How many flows are tracked if the file does not say.
 const FLOWS_DEFAULT: u32 = 100_000;
-/// How many can be: 4 GiB of table.
+/// How many can be: 5 GiB of tables.
 const FLOWS_MOST: u32 = 1 << 24;
 
 impl Checker<'_> {
