@@ -140,13 +140,13 @@ mod tests {
             let mut name = WireName::root();
             name.read(&[3, b'a', byte, b'z', 0]).unwrap();
             let word = u64::from_le_bytes([b'a', byte, b'z', 0, 0, 0, 0, 0]);
-            let (lower, is_plain) = lower(word, 3);
+            let (bytes, is_plain) = lower(word, 3);
             assert_eq!(is_plain, name.is_host_name(), "{byte}");
             if is_plain {
-                assert_eq!(lower.to_le_bytes()[..3], name.lower()[1..4], "{byte}");
+                assert_eq!(bytes.to_le_bytes()[..3], name.lower()[1..4], "{byte}");
             }
             let whole = u64::from_le_bytes([byte; 8]);
-            assert_eq!(super::lower(whole, 8).1, is_plain, "{byte}");
+            assert_eq!(lower(whole, 8).1, is_plain, "{byte}");
         }
     }
 }
