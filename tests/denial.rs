@@ -9,13 +9,13 @@ use std::{
 
 use netguard_common::{DropReason as R, Hook, maps::ANSWERS};
 use netguard_tests::{
-    answer::{Answer, read, sum},
+    answer::{Answer, read},
     binary::{Ended, netguard},
     can_use_kernel,
     client::connect_once,
     kernel::{Kernel, Outcome, SLOTS, is_told},
     lab::Lab,
-    packet::{BRIDGE_MAC, GUEST_MAC, ip},
+    packet::ip,
     until,
     wire::Capture,
 };
