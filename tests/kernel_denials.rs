@@ -404,7 +404,7 @@ fn a_flood_of_denied_queries_is_told_to_the_last() {
         });
         let last = Asked { name: wire("localhost"), ..Asked::default() };
         until("the last one is answered", || {
-            ask(lab, "slot1", SERVERS[0], &[last.clone()])[0].is_some()
+            ask(lab, "slot1", SERVERS[0], std::slice::from_ref(&last))[0].is_some()
         });
         let counted = |what: &str| lab.packets("slot1", "egress", what);
         let (answered, redirected) = (counted("answer"), counted("redirect"));
