@@ -22,7 +22,7 @@ use crate::{
     packet::{Packet, TCP, UDP},
     policy,
     rewrite::{self, Ends, Hop, Side},
-    routing::{self, Route},
+    routing::{self, Route, Way},
     scratch::{self, Scratch},
 };
 
@@ -48,7 +48,7 @@ pub struct Departure {
     role: u32,
     slot_id: u32,
     side: PolicySide,
-    next_hop: bpf_redir_neigh,
+    way: Way,
 }
 
 /// Remembers what a packet is that may leave.
@@ -95,7 +95,7 @@ fn go(ctx: &TcContext, scratch: &mut Scratch) -> Option<u32> {
     }
     let slot = policy::slot_on(scratch.departure.side, scratch.departure.slot_id as SlotId)?;
     route(ctx, scratch, slot, opens)?;
-    let out = scratch.lookup.ifindex;
+    let out = scratch.departure.way.ifindex;
     let uplink = policy::uplink(slot.side, out)?;
     let address = if scratch.packet.dst.is_v4() { &uplink.address4 } else { &uplink.address6 };
     if *address == Address::UNSPECIFIED || scratch.packet.time_to_live <= 1 {
@@ -147,7 +147,9 @@ fn route(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, opens: bool) 
     } else {
         length
     };
-    match routing::find(ctx, slot.bridge_ifindex, scratch, longest) {
+    let (route, way) = routing::way(ctx, slot.bridge_ifindex, scratch, longest);
+    scratch.departure.way = way;
+    match route {
         Route::Found => Some(()),
         Route::NoNeighbour if !opens => Some(()), // it is looked for
         Route::TooLong if !opens && scratch.packet.may_be_split => {
@@ -180,12 +182,12 @@ fn remember_way_back(ctx: &TcContext, packet: &Packet, translation: &mut Transla
 
 #[inline(always)]
 fn send(scratch: &mut Scratch) -> u32 {
-    scratch.departure.next_hop = routing::next_hop(&scratch.lookup);
+    let way = &raw mut scratch.departure.way;
     // SAFETY: the helper copies the structure, whose size it gets.
     unsafe {
         bpf_redirect_neigh(
-            scratch.lookup.ifindex,
-            &raw mut scratch.departure.next_hop,
+            (*way).ifindex,
+            &raw mut (*way).next_hop,
             size_of::<bpf_redir_neigh>() as i32,
             0,
         ) as u32

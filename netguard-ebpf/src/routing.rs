@@ -11,7 +11,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use crate::{scratch::Scratch, words::put_words};
+use netguard_common::Address;
+
+use crate::{
+    scratch::Scratch,
+    words::{put_address, put_words},
+};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -39,12 +44,90 @@ pub enum Route {
 /// the answer is the same: there is no way but to the host.
 #[inline(always)]
 pub fn is_local(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch) -> bool {
-    find(ctx, bridge_ifindex, scratch, 0) == Route::Local
+    is_known(scratch, bridge_ifindex) == 0 && find(ctx, bridge_ifindex, scratch, 0) == Route::Local
+}
+
+/// A way that the kernel has told on this CPU, as good as the answer until the clock's next tick: a route that changes counts some
+/// milliseconds later.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Known {
+    src: Address,
+    dst: Address,
+    /// [`Scratch::now_ns`] when it was told; nothing is known where it is 0.
+    told_ns: u64,
+    bridge_ifindex: u32,
+    /// The longest packet that was asked about.
+    length: u32,
+    way: Way,
+}
+
+/// Where a packet leaves.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Way {
+    pub ifindex: u32,
+    pub next_hop: bpf_redir_neigh,
+}
+
+/// How many ways are remembered; a power of two.
+pub const KNOWN: usize = 32;
+
+/// Where a packet of that length leaves that comes up from a bridge, by what is known or by asking.
+#[inline(always)]
+pub fn way(
+    ctx: &TcContext,
+    bridge_ifindex: u32,
+    scratch: &mut Scratch,
+    length: u32,
+) -> (Route, Way) {
+    if is_known(scratch, bridge_ifindex) == 1 {
+        let known = &scratch.known[place(scratch)];
+        if length <= known.length {
+            return (Route::Found, known.way);
+        }
+    }
+    let route = find(ctx, bridge_ifindex, scratch, length);
+    let way = Way { ifindex: scratch.lookup.ifindex, next_hop: next_hop(&scratch.lookup) };
+    if route == Route::Found {
+        let (src, dst) = (scratch.packet.src.words(), scratch.packet.dst.words());
+        let told_ns = scratch.now_ns;
+        let known = &mut scratch.known[place(scratch)];
+        put_address(&mut known.src, src);
+        put_address(&mut known.dst, dst);
+        known.told_ns = told_ns;
+        known.bridge_ifindex = bridge_ifindex;
+        known.length = length;
+        known.way = way;
+    }
+    (route, way)
+}
+
+/// 1 if something is. A function of its own in BPF too, for its stack.
+#[inline(never)]
+fn is_known(scratch: &Scratch, bridge_ifindex: u32) -> u32 {
+    let known = &scratch.known[place(scratch)];
+    let is_same = |one: Address, other: Address| {
+        let ([a, b], [c, d]) = (one.words(), other.words());
+        (a ^ c) | (b ^ d) == 0
+    };
+    let is_known = known.told_ns == scratch.now_ns
+        && known.bridge_ifindex == bridge_ifindex
+        && is_same(known.dst, scratch.packet.dst)
+        && is_same(known.src, scratch.packet.src);
+    is_known.into()
+}
+
+#[inline(always)]
+fn place(scratch: &Scratch) -> usize {
+    let ([a, b], [c, d]) = (scratch.packet.dst.words(), scratch.packet.src.words());
+    let mixed = (a ^ b ^ c ^ d).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as usize & (KNOWN - 1)
 }
 
 /// Asks the kernel's routing. `length` is the packet's from the IP header on; 0 asks of any.
 #[inline(always)]
-pub fn find(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch, length: u32) -> Route {
+fn find(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch, length: u32) -> Route {
     let packet = &scratch.packet;
     // SAFETY: an all-zero lookup is a valid one, the unions that are written are plain integers, and the
     // helper gets the structure's size.
@@ -82,7 +165,7 @@ pub fn find(ctx: &TcContext, bridge_ifindex: u32, scratch: &mut Scratch, length:
 
 /// The neighbour that a found route leads to, of either family.
 #[inline(always)]
-pub fn next_hop(lookup: &Lookup) -> bpf_redir_neigh {
+fn next_hop(lookup: &Lookup) -> bpf_redir_neigh {
     // SAFETY: the helper has written the field of that family, and the longer one has the bytes of both.
     let ipv6_nh = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
     bpf_redir_neigh {

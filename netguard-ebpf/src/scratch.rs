@@ -17,6 +17,7 @@ use crate::{
     names::Question,
     packet::{self, IS_ARP, IS_IP, Packet},
     reach::Attempt,
+    routing::{KNOWN, Known},
 };
 
 #[repr(C)]
@@ -40,6 +41,7 @@ pub struct Scratch {
     pub own: Outside,
     pub tuple: bpf_sock_tuple,
     pub departure: Departure,
+    pub known: [Known; KNOWN],
     /// Last, because nothing of them is every packet's.
     pub answer: Answer,
     pub question: Question,
