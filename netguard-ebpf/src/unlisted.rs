@@ -122,7 +122,7 @@ fn write_in<F: Frame, const IP: usize>(
     let pseudo = denial::pseudo_sum(answer);
     let head = denial::sum(&raw mut answer.words[IP], (UDP_BYTES + asked + 3) & !3);
     let flags = [question.dnssec_ok as u8, 0];
-    let flags = if FLAGS_AT % 2 == 0 { flags } else { [flags[1], flags[0]] };
+    let flags = if FLAGS_AT.is_multiple_of(2) { flags } else { [flags[1], flags[0]] };
     let sum = if has_opt { SUM + u64::from(u16::from_ne_bytes(flags)) } else { SOA_SUM };
     let mut end = denial::fold(sum);
     if asked & 1 != 0 {

@@ -37,8 +37,8 @@ pub struct Opened {
 }
 
 impl Shared<OwnedFd> {
-    /// Makes use of descriptors that [`Datapath::shared`] has given to another process, on a host with so many
-    /// [`processors`].
+    /// Makes use of descriptors that [`super::Datapath::shared`] has given to another process, on a host with so many
+    /// [`super::processors`].
     ///
     /// # Errors
     ///
