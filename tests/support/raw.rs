@@ -11,8 +11,15 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_MAP_TYPE_HASH: u32 = 1;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
+const TC_ACT_SHOT: i32 = 2;
+/// So many live frames at once: as many as NAPI takes.
+const BATCH: u32 = 64;
 const BPF_PSEUDO_MAP_FD: u8 = 1;
 const MAP_LOOKUP_ELEM: i32 = 1;
 const XDP_PASS: i32 = 2;
@@ -59,14 +66,8 @@ impl Calibration {
             attributes.put_pointer(16, (&raw const value).cast());
             attributes.call(BPF_MAP_UPDATE_ELEM)?;
         }
-        let instructions = instructions(map.as_raw_fd());
-        let license = c"GPL";
-        let mut attributes = Attributes::default();
-        attributes.put(0, BPF_PROG_TYPE_XDP);
-        attributes.put(4, instructions.len() as u32);
-        attributes.put_pointer(8, instructions.as_ptr().cast());
-        attributes.put_pointer(16, license.as_ptr().cast());
-        Ok(Self { program: attributes.descriptor(BPF_PROG_LOAD)?, _map: map })
+        let program = load(BPF_PROG_TYPE_XDP, &instructions(map.as_raw_fd()))?;
+        Ok(Self { program, _map: map })
     }
 
     /// How long it takes, on average of so many runs in a row.
@@ -84,6 +85,74 @@ impl Calibration {
         attributes.put(32, repeat);
         attributes.call(BPF_PROG_TEST_RUN)?;
         Ok(Duration::from_nanos(attributes.get(DURATION).into()))
+    }
+}
+
+fn load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    let license = c"GPL";
+    let mut attributes = Attributes::default();
+    attributes.put(0, kind);
+    attributes.put(4, instructions.len() as u32);
+    attributes.put_pointer(8, instructions.as_ptr().cast());
+    attributes.put_pointer(16, license.as_ptr().cast());
+    attributes.descriptor(BPF_PROG_LOAD)
+}
+
+/// An XDP program that is run with live frames: what it sends is on its way.
+#[derive(Debug)]
+pub struct Sender(OwnedFd);
+
+impl Sender {
+    /// Loads it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it.
+    pub fn load(instructions: &[u64]) -> io::Result<Self> {
+        load(BPF_PROG_TYPE_XDP, instructions).map(Self)
+    }
+
+    /// Runs it with so many frames that are said to have come by an interface of the calling thread's namespace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the run.
+    pub fn run(&self, frame: &[u8], ifindex: u32, count: u32) -> io::Result<()> {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
+        let mut attributes = Attributes::default();
+        attributes.put(0, self.0.as_raw_fd().cast_unsigned());
+        attributes.put(8, frame.len() as u32);
+        attributes.put_pointer(16, frame.as_ptr().cast());
+        attributes.put(32, count);
+        attributes.put(40, size_of_val(&context) as u32);
+        attributes.put_pointer(48, context.as_ptr().cast());
+        attributes.put(64, BPF_F_TEST_XDP_LIVE_FRAMES);
+        attributes.put(72, BATCH);
+        attributes.call(BPF_PROG_TEST_RUN).map(|_| ())
+    }
+}
+
+/// Drops whatever enters an interface of the calling thread's namespace by TC, for as long as it lives (tcx, Linux 6.6).
+#[derive(Debug)]
+pub struct Hole {
+    _link: OwnedFd,
+}
+
+impl Hole {
+    /// Attaches it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it.
+    pub fn at(ifindex: u32) -> io::Result<Self> {
+        let drop = [instruction(0xb7, 0, 0, 0, TC_ACT_SHOT), instruction(0x95, 0, 0, 0, 0)];
+        let program = load(BPF_PROG_TYPE_SCHED_CLS, &drop)?;
+        let mut attributes = Attributes::default();
+        attributes.put(0, program.as_raw_fd().cast_unsigned());
+        attributes.put(4, ifindex);
+        attributes.put(8, BPF_TCX_INGRESS);
+        Ok(Self { _link: attributes.descriptor(BPF_LINK_CREATE)? })
     }
 }
 

@@ -1,20 +1,12 @@
 //! Frames made in the kernel: a program that BPF_PROG_TEST_RUN runs with live frames, each of which it gives a flow of its own
 //! and sends. What a frame costs is then what became of it, and hardly what made it.
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+use std::io;
 
-/// `bpf_cmd` of include/uapi/linux/bpf.h.
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_TEST_RUN: libc::c_int = 10;
-const BPF_PROG_TYPE_XDP: u32 = 6;
-const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
+use netguard_tests::raw::{Sender, instruction};
+
 const XDP_TX: i32 = 3;
 const GET_PRANDOM_U32: i32 = 7;
-/// At once: as many as NAPI takes.
-const BATCH: u32 = 64;
 /// Ethernet, IPv4 without options, UDP.
 const HEADERS: usize = 42;
 /// Where the ports of an IPv4 packet without options are.
@@ -27,16 +19,8 @@ const SRC_PORTS_LOG: i32 = 14;
 
 /// A loaded program.
 pub struct Injector {
-    program: OwnedFd,
+    sender: Sender,
     frame: Vec<u8>,
-}
-
-/// `struct bpf_insn`
-fn instruction(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> u64 {
-    let registers = src << 4 | dst;
-    let [low, high] = offset.to_le_bytes();
-    let [a, b, c, d] = value.to_le_bytes();
-    u64::from_le_bytes([code, registers, low, high, a, b, c, d])
 }
 
 /// Sends each frame back by the interface that it is said to have come by, as one of so many flows (a power of two). Its headers
@@ -75,60 +59,12 @@ fn sender(frame: &[u8], flows: i32) -> Vec<u64> {
 impl Injector {
     /// One that sends such frames, UDP over IPv4, in so many flows (a power of two).
     pub fn of(frame: &[u8], flows: u32) -> io::Result<Self> {
-        let instructions = sender(frame, flows.cast_signed());
-        let license = c"GPL";
-        let mut attributes = Attributes::default();
-        attributes.put(0, BPF_PROG_TYPE_XDP);
-        attributes.put(4, instructions.len() as u32);
-        attributes.put_pointer(8, instructions.as_ptr().cast());
-        attributes.put_pointer(16, license.as_ptr().cast());
-        let loaded = attributes.call(BPF_PROG_LOAD)?;
-        // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-        Ok(Self { program: unsafe { OwnedFd::from_raw_fd(loaded) }, frame: frame.to_vec() })
+        let sender = Sender::load(&sender(frame, flows.cast_signed()))?;
+        Ok(Self { sender, frame: frame.to_vec() })
     }
 
     /// Sends so many frames by an interface of the calling thread's namespace.
     pub fn send(&self, ifindex: u32, count: u32) -> io::Result<()> {
-        let Self { program, frame } = self;
-        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
-        let mut attributes = Attributes::default();
-        attributes.put(0, program.as_raw_fd().cast_unsigned());
-        attributes.put(8, frame.len() as u32);
-        attributes.put_pointer(16, frame.as_ptr().cast());
-        attributes.put(32, count);
-        attributes.put(40, size_of_val(&context) as u32);
-        attributes.put_pointer(48, context.as_ptr().cast());
-        attributes.put(64, BPF_F_TEST_XDP_LIVE_FRAMES);
-        attributes.put(72, BATCH);
-        attributes.call(BPF_PROG_TEST_RUN).map(|_| ())
-    }
-}
-
-/// `union bpf_attr`, zero but for what is put into it.
-#[repr(align(8))]
-struct Attributes([u8; 128]);
-
-impl Default for Attributes {
-    fn default() -> Self {
-        Self([0; 128])
-    }
-}
-
-impl Attributes {
-    fn put(&mut self, offset: usize, value: u32) {
-        self.0[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-    }
-
-    fn put_pointer(&mut self, offset: usize, pointer: *const libc::c_void) {
-        self.0[offset..offset + 8]
-            .copy_from_slice(&(pointer.expose_provenance() as u64).to_ne_bytes());
-    }
-
-    fn call(&mut self, command: libc::c_int) -> io::Result<libc::c_int> {
-        // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_ptr(), self.0.len()) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+        self.sender.run(&self.frame, ifindex, count)
     }
 }
