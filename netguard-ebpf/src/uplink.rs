@@ -23,10 +23,15 @@ use crate::{
     scratch::{self, Scratch},
 };
 
+/// `PACKET_HOST` of include/uapi/linux/if_packet.h: the frame bears the uplink's own Ethernet address.
+const PACKET_HOST: u32 = 0;
+
 /// What enters the host; `None` if it is not the fast path's.
 #[inline(always)]
 pub fn enter(ctx: &TcContext) -> Option<i32> {
-    if !may_be_answer(ctx) {
+    // SAFETY: the verifier allows reads of this context field.
+    let is_for_host = unsafe { (*ctx.skb.skb).pkt_type } == PACKET_HOST;
+    if !is_for_host || !may_be_answer(ctx) {
         return None;
     }
     match enter_apart(ctx) {

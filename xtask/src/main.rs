@@ -145,8 +145,17 @@ fn test(arguments: &[OsString]) -> Result<()> {
 }
 
 /// The test programs that the guest runs; `tests/vm.rs` says which of their tests.
-const IN_GUEST: [&str; 8] =
-    ["lab", "lifecycle", "clsact", "denial", "explain", "verify", "doctor", "fast_path"];
+const IN_GUEST: [&str; 9] = [
+    "lab",
+    "lifecycle",
+    "clsact",
+    "denial",
+    "explain",
+    "verify",
+    "doctor",
+    "kernel_denials",
+    "fast_path",
+];
 
 fn vm(kernel: Option<PathBuf>, modules: Option<PathBuf>) -> Result<()> {
     let toolchain = tools::for_build()?;
