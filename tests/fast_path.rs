@@ -73,6 +73,15 @@ fn is_fast(from: SocketAddr, host: IpAddr) -> bool {
     from.ip() == host && is_nat_port(from.port())
 }
 
+/// A flow of slot 1 that has taken the fast path: the guest's socket, the peer's, and how the peer sees the guest.
+fn exchange(lab: &Lab, peer: IpAddr, host: IpAddr) -> (UdpSocket, UdpSocket, SocketAddr) {
+    let server = udp(lab, "net", (peer, PORT));
+    let guest = guest_udp(lab, (peer, PORT).into());
+    let from = arrives(&guest, &server, b"there");
+    assert!(is_fast(from, host), "{from}");
+    (guest, server, from)
+}
+
 /// What the host's connection tracking knows about a peer.
 fn tracked(lab: &Lab, peer: &str) -> usize {
     let all = lab.shell("hv", "cat /proc/net/nf_conntrack");
@@ -113,10 +122,7 @@ fn packets_leave_with_the_hosts_address_and_their_answers_come_back() {
         acquaint(lab);
         for (peer, host) in both() {
             let before = lab.counters("slot1");
-            let server = udp(lab, "net", (peer, PORT));
-            let guest = guest_udp(lab, (peer, PORT).into());
-            let from = arrives(&guest, &server, b"there");
-            assert!(is_fast(from, host), "{from}");
+            let (guest, server, from) = exchange(lab, peer, host);
             returns(&server, from, &guest, b"and back");
             assert_eq!(arrives(&guest, &server, b"again"), from);
             // One socket of a guest is one socket to everybody (RFC 4787 REQ-1).
@@ -165,10 +171,7 @@ fn packets_in_fragments_go_and_come_whole() {
     on_both_port_kinds_open(|lab| {
         acquaint(lab);
         for (peer, host) in both() {
-            let server = udp(lab, "net", (peer, PORT));
-            let guest = guest_udp(lab, (peer, PORT).into());
-            let from = arrives(&guest, &server, b"there");
-            assert!(is_fast(from, host), "{from}");
+            let (guest, server, from) = exchange(lab, peer, host);
             assert_eq!(arrives(&guest, &server, &bytes(4000)), from);
             returns(&server, from, &guest, &bytes(5000));
             // One that begins with fragments.
@@ -191,10 +194,7 @@ fn errors_find_whom_they_are_about() {
             let refused = guest.recv(&mut [0; 16]).expect_err("nobody is there");
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{peer}: {refused}");
             // The guest has gone, and its kernel says so.
-            let server = udp(lab, "net", (peer, PORT));
-            let guest = guest_udp(lab, (peer, PORT).into());
-            let from = arrives(&guest, &server, b"there");
-            assert!(is_fast(from, host), "{from}");
+            let (guest, server, from) = exchange(lab, peer, host);
             drop(guest);
             server.connect(from).expect("a way");
             let _ = server.send(b"still there?").expect("it is sent");
@@ -261,10 +261,7 @@ fn where_the_neighbour_is_not_known_the_host_finds_it() {
     let lab = Lab::open("veth");
     acquaint(&lab);
     let (peer, host) = both()[0];
-    let server = udp(&lab, "net", (peer, PORT));
-    let guest = guest_udp(&lab, (peer, PORT).into());
-    let from = arrives(&guest, &server, b"there");
-    assert!(is_fast(from, host), "{from}");
+    let (guest, server, from) = exchange(&lab, peer, host);
     let _ = lab.exec("hv", "ip neigh flush dev eth0").success();
     assert_eq!(arrives(&guest, &server, b"the neighbour is looked for"), from);
     let _ = lab.exec("hv", "ip neigh flush dev eth0").success();
@@ -283,10 +280,7 @@ fn nobody_from_outside_gets_in_by_it() {
     let lab = Lab::open("veth");
     acquaint(&lab);
     let (peer, host) = both()[0];
-    let server = udp(&lab, "net", (peer, PORT));
-    let guest = guest_udp(&lab, (peer, PORT).into());
-    let from = arrives(&guest, &server, b"there");
-    assert!(is_fast(from, host), "{from}");
+    let (guest, server, from) = exchange(&lab, peer, host);
     // Another port of the peer, another host, another port of the host's.
     let others = [
         (peer, PORT + 1, from),
