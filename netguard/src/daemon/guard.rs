@@ -69,6 +69,9 @@ fn close(config: Config, instance: &Instance, made: &links::Made) -> Result<Guar
         slot.lockdown = true;
     }
     let plan = Plan::compile(&policy, &facts);
+    // Nothing leaves, so uplinks need no programs.
+    let uplinks: Vec<_> = plan.uplinks.keys().copied().collect();
+    let plan = plan.without_fast(uplinks);
     let mut datapath = Datapath::load(PinDirectory::of(instance), &plan)?;
     let changes = datapath.apply(plan)?;
     if changes.guarded.is_empty() {
