@@ -237,7 +237,7 @@ fn the_programs_and_the_oracle_agree() {
     let translated = TRANSLATED.load(Ordering::Relaxed);
     println!("{compared} packets, {translated} by the fast path");
     assert!(compared >= 100_000, "only {compared} packets were compared");
-    assert!(translated >= 5_000, "only {translated} packets took the fast path");
+    assert!(translated >= 2_000, "only {translated} packets took the fast path");
 }
 
 #[test]
