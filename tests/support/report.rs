@@ -4,10 +4,10 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    thread::available_parallelism,
 };
 
 use netguard::datapath::kernel_release;
+use nix::unistd::{SysconfVar, sysconf};
 use serde_json::{Value, json};
 
 use crate::spread::Spread;
@@ -241,7 +241,8 @@ fn directory() -> PathBuf {
 /// What the figures are of: `2 cores, Linux 6.18`.
 #[must_use]
 pub fn machine() -> String {
-    let cores = available_parallelism().map_or(1, usize::from);
+    // Of the machine, and not those that a thread which measures has left.
+    let cores = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
     let release = kernel_release();
     let numbers: Vec<_> = release.split('.').take(2).collect();
     format!("{cores} cores, Linux {}", numbers.join("."))
