@@ -214,10 +214,9 @@ fn what_is_too_long_or_has_no_life_left_is_answered_by_the_host() {
             let udp_server = udp(lab, "net", (peer, PORT));
             let guest = guest_udp(lab, (peer, PORT).into());
             let outside = arrives(&guest, &udp_server, b"there");
-            // IPv6 wants 1,280.
+            // IPv6 wants 1,280. Only this end of the wire is shorter, so nothing long comes back.
             let _ = lab.exec("hv", "ip link set eth0 mtu 1300").success();
             carries(&mut client, &mut server, 1_000_000);
-            carries(&mut server, &mut client, 1_000_000);
             assert_eq!(arrives(&guest, &udp_server, b"short"), outside);
             let _ = lab.exec("hv", "ip link set eth0 mtu 1500").success();
             let _ = if peer.is_ipv4() {
