@@ -68,6 +68,14 @@ fn acquaint(lab: &Lab) {
     }
 }
 
+/// A lab whose host knows its neighbour, a peer, and the host's address.
+fn acquainted() -> (Lab, IpAddr, IpAddr) {
+    let lab = Lab::open("veth");
+    acquaint(&lab);
+    let (peer, host) = both()[0];
+    (lab, peer, host)
+}
+
 /// True if that is how a flow on the fast path looks.
 fn is_fast(from: SocketAddr, host: IpAddr) -> bool {
     from.ip() == host && is_nat_port(from.port())
@@ -257,9 +265,7 @@ fn where_the_neighbour_is_not_known_the_host_finds_it() {
     if !can_use_kernel() {
         return;
     }
-    let lab = Lab::open("veth");
-    acquaint(&lab);
-    let (peer, host) = both()[0];
+    let (lab, peer, host) = acquainted();
     let (guest, server, from) = exchange(&lab, peer, host);
     let _ = lab.exec("hv", "ip neigh flush dev eth0").success();
     assert_eq!(arrives(&guest, &server, b"the neighbour is looked for"), from);
@@ -276,9 +282,7 @@ fn nobody_from_outside_gets_in_by_it() {
     if !can_use_kernel() {
         return;
     }
-    let lab = Lab::open("veth");
-    acquaint(&lab);
-    let (peer, host) = both()[0];
+    let (lab, peer, host) = acquainted();
     let (guest, server, from) = exchange(&lab, peer, host);
     // Another port of the peer, another host, another port of the host's.
     let others = [
