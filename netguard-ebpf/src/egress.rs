@@ -63,7 +63,7 @@ pub fn decide<F: Frame>(frame: &F) -> (SlotId, Verdict) {
             {
                 Ok(Verdict::Answer)
             }
-            // XDP can answer nothing; TC decides the same, and counts. What no answer is left for is dropped here.
+            // XDP answers nothing but queries; TC decides the same, and counts. What no answer is left for is dropped here.
             Err(reason)
                 if denial::is_wanted(&scratch.packet, slot, reason)
                     && limits::has_answer(scratch, slot_id) =>
