@@ -45,8 +45,7 @@ const BOTH: usize = SIDES.len();
 pub static ACTIVE: Array<Side, 1> = Array::new();
 
 #[btf_map]
-pub static PORTS: HashMap<PortKey, PortEntry, { SLOTS_MAX * 16 * BOTH }, ON_DEMAND> =
-    HashMap::new();
+pub static PORTS: HashMap<PortKey, PortEntry, { SLOTS_MAX * 4 * BOTH }, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
 pub static UPLINKS: HashMap<PortKey, UplinkEntry, { UPLINKS_MAX * BOTH }, ON_DEMAND> =

@@ -107,7 +107,7 @@ fn things_to_try() -> String {
 
 fn guard(config: Config, instance: &Instance, args: &RunArgs) -> anyhow::Result<()> {
     daemon::give_up_privileges(instance)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The foreground lab goes with whoever has started it.
     let ends_with_terminal = args.config.is_none() && args.lab.is_none();
     let options = daemon::Options {

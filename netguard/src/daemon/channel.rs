@@ -110,8 +110,6 @@ pub(super) enum ToWorker {
     Locked(BTreeSet<String>),
     /// What became of an order.
     Answer { id: u64, answer: Answer },
-    /// Say that you are there.
-    Ping,
 }
 
 /// What the worker says.
@@ -125,8 +123,9 @@ pub(super) enum ToMonitor {
     Refused { reason: String },
     /// Somebody at the control socket wants something that is the monitor's business.
     Ask { id: u64, order: Order },
-    /// The worker is there.
-    Pong,
+    /// The worker is there, as it says each second. It is the monitor's clock too, so that a host on which nothing happens is
+    /// woken less often.
+    Alive,
 }
 
 /// What the monitor does for others.

@@ -187,11 +187,21 @@ pub fn with_orders(config: &Config, instance: &Instance) -> Result<Policy, Error
 pub async fn run(config: Config, instance: &Instance, options: Options) -> Result<(), Error> {
     let mut monitor = Monitor::start(config, instance, options).await?;
     monitor.tell_service_manager();
+    give_back_memory();
     let ended = monitor.serve_until_stopped().await;
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     monitor.finish().await;
     ended
+}
+
+/// Gives back what a start has used and nothing needs any more: the kernel's types and the programs before they were loaded.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it is about memory that nobody has.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Every query that waits for an upstream has a socket: as many as the system lets us have.

@@ -48,8 +48,10 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(5);
 /// How often what nobody waits for is done.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// A worker that has not answered so many questions, one at each [`HOUSEKEEPING`], does not work.
-const UNANSWERED_MAX: u32 = 15;
+/// The worker says that often that it is there; that is when the house is kept, and this much later if it says nothing.
+const LATENESS: Duration = HOUSEKEEPING.checked_div(2).expect("half of it");
+/// A worker that has said nothing for so many times [`HOUSEKEEPING`] and [`LATENESS`] does not work.
+const SILENT_MAX: u32 = 10;
 
 /// What the loop waits for.
 enum Event {
@@ -63,8 +65,8 @@ enum Event {
     NotConfirmed,
     /// Somebody asks for the configuration to be read again.
     Reload,
-    /// What nobody waits for.
-    Housekeeping,
+    /// It is time to keep the house, and the worker does not say so.
+    Silence,
     /// Somebody asks netguard to stop.
     Stop(&'static str),
 }
@@ -96,9 +98,9 @@ pub(super) struct Monitor {
     listening: Listening,
     /// What the worker knows of the host.
     told: Option<Arc<Facts>>,
-    /// How often the worker was asked whether it is there since it last said something. No time: the monitor itself may have
-    /// waited for the kernel.
-    unanswered: u32,
+    /// How often the house was kept without a word of the worker since it last said something. No time: the monitor itself may
+    /// have waited for the kernel.
+    silent: u32,
     control: control::Socket,
     pub(super) chronicle: Chronicle,
     writer: Writer,
@@ -107,7 +109,8 @@ pub(super) struct Monitor {
     /// What somebody else has done and cannot be put right, as of the last look.
     pub(super) alarms: BTreeSet<String>,
     retry: Interval,
-    every_second: Interval,
+    /// When the house is kept next.
+    next_housekeeping: Instant,
     _lock: Lock,
 }
 
@@ -180,14 +183,14 @@ impl Monitor {
             workers,
             listening: Listening::new(),
             told: None,
-            unanswered: 0,
+            silent: 0,
             control,
             chronicle: Chronicle::begin(journal),
             writer,
             failures: BTreeSet::new(),
             alarms: BTreeSet::new(),
             retry: patient_interval(RETRY),
-            every_second: patient_interval(HOUSEKEEPING),
+            next_housekeeping: Instant::now(),
             _lock: lock,
         };
         monitor.tell_of_links(&made.created);
@@ -263,7 +266,10 @@ impl Monitor {
                     // What is refused is told.
                     let _ = self.reload(None).await;
                 }
-                Event::Housekeeping => self.keep_house().await,
+                Event::Silence => {
+                    self.silent += 1;
+                    self.keep_house().await;
+                }
             }
         }
     }
@@ -289,7 +295,7 @@ impl Monitor {
             () = sleep_until(fallback.unwrap_or_else(Instant::now)), if fallback.is_some() => {
                 Ok(Event::NotConfirmed)
             }
-            _ = self.every_second.tick() => Ok(Event::Housekeeping),
+            () = sleep_until(self.next_housekeeping + LATENESS) => Ok(Event::Silence),
             event = async { match worker {
                 Some(worker) => Event::Worker(worker.happens().await),
                 None => Event::NewWorker(workers.next().await),
@@ -298,13 +304,15 @@ impl Monitor {
     }
 
     async fn hear(&mut self, said: ToMonitor) {
-        self.unanswered = 0;
+        self.silent = 0;
         match said {
             // What was not in force when it was told is tried again with the host's next change.
-            ToMonitor::Done { .. }
-            | ToMonitor::Made
-            | ToMonitor::Refused { .. }
-            | ToMonitor::Pong => {}
+            ToMonitor::Done { .. } | ToMonitor::Made | ToMonitor::Refused { .. } => {}
+            // No oftener than that, whatever it says.
+            ToMonitor::Alive if Instant::now() + LATENESS >= self.next_housekeeping => {
+                self.keep_house().await;
+            }
+            ToMonitor::Alive => {}
             ToMonitor::Ask { id, order } => self.answer(id, order).await,
         }
     }
@@ -373,7 +381,7 @@ impl Monitor {
         }
         self.worker = Some(worker);
         self.told = Some(Arc::clone(facts));
-        self.unanswered = 0;
+        self.silent = 0;
         Ok(())
     }
 
@@ -396,16 +404,17 @@ impl Monitor {
     }
 
     async fn keep_house(&mut self) {
-        if self.worker.is_some() && self.unanswered > UNANSWERED_MAX {
+        self.next_housekeeping = Instant::now() + HOUSEKEEPING;
+        if self.worker.is_some() && self.silent > SILENT_MAX {
             self.chronicle.tell(EventKind::WorkerAbsent, "the worker does not answer");
             // Its end is the next event.
             if let Some(worker) = &mut self.worker {
                 worker.kill();
             }
         }
-        self.unanswered += 1;
-        self.tell(&ToWorker::Ping).await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        if sd_notify::watchdog_enabled().is_some() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
         if let Some(found) = self.datapath.inspect() {
             self.tell_of_others(found, true);
         }

@@ -111,7 +111,8 @@ pub fn run(instance: Option<&Instance>) -> io::Result<()> {
     });
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(threads).enable_all().build()?;
-    runtime.block_on(async {
+    // A task like any other: where a thread of the runtime has its timer, no other thread need be woken for it.
+    let served = runtime.spawn(async move {
         let channel = Arc::new(Channel::of(socket)?);
         let Some((told, descriptors)) = first_word(&channel, &signs).await? else { return Ok(()) };
         let ToWorker::Begin { json, policy, overlay, host, events } = told else {
@@ -136,7 +137,8 @@ pub fn run(instance: Option<&Instance>) -> io::Result<()> {
         let ended = worker.serve().await;
         worker.finish();
         ended
-    })
+    });
+    runtime.block_on(served)?
 }
 
 /// What the monitor says first, which may have other things to do before.
@@ -291,6 +293,7 @@ impl Worker {
                     self.pins.expire(Moment::now());
                     self.log_rests();
                     self.signs.give();
+                    self.say_alive().await?;
                 }
             }
         }
@@ -362,7 +365,6 @@ impl Worker {
                 }
                 Ok(())
             }
-            ToWorker::Ping => self.say(&ToMonitor::Pong).await,
         }
     }
 
@@ -383,6 +385,15 @@ impl Worker {
 
     async fn say(&self, message: &ToMonitor) -> io::Result<()> {
         self.channel.send(message, &[] as &[OwnedFd]).await
+    }
+
+    /// A monitor that does not listen is not waited for.
+    async fn say_alive(&self) -> io::Result<()> {
+        tokio::select! {
+            biased;
+            said = self.say(&ToMonitor::Alive) => said,
+            () = std::future::ready(()) => Ok(()),
+        }
     }
 
     async fn done(&self, failed: Vec<String>, unpinned: usize) -> io::Result<()> {

@@ -154,6 +154,9 @@ pub(super) fn each<K: Pod + Default, V: Pod + Default>(
     Ok(())
 }
 
+/// So many entries of a hash map are shown at once at most: more than any bucket has.
+pub(super) const SOME: usize = 1 << 8;
+
 /// Shows some of them, from the first one on or from where an earlier call has stopped. Returns where this one has; nothing behind
 /// the last.
 pub(super) fn some<K: Pod + Default, V: Pod + Default>(
@@ -162,16 +165,14 @@ pub(super) fn some<K: Pod + Default, V: Pod + Default>(
     from: Option<Cursor>,
     mut visit: impl FnMut(K, V),
 ) -> Result<Option<Cursor>, Error> {
-    /// More than any bucket has.
-    const AT_ONCE: usize = 1 << 14;
-    let (mut keys, mut values) = (vec![K::default(); AT_ONCE], vec![V::default(); AT_ONCE]);
+    let (mut keys, mut values) = (vec![K::default(); SOME], vec![V::default(); SOME]);
     let (mut at, mut end) = (from.unwrap_or_default(), Cursor::default());
     let mut request = Batch {
         in_batch: if from.is_some() { (&raw mut at) as u64 } else { 0 },
         out_batch: (&raw mut end) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
-        count: AT_ONCE as u32,
+        count: SOME as u32,
         map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
         elem_flags: 0,
         flags: 0,

@@ -88,6 +88,8 @@ pub struct Datapath {
     sides: Sides,
     /// How many entries `FLOWS`, `SLOTS` and `NAMES` have.
     sizes: (u32, u32, u32),
+    /// The kernel's numbers of the programs.
+    ids: BTreeMap<Hook, u32>,
     /// The table whose flows are not in `FLOWS` yet.
     left: Option<Left>,
     /// True when this load's policy maps and programs are pinned.
@@ -95,6 +97,8 @@ pub struct Datapath {
     guards: BTreeMap<u32, Guard>,
     /// When the watch looks again.
     look_again: Instant,
+    /// How often it has looked.
+    looks: u32,
 }
 
 /// What an [`Datapath::apply`] changed on interfaces, for the log.
@@ -156,6 +160,7 @@ impl Datapath {
         let sizes = (plan.flow_entries, plan.slot_entries, plan.name_entries);
         let tc = Tc::of_kernel();
         Ok(Self {
+            ids: watch::program_ids(&ebpf)?,
             ebpf,
             pins,
             tc,
@@ -165,6 +170,7 @@ impl Datapath {
             is_pinned: false,
             guards: BTreeMap::new(),
             look_again: Instant::now(),
+            looks: 0,
         })
     }
 

@@ -113,16 +113,17 @@ impl NameMap {
         Ok(look.foreign())
     }
 
-    /// The same in steps, of which each takes some milliseconds whatever the number of names: what is wrong is found when one has
-    /// come to the end.
+    /// The same in steps, a twentieth of all names each: what is wrong is found when one has come to the end. It can wait: what
+    /// somebody adds here opens nothing, because the resolver is asked then, which goes by its own list.
     pub(super) fn find_foreign_slowly(
         &mut self,
         plans: [Option<&Plan>; 2],
     ) -> Result<Option<String>, Error> {
-        const STEPS: usize = 4;
+        const LOOKS: usize = 20;
         let fresh = Look::begin(plans);
         let mut look = self.look.take().filter(|look| look.is_like(&fresh)).unwrap_or(fresh);
-        for _ in 0..STEPS {
+        let names: usize = look.wanted.values().map(|suffixes| suffixes.len()).sum();
+        for _ in 0..names.div_ceil(LOOKS * batch::SOME).max(1) {
             if look.go_on(self.map())? || look.foreign.is_some() {
                 return Ok(look.foreign());
             }

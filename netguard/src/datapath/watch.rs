@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::Ebpf;
 use netguard_common::{
     EventKind, Hook, SlotId,
     maps::{self as layout, PortEntry, read_name},
@@ -21,10 +22,12 @@ use super::{
     maps::Foreign,
 };
 
-/// All is looked at again after at least that time.
+/// It is looked again after at least that time.
 const LOOK_AGAIN: Duration = Duration::from_millis(900);
 /// And after so many times as long as the last look has taken.
 const LOOK_SHARE: u32 = 50;
+/// Maps are read at one in so many looks: that takes longer than to ask for programs.
+const MAPS_SHARE: u32 = 2;
 
 /// Something that is not as it was put there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +118,7 @@ impl fmt::Display for Finding {
 }
 
 impl Datapath {
-    /// Looks at every program and at every entry of the policy maps, if that is due. What is not as it was put there is put
+    /// Looks at every program, and each second time at every entry of the policy maps, if that is due. What is not as it was put there is put
     /// right. Returns what was found.
     ///
     /// # Errors
@@ -134,7 +137,10 @@ impl Datapath {
     fn inspect_all(&mut self) -> Result<Vec<Finding>, Error> {
         let all = self.guards.keys().copied().collect();
         let mut findings = self.inspect_interfaces(&all)?;
-        if let Some(Foreign { map, .. }) = self.sides.find_foreign()? {
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(MAPS_SHARE)
+            && let Some(Foreign { map, .. }) = self.sides.find_foreign()?
+        {
             let failed = self.sides.restore().err().map(|error| error.to_string());
             findings.push(Finding { what: What::Written(map), failed });
         }
@@ -153,10 +159,13 @@ impl Datapath {
         let mut found = Vec::new();
         let mut wrong = BTreeMap::new();
         let plan = std::sync::Arc::clone(self.sides.plan());
-        let ids = self.program_ids()?;
         for ifindex in interfaces.iter().filter(|index| self.guards.contains_key(index)) {
             let Some(port) = plan.ports.get(ifindex) else { continue };
-            for what in look_at(&self.pins, *ifindex, port, &ids)? {
+            // One question where two files would have to be opened: nearly always all is well.
+            if hooks_of(port).all(|hook| is_first(*ifindex, hook, &self.ids)) {
+                continue;
+            }
+            for what in look_at(&self.pins, *ifindex, port, &self.ids)? {
                 if !matches!(what, What::Behind { .. }) {
                     wrong.insert(*ifindex, *port);
                 }
@@ -181,10 +190,9 @@ impl Datapath {
         if self.sides.slot(slot)? != plan.slots.get(&slot).copied() {
             return Err(Error::NotInForce(format!("slot {slot} in {}", layout::SLOTS)));
         }
-        let ids = self.program_ids()?;
         let mut interfaces = Vec::new();
         for (ifindex, port) in plan.ports.iter().filter(|(_, port)| port.slot_id == slot) {
-            if let Some(what) = look_at(&self.pins, *ifindex, port, &ids)?.into_iter().next() {
+            if let Some(what) = look_at(&self.pins, *ifindex, port, &self.ids)?.into_iter().next() {
                 return Err(Error::NotInForce(Finding { what, failed: None }.to_string()));
             }
             interfaces.push(read_name(&port.name).to_owned());
@@ -208,19 +216,24 @@ impl Datapath {
         }
         refusals
     }
+}
 
-    fn program_ids(&self) -> Result<BTreeMap<Hook, u32>, Error> {
-        let id = |hook: Hook| {
-            let program = self.ebpf.program(hook.program()).ok_or(Error::Object(hook.program()))?;
-            let info = program.info().map_err(|source| Error::Program {
-                name: hook.program(),
-                source: Box::new(source),
-            })?;
-            Ok((hook, info.id()))
-        };
-        let hooks: BTreeSet<_> = Hook::ALL.into_iter().collect();
-        hooks.into_iter().map(id).collect()
-    }
+/// The kernel's numbers of what was loaded.
+pub(super) fn program_ids(ebpf: &Ebpf) -> Result<BTreeMap<Hook, u32>, Error> {
+    let id = |hook: Hook| {
+        let program = ebpf.program(hook.program()).ok_or(Error::Object(hook.program()))?;
+        let info = program
+            .info()
+            .map_err(|source| Error::Program { name: hook.program(), source: Box::new(source) })?;
+        Ok((hook, info.id()))
+    };
+    Hook::ALL.into_iter().map(id).collect()
+}
+
+/// True if TC runs our program there before any other, by a link: so all is well with it.
+fn is_first(ifindex: u32, hook: Hook, ids: &BTreeMap<Hook, u32>) -> bool {
+    let first = || device::first_program(ifindex, Side::of(hook)).ok().flatten();
+    hook != Hook::Xdp && ids.get(&hook).is_some_and(|own| first() == Some(*own))
 }
 
 /// What is wrong with the programs of an interface. One that is gone is told as an event, and not here.
