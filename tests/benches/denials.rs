@@ -23,29 +23,33 @@ mod load {
     pub const IN_FLIGHT: usize = 128;
 }
 
-use std::{env, fs, net::SocketAddr, process::Stdio, time::Duration};
+use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use netguard::datapath::{PinDirectory, View, measure_programs};
-use netguard_common::Hook;
+use netguard::datapath::PinDirectory;
 use netguard_tests::{
+    costs::of_programs,
     lab::{Background, Lab},
+    raw::End,
+    report::{Bound, Report, Row, is_quick, machine},
     spread::Spread,
 };
 use nix::{
+    net::if_::if_nametoindex,
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 use peers::{PEERS, Setup};
 
-use guest::{Counted, Guest};
+use guest::{Answer, Counted, Guest};
 
 /// Where servers run, with all of their threads.
 const SERVER_CORE: usize = 0;
 /// Where the guest runs, and what the kernel does with its frames at once.
 const GUEST_CORE: usize = 1;
 /// What is promised of netguard with its log, over Unbound without: of CPU per query at most, of the rate at least.
-const TARGETS: (f64, f64) = (0.25, 2.0);
+const CPU_MAX: f64 = 0.25;
+const RATE_MIN: f64 = 2.0;
 
 const CONFIG: &str = r#"
 [host]
@@ -63,90 +67,111 @@ subnet = "10.1.0.0/24"
 limits.queries_per_second = 0
 "#;
 
-/// One server behind one TAP.
+/// What answers behind one TAP.
 struct Host {
     name: &'static str,
     guest: Guest,
     processes: Vec<u32>,
+    /// With a core for the guest and one for the server.
     samples: Vec<Counted>,
+    /// With one core for all.
+    on_one: Vec<Counted>,
     lab: Lab,
     _server: Option<Background>,
+    _mirror: Option<End>,
 }
 
 fn main() -> Result<()> {
-    let quick = env::var_os("NETGUARD_BENCH_QUICK").is_some_and(|quick| quick == "1");
-    let (rounds, duration) = if quick { (3, 300) } else { (9, 1000) };
+    let (rounds, duration) = if is_quick() { (3, 300) } else { (9, 1000) };
     let duration = Duration::from_millis(duration);
-    let folder = tempfile::tempdir()?;
-    let mut hosts =
-        [guarded("netguard", true)?, guarded("netguard, key off", false)?, unbound(folder.path())?];
     println!(
-        "denied queries through a TAP, median (lowest to highest) of {rounds} rounds of {:.1} s, servers by turns",
+        "{}; queries of one guest with 128 in flight, answered with NXDOMAIN; median (lowest to highest) of {rounds} rounds of {:.1} s",
+        machine(),
         duration.as_secs_f64()
     );
+    let folder = tempfile::tempdir()?;
+    let mut hosts = [
+        guarded("netguard", true)?,
+        guarded("netguard, dns_denials = false", false)?,
+        unbound(folder.path())?,
+        mirror()?,
+    ];
     for round in 0..=rounds {
         for host in &mut hosts {
-            let counted = host.guest.ask(&host.processes, duration)?;
-            ensure!(counted.right > 0, "{} answers nothing", host.name);
+            let apart = host.ask(GUEST_CORE, duration)?;
+            let on_one = host.ask(SERVER_CORE, duration)?;
             if round > 0 {
-                host.samples.push(counted); // the first one shows that it is up
+                host.samples.push(apart); // the first one shows that it is up
+                host.on_one.push(on_one);
             }
         }
     }
-    println!(
-        "\n{:<18} {:<24} {:<22} {:<22} lost",
-        "", "kQPS", "µs of CPU per query", "of that the server's"
-    );
-    for host in &hosts {
-        let lost: u64 = host.samples.iter().map(|sample| sample.lost).sum();
-        println!(
-            "{:<18} {:<24.1} {:<22.2} {:<22.2} {lost}",
-            host.name,
-            host.spread(Counted::kqps),
-            host.spread(Counted::cpu_us),
-            host.spread(Counted::server_us)
-        );
-    }
-    let [own, _, peer] = &hosts;
-    let ratio = |of: fn(&Counted) -> f64| own.spread(of).median / peer.spread(of).median;
-    println!(
-        "\nnetguard with log / Unbound without: {:.2}x of its CPU per query (target {}x at most), {:.2}x of its rate (target {}x)",
-        ratio(Counted::cpu_us),
-        TARGETS.0,
-        ratio(Counted::kqps),
-        TARGETS.1
-    );
-    let asked: u64 = own.samples.iter().map(|sample| sample.right).sum();
+    let [own, slow, peer, mirror] = &hosts;
+    let mut report = Report::new("denials");
+    let beyond = |host: &Host| {
+        let pairs = host.samples.iter().zip(&mirror.samples);
+        Spread::of(pairs.map(|(sample, mirror)| sample.cpu_us() - mirror.cpu_us()).collect())
+    };
+    let compare = |what: &str, unit, own: Spread, other: Spread| {
+        Row::new(what, unit, own).beside(peer.name, other)
+    };
+    let both = |what: &str, unit, of: fn(&Counted) -> f64| {
+        compare(what, unit, own.spread(of), peer.spread(of))
+    };
+    let row = compare("a denied query, beyond its way in and out", "µs", beyond(own), beyond(peer));
+    report.add(row.bound(Bound::AtMost(CPU_MAX)));
+    report.add(both("the same with its way in and out", "µs", Counted::cpu_us));
+    report.add(Row::new("the way in and out alone", "µs", mirror.spread(Counted::cpu_us)));
+    report.add(both("what the server's processes have of it", "µs", Counted::server_us));
+    let on_one = |host: &Host| Spread::of(host.on_one.iter().map(Counted::kqps).collect());
+    let row = compare("denied queries, one core for all", "k/s", on_one(own), on_one(peer));
+    report.add(row.bound(Bound::AtLeast(RATE_MIN)));
+    report.add(both("denied queries, a core for the guest", "k/s", Counted::kqps));
+    report.add(Row::new("the way in and out alone", "k/s", mirror.spread(Counted::kqps)));
+    report.add(Row::new(slow.name, "µs", slow.spread(Counted::cpu_us)));
+    let asked: u64 = own.samples.iter().chain(&own.on_one).map(|sample| sample.right).sum();
+    let [own, ..] = &mut hosts;
     let counted = |what: &str| own.lab.packets("slot1", "egress", what);
-    println!(
+    let said = format!(
         "{asked} queries answered in these rounds; in all, {} by the programs, {} by the resolver, {} log lines",
         counted("answer"),
         counted("redirect"),
         own.log_lines()?
     );
-    let [own, ..] = &mut hosts;
-    println!("ng_xdp takes {:.0} ns of that, measured apart", own.program_ns(duration)?);
+    let pins = PinDirectory::of(&own.lab.instance().parse()?);
+    let (asked, costs) = of_programs(&pins, || own.ask(GUEST_CORE, duration));
+    asked?;
+    costs.iter().for_each(|cost| report.add(cost.row("a denied query")));
+    report.finish();
+    println!("{said}");
     map::table()
 }
 
 impl Host {
+    fn new(name: &'static str, answer: Answer, processes: Vec<u32>, lab: Lab) -> Result<Self> {
+        let bridge = lab.mac("hv", "br-slot1");
+        let _ = lab.exec(
+            "hv",
+            "ip neigh replace 10.1.0.2 lladdr 02:00:00:00:01:02 dev br-slot1 nud permanent",
+        );
+        let tap = lab.within("hv", || netguard::links::open_tap("vm-slot1"))?;
+        let guest = Guest::new(tap, bridge, answer)?;
+        let (samples, on_one) = (Vec::new(), Vec::new());
+        Ok(Self { name, guest, processes, samples, on_one, lab, _server: None, _mirror: None })
+    }
+
     fn spread(&self, of: fn(&Counted) -> f64) -> Spread {
         Spread::of(self.samples.iter().map(of).collect())
     }
 
-    /// How long the XDP program runs for a query, with what the measurement itself takes.
-    fn program_ns(&mut self, duration: Duration) -> Result<f64> {
-        let runs = |lab: &Lab| -> Result<(u64, Duration)> {
-            let pins = PinDirectory::of(&lab.instance().parse()?);
-            let view = View::open(&pins)?;
-            let program = view.programs.into_iter().find(|it| it.name == Hook::Xdp.program());
-            program.map(|it| (it.runs, it.run_time)).context("it is pinned")
-        };
-        let _measuring = measure_programs().context("only root may measure programs")?;
-        let before = runs(&self.lab)?;
-        let _ = self.guest.ask(&self.processes, duration)?;
-        let after = runs(&self.lab)?;
-        Ok((after.1 - before.1).as_nanos() as f64 / (after.0 - before.0) as f64)
+    fn ask(&mut self, core: usize, duration: Duration) -> Result<Counted> {
+        let mut cores = CpuSet::new();
+        cores.set(core)?;
+        sched_setaffinity(Pid::from_raw(0), &cores).context("the guest needs a core")?;
+        let counted = self.guest.ask(&self.processes, duration)?;
+        ensure!(counted.right > 0, "{} answers nothing", self.name);
+        ensure!(counted.lost == 0, "{} has not answered {} queries", self.name, counted.lost);
+        Ok(counted)
     }
 
     fn log_lines(&self) -> Result<usize> {
@@ -162,9 +187,15 @@ fn guarded(name: &'static str, denials: bool) -> Result<Host> {
     for process in [monitor, worker] {
         pin_all(process)?;
     }
-    let guest = guest_of(&lab)?;
-    let processes = vec![monitor, worker];
-    Ok(Host { name, guest, processes, samples: Vec::new(), lab, _server: None })
+    Host::new(name, Answer::Denial, vec![monitor, worker], lab)
+}
+
+/// One on which each frame is sent back at once: what remains is the guest, and the TAP.
+fn mirror() -> Result<Host> {
+    let lab = Lab::unguarded_with(&config(true), "qemu");
+    let port = lab.within("hv", || End::mirror(if_nametoindex("vm-slot1")?))?;
+    let host = Host::new("mirror", Answer::Same, Vec::new(), lab)?;
+    Ok(Host { _mirror: Some(port), ..host })
 }
 
 fn unbound(folder: &std::path::Path) -> Result<Host> {
@@ -182,29 +213,8 @@ fn unbound(folder: &std::path::Path) -> Result<Host> {
     let mut server: Background = lab.within("hv", || command.spawn())?.into();
     let process = server.child().id();
     pin_all(process)?;
-    let guest = guest_of(&lab)?;
-    // It is up when it answers.
-    Ok(Host {
-        name: "unbound, no log",
-        guest,
-        processes: vec![process],
-        samples: Vec::new(),
-        lab,
-        _server: Some(server),
-    })
-}
-
-fn guest_of(lab: &Lab) -> Result<Guest> {
-    let bridge = lab.mac("hv", "br-slot1");
-    let _ = lab.exec(
-        "hv",
-        "ip neigh replace 10.1.0.2 lladdr 02:00:00:00:01:02 dev br-slot1 nud permanent",
-    );
-    let tap = lab.within("hv", || netguard::links::open_tap("vm-slot1"))?;
-    let mut core = CpuSet::new();
-    core.set(GUEST_CORE)?;
-    sched_setaffinity(Pid::from_raw(0), &core).context("the guest needs a core of its own")?;
-    Guest::new(tap, bridge)
+    let host = Host::new("Unbound, no log", Answer::Denial, vec![process], lab)?;
+    Ok(Host { _server: Some(server), ..host })
 }
 
 fn config(denials: bool) -> String {

@@ -16,7 +16,7 @@ use netguard_tests::{
     hosts::feed,
     lab::Lab,
     packet::ip,
-    raw::Hole,
+    raw::End,
     report::{Bound, Report, Row, is_quick, machine},
     spread::Spread,
 };
@@ -98,7 +98,7 @@ fn by_turns<const N: usize>(
 /// A hypervisor that forwards for slot 1.
 struct Host {
     /// What ends every packet at the port, on the host that does nothing else.
-    hole: Option<Hole>,
+    hole: Option<End>,
     lab: Lab,
     /// The guest's interface.
     ifindex: u32,
@@ -123,7 +123,7 @@ impl Host {
     fn bare() -> Self {
         let mut host = Self::new(Lab::unguarded("veth"));
         let hole = host.lab.within("hv", || {
-            Hole::at(if_nametoindex("vm-slot1").expect("the port")).expect("a program on it")
+            End::hole(if_nametoindex("vm-slot1").expect("the port")).expect("a program on it")
         });
         host.hole = Some(hole);
         host

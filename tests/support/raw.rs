@@ -22,7 +22,10 @@ const TC_ACT_SHOT: i32 = 2;
 const BATCH: u32 = 64;
 const BPF_PSEUDO_MAP_FD: u8 = 1;
 const MAP_LOOKUP_ELEM: i32 = 1;
+const REDIRECT: i32 = 23;
 const XDP_PASS: i32 = 2;
+/// Where `struct __sk_buff` has the interface.
+const SKB_IFINDEX: i16 = 40;
 
 /// What the calibration does: so many lookups in a hash, and as many rounds of arithmetic with what is found.
 const LOOKUPS: i32 = 8;
@@ -133,21 +136,40 @@ impl Sender {
     }
 }
 
-/// Drops whatever enters an interface of the calling thread's namespace by TC, for as long as it lives (tcx, Linux 6.6).
+/// What ends each packet's way where it enters an interface of the calling thread's namespace by TC, for as long as it lives
+/// (tcx, Linux 6.6): so what it costs to come that far can be taken off from what everything costs.
 #[derive(Debug)]
-pub struct Hole {
+pub struct End {
     _link: OwnedFd,
 }
 
-impl Hole {
-    /// Attaches it.
+impl End {
+    /// Drops it.
     ///
     /// # Errors
     ///
     /// The kernel refuses it.
-    pub fn at(ifindex: u32) -> io::Result<Self> {
-        let drop = [instruction(0xb7, 0, 0, 0, TC_ACT_SHOT), instruction(0x95, 0, 0, 0, 0)];
-        let program = load(BPF_PROG_TYPE_SCHED_CLS, &drop)?;
+    pub fn hole(ifindex: u32) -> io::Result<Self> {
+        Self::at(ifindex, &[instruction(0xb7, 0, 0, 0, TC_ACT_SHOT), instruction(0x95, 0, 0, 0, 0)])
+    }
+
+    /// Sends it back as it is.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it.
+    pub fn mirror(ifindex: u32) -> io::Result<Self> {
+        let program = [
+            instruction(0x61, 1, 1, SKB_IFINDEX, 0),
+            instruction(0xb7, 2, 0, 0, 0), // to the other end
+            instruction(0x85, 0, 0, 0, REDIRECT),
+            instruction(0x95, 0, 0, 0, 0),
+        ];
+        Self::at(ifindex, &program)
+    }
+
+    fn at(ifindex: u32, instructions: &[u64]) -> io::Result<Self> {
+        let program = load(BPF_PROG_TYPE_SCHED_CLS, instructions)?;
         let mut attributes = Attributes::default();
         attributes.put(0, program.as_raw_fd().cast_unsigned());
         attributes.put(4, ifindex);

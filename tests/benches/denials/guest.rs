@@ -26,9 +26,19 @@ const FLAGS: usize = HEADER.len() + 14 + 20 + 8 + 2;
 /// An answer that takes longer is lost.
 const PATIENCE: u16 = 250;
 
+/// What is an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// A response to a query, with NXDOMAIN: others come by the same wire.
+    Denial,
+    /// What was sent comes back.
+    Same,
+}
+
 /// One that asks.
 pub struct Guest {
     tap: File,
+    answer: Answer,
     /// Queries, each behind its header.
     frames: Vec<Vec<u8>>,
     next: usize,
@@ -67,7 +77,7 @@ impl Counted {
 
 impl Guest {
     /// Behind a TAP, whose bridge has that MAC.
-    pub fn new(tap: File, bridge: [u8; 6]) -> Result<Self> {
+    pub fn new(tap: File, bridge: [u8; 6], answer: Answer) -> Result<Self> {
         nix::fcntl::fcntl(&tap, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
         let mut random = SmallRng::seed_from_u64(1);
         let mut label = |length: usize| -> String {
@@ -81,7 +91,7 @@ impl Guest {
             frame.extend(query.udp(40_000 + (number % 8) as u16, 53, &message(&name, number)));
             frame
         });
-        Ok(Self { tap, frames: frames.collect(), next: 0 })
+        Ok(Self { tap, answer, frames: frames.collect(), next: 0 })
     }
 
     /// Asks for that long.
@@ -100,11 +110,15 @@ impl Guest {
             while in_flight > 0 {
                 match self.tap.read(&mut buffer) {
                     Ok(length) => {
-                        // A response to a query, with NXDOMAIN: others have come by the same wire.
-                        if length > FLAGS + 1
-                            && buffer[FLAGS] & 0x80 != 0
-                            && buffer[FLAGS + 1] & 15 == 3
-                        {
+                        let flags = buffer.get(FLAGS..length).unwrap_or_default();
+                        let is_answer = match (self.answer, flags) {
+                            (Answer::Denial, [flags, code, ..]) => {
+                                flags & 0x80 != 0 && code & 15 == 3
+                            }
+                            (Answer::Denial, _) => false,
+                            (Answer::Same, flags) => !flags.is_empty(),
+                        };
+                        if is_answer {
                             in_flight -= 1;
                             counted.right += 1;
                         }
