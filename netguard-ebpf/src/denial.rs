@@ -20,7 +20,6 @@ use crate::{
     icmp::{self, Kind},
     packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
     scratch,
-    unlisted::Tail,
 };
 
 pub const ETHERNET: usize = 14;
@@ -50,8 +49,6 @@ pub struct Answer {
     ethernet: [u16; ETHERNET / 2],
     /// The answer from its IP header on.
     pub words: [u32; ANSWER_WORDS],
-    /// What comes behind that, in an answer to a query.
-    pub tail: Tail,
 }
 
 impl Answer {

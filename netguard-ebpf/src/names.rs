@@ -200,12 +200,7 @@ unsafe extern "C" fn step(_: u32, question: *mut *mut Question) -> i64 {
     if left == 0 {
         left = word(question, at) as u32 & 0xff;
         at += 1;
-        if left == 0 {
-            question.is_whole = 1;
-            question.at = at;
-            return 1;
-        }
-        if left > 63 || at + left >= NAME_MAX as u32 {
+        if left == 0 || left > 63 || at + left >= NAME_MAX as u32 {
             return 1;
         }
         label = names::begin_label(left as u8);
@@ -218,7 +213,8 @@ unsafe extern "C" fn step(_: u32, question: *mut *mut Question) -> i64 {
     }
     label = names::with_bytes(label, bytes);
     left -= taken;
-    question.at = at + taken;
+    at += taken;
+    question.at = at;
     question.left = left;
     question.label = label;
     if left == 0 {
@@ -228,6 +224,12 @@ unsafe extern "C" fn step(_: u32, question: *mut *mut Question) -> i64 {
             labels.add((count & LABELS_MASK) as usize).write(label);
         }
         question.count = count + 1;
+        // The root ends a name.
+        if word(question, at) & 0xff == 0 {
+            question.at = at + 1;
+            question.is_whole = 1;
+            return 1;
+        }
     }
     0
 }
@@ -296,12 +298,10 @@ unsafe extern "C" fn ask(_: u32, search: *mut Search) -> i64 {
     // SAFETY: `search` gives a pointer to this CPU's scratch memory and the slot's entry.
     let (question, slot) = unsafe { (&mut *(*search).question, &*(*search).slot) };
     let set = question.set;
-    // SAFETY: the mask keeps it within the slot's sets.
-    let number = unsafe { slot.names.as_ptr().add(set as usize & (NAME_SETS - 1)).read() };
-    if set >= NAME_SETS as u32 || number == 0 {
+    let Some(number) = set_of(slot, set) else {
         question.is_unlisted = 1;
         return 1;
-    }
+    };
     let next = question.next.wrapping_sub(1) & LABELS_MASK;
     let mut suffix = label(question, next);
     if next < question.made {
@@ -314,11 +314,7 @@ unsafe extern "C" fn ask(_: u32, search: *mut Search) -> i64 {
     let key = NameKey { set: number, hash: suffix };
     // SAFETY: entries of a set that a slot has are not written to.
     let kind = unsafe { NAMES.get(key) }.copied();
-    let Some(kind) = kind else {
-        question.set = set + 1;
-        question.next = question.count;
-        return 0;
-    };
+    let Some(kind) = kind else { return next_set(question, slot, set) };
     let decides = if next == 0 { name_kind::TREE | name_kind::EXACT } else { name_kind::TREE };
     if kind & decides != 0 {
         return 1; // listed, in one way or another
@@ -328,10 +324,27 @@ unsafe extern "C" fn ask(_: u32, search: *mut Search) -> i64 {
         if kind & name_kind::ABOVE != 0 {
             question.is_above = 1;
         }
-        question.set = set + 1;
-        question.next = question.count;
+        return next_set(question, slot, set);
     }
     0
+}
+
+/// Goes on with the set behind this one; 1 if there is none.
+#[inline(always)]
+fn next_set(question: &mut Question, slot: &SlotEntry, set: u32) -> i64 {
+    question.set = set + 1;
+    question.next = question.count;
+    let is_last = set_of(slot, set + 1).is_none();
+    question.is_unlisted = is_last.into();
+    is_last.into()
+}
+
+/// A set that the slot has, by its number from 0 on.
+#[inline(always)]
+fn set_of(slot: &SlotEntry, set: u32) -> Option<u64> {
+    // SAFETY: the mask keeps it within the slot's sets.
+    let number = unsafe { slot.names.as_ptr().add(set as usize & (NAME_SETS - 1)).read() };
+    (set < NAME_SETS as u32 && number != 0).then_some(number)
 }
 
 #[inline(never)]
