@@ -14,7 +14,10 @@ mod iperf3;
 mod peer;
 
 use netguard::datapath::processors;
-use netguard_tests::{servers::Servers, spread::Spread};
+use netguard_tests::{
+    report::{Bound, Report, Row, is_quick, machine},
+    servers::Servers,
+};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -28,47 +31,64 @@ const ROUNDS: usize = 11;
 const UDP_HEADERS: usize = 28;
 const MTU: usize = 1500;
 
+/// What is promised, as so many times the peer's rate at least: bulk, datagrams to the internet, connections.
+const BULK: Option<f64> = Some(1.0);
+const DATAGRAMS: Option<f64> = Some(1.3);
+const CONNECTIONS: Option<f64> = Some(1.2);
+
 /// One line of the table.
 struct Load {
     what: &'static str,
     unit: &'static str,
+    promised: Option<f64>,
     /// The rate, in that unit.
     measure: fn(&Host) -> f64,
 }
 
 const LOADS: [Load; 6] = [
-    Load { what: "TCP up", unit: "Gbit/s", measure: |host| host.tcp(Way::Up) },
-    Load { what: "TCP down", unit: "Gbit/s", measure: |host| host.tcp(Way::Down) },
+    Load { what: "TCP up", unit: "Gbit/s", promised: BULK, measure: |host| host.tcp(Way::Up) },
+    Load { what: "TCP down", unit: "Gbit/s", promised: BULK, measure: |host| host.tcp(Way::Down) },
     Load {
         what: "UDP of 64 bytes to the internet",
         unit: "kpps",
+        promised: DATAGRAMS,
         measure: |host| host.datagrams(host::ELSEWHERE, 64 - UDP_HEADERS),
     },
     Load {
         what: "UDP of 1500 bytes to the internet",
         unit: "kpps",
+        promised: DATAGRAMS,
         measure: |host| host.datagrams(host::ELSEWHERE, MTU - UDP_HEADERS),
     },
     Load {
         what: "UDP of 64 bytes to a neighbour, dropped",
         unit: "kpps",
+        promised: None,
         measure: |host| host.datagrams(host::NEIGHBOUR, 64 - UDP_HEADERS),
     },
-    Load { what: "TCP connections", unit: "k/s", measure: Host::connections },
+    Load {
+        what: "TCP connections",
+        unit: "k/s",
+        promised: CONNECTIONS,
+        measure: Host::connections,
+    },
 ];
 
 fn main() {
-    let rounds = if std::env::var_os("NETGUARD_BENCH_QUICK").is_some() { 3 } else { ROUNDS };
+    let rounds = if is_quick() { 3 } else { ROUNDS };
     let iperf3 = Servers::iperf3().expect("iperf3: run `cargo xtask bench bulk`");
     let mut one = CpuSet::new();
     // The last: other benchmarks and most interrupts are on the first.
     one.set(processors() - 1).expect("a processor");
     sched_setaffinity(Pid::from_raw(0), &one).expect("one processor");
-    println!("rates of one processor, median (lowest to highest) of {rounds} rounds\n");
-    println!("{:<54} {:<22} {:<22} ratio of each round", "", "netguard", "nftables");
+    println!(
+        "{}; rates of one processor, median (lowest to highest) of {rounds} rounds, ratios of each round",
+        machine()
+    );
+    let mut report = Report::new("bulk");
     for ports in ["veth", "tap"] {
         let hosts = [Host::guarded(ports, &iperf3), Host::of_peer(ports, &iperf3)];
-        for Load { what, unit, measure } in &LOADS {
+        for Load { what, unit, promised, measure } in &LOADS {
             let mut rates = [Vec::new(), Vec::new()];
             for round in 0..=rounds {
                 for turn in [round % 2, (round + 1) % 2] {
@@ -78,12 +98,13 @@ fn main() {
                     }
                 }
             }
-            // Each round's own: what else the machine does changes from one to the next.
-            let ratios = rates[0].iter().zip(&rates[1]).map(|(own, other)| own / other);
-            let ratio = Spread::of(ratios.collect());
-            let [own, other] = rates.map(Spread::of);
-            let name = format!("{ports}: {what}, {unit}");
-            println!("{name:<54} {own:<22.1} {other:<22.1} {ratio:.2}");
+            let [own, other] = rates;
+            let row = Row::of_rounds(format!("{ports}: {what}"), unit, own, "nftables", other);
+            report.add(match promised {
+                Some(times) => row.bound(Bound::AtLeast(*times)),
+                None => row,
+            });
         }
     }
+    report.finish();
 }

@@ -93,6 +93,8 @@ pub struct Row {
     unit: &'static str,
     ours: Figure,
     peer: Option<(String, Figure)>,
+    /// The ratios of single rounds, where those are compared.
+    by_rounds: Option<Spread>,
     bound: Option<Bound>,
 }
 
@@ -100,7 +102,23 @@ impl Row {
     /// A figure of netguard's.
     #[must_use]
     pub fn new(what: impl Into<String>, unit: &'static str, ours: impl Into<Figure>) -> Self {
-        Self { what: what.into(), unit, ours: ours.into(), peer: None, bound: None }
+        let (what, ours) = (what.into(), ours.into());
+        Self { what, unit, ours, peer: None, by_rounds: None, bound: None }
+    }
+
+    /// Rates of rounds in which both had their turn: what else the machine does changes from one round to the next, so the
+    /// ratio is that of each round.
+    #[must_use]
+    pub fn of_rounds(
+        what: impl Into<String>,
+        unit: &'static str,
+        ours: Vec<f64>,
+        peer: impl Into<String>,
+        theirs: Vec<f64>,
+    ) -> Self {
+        let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+        let row = Self::new(what, unit, Spread::of(ours)).beside(peer, Spread::of(theirs));
+        Self { by_rounds: Some(Spread::of(ratios)), ..row }
     }
 
     /// With that of a peer that has done the same.
@@ -119,6 +137,9 @@ impl Row {
 
     /// How many times one is the other; which way round, the bound says.
     fn ratio(&self) -> Option<f64> {
+        if let Some(ratios) = self.by_rounds {
+            return Some(ratios.median);
+        }
         let (ours, theirs) = (self.ours.value(), self.peer.as_ref()?.1.value());
         Some(if matches!(self.bound, Some(Bound::Faster(_))) {
             theirs / ours
@@ -139,6 +160,9 @@ impl Row {
     /// "26x faster"; more than that where the peer was not done.
     fn ratio_text(&self) -> String {
         let Some(ratio) = self.ratio() else { return String::new() };
+        if let Some(ratios) = self.by_rounds {
+            return format!("{ratios:.2}x");
+        }
         let is_open = matches!(self.peer, Some((_, Figure::NotWithin(_))));
         let digits = if ratio < 10.0 { 2 } else { 0 };
         match (self.bound, is_open) {
@@ -298,6 +322,15 @@ mod tests {
         assert_eq!(beside(Bound::AtLeast(1.2), 4.5), text("1.11x", "at least 1.2x", false));
         let alone = |limit| Row::new("it", "ms", spread()).bound(Bound::Below(limit)).is_met();
         assert_eq!((alone(5.0), alone(4.9)), (Some(true), Some(false)));
+    }
+
+    #[test]
+    fn rounds_are_compared_each_by_itself() {
+        let row =
+            Row::of_rounds("it", "k/s", vec![10.0, 30.0, 22.0], "peer", vec![10.0, 20.0, 20.0]);
+        let row = row.bound(Bound::AtLeast(1.2));
+        assert_eq!(row.ratio_text(), "1.10 (1.00 to 1.50)x");
+        assert_eq!((row.is_met(), row.json()["ratio"].as_f64()), (Some(false), Some(1.1)));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const DATAGRAMS: u64 = 100_000;
 pub struct Host {
     iperf3: iperf3::Client,
     _server: Background,
-    _listener: Listener,
+    listener: Listener,
     /// How often connections were measured: each time they go to another address, so that none meets what is left of an earlier one.
     times: Cell<u8>,
     /// The last to go: nobody has a thread in it by then.
@@ -54,10 +54,12 @@ impl Host {
         lab.within("net", || feed(Command::new("nft").args(["-f", "-"]), sink));
         let iperf3 = iperf3::Client::of(iperf3);
         let server = iperf3.serve(&lab);
+        // As many connections as are opened wait to be accepted.
+        let _ = lab.exec("net", "sysctl -qw net.core.somaxconn=65535").success();
         let listener = lab.within("net", Listener::new);
         // The way out is known before anything is measured.
         let _ = lab.exec("slot1", &format!("ping -c 1 -W 5 {ELSEWHERE}")).success();
-        Self { iperf3, _server: server, _listener: listener, times: Cell::new(0), lab }
+        Self { iperf3, _server: server, listener, times: Cell::new(0), lab }
     }
 
     /// Gigabits a second of one TCP connection.
@@ -91,7 +93,10 @@ impl Host {
     pub fn connections(&self) -> f64 {
         let times = self.times.replace(self.times.get() + 1);
         let address = format!("203.0.113.{}", 100 + times);
-        self.lab.within("slot1", || connections::rate(&address))
+        let rate = self.lab.within("slot1", || connections::rate(&address));
+        let waited = self.listener.clear();
+        assert_eq!(waited, connections::CONNECTIONS as usize, "connections that were opened");
+        rate
     }
 
     /// How many packets the internet has got.
