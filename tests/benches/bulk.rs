@@ -2,10 +2,13 @@
 //! connections, over veth and TAP. netguard against nftables, in labs of the same wiring, by turns. `cargo xtask bench bulk`.
 //!
 //! One processor does all of it: guest, host, internet, and for TAPs the process that carries frames to and from the guest as a
-//! virtual machine's network card does, with GSO frames of 64 KiB both ways. So each rate says what the whole way costs.
+//! virtual machine's network card does, with GSO frames of 64 KiB both ways. So each rate says what the whole way costs; of a
+//! connection that is mostly the sockets of both ends, so a guest without any opens connections too.
 
 #[path = "bulk/connections.rs"]
 mod connections;
+#[path = "bulk/handshakes.rs"]
+mod handshakes;
 #[path = "bulk/host.rs"]
 mod host;
 #[path = "bulk/iperf3.rs"]
@@ -15,6 +18,7 @@ mod peer;
 
 use netguard::datapath::processors;
 use netguard_tests::{
+    lab::Lab,
     report::{Bound, Report, Row, is_quick, machine},
     servers::Servers,
 };
@@ -23,7 +27,7 @@ use nix::{
     unistd::Pid,
 };
 
-use host::Host;
+use host::{Host, with_nftables};
 use iperf3::Way;
 
 const ROUNDS: usize = 11;
@@ -34,7 +38,7 @@ const MTU: usize = 1500;
 /// What is promised, as so many times the peer's rate at least: bulk, datagrams to the internet, connections.
 const BULK: Option<f64> = Some(1.0);
 const DATAGRAMS: Option<f64> = Some(1.3);
-const CONNECTIONS: Option<f64> = Some(1.2);
+const CONNECTIONS: f64 = 1.2;
 
 /// One line of the table.
 struct Load {
@@ -69,7 +73,7 @@ const LOADS: [Load; 6] = [
     Load {
         what: "TCP connections",
         unit: "k/s",
-        promised: CONNECTIONS,
+        promised: Some(CONNECTIONS),
         measure: Host::connections,
     },
 ];
@@ -89,22 +93,37 @@ fn main() {
     for ports in ["veth", "tap"] {
         let hosts = [Host::guarded(ports, &iperf3), Host::of_peer(ports, &iperf3)];
         for Load { what, unit, promised, measure } in &LOADS {
-            let mut rates = [Vec::new(), Vec::new()];
-            for round in 0..=rounds {
-                for turn in [round % 2, (round + 1) % 2] {
-                    let rate = measure(&hosts[turn]);
-                    if round > 0 {
-                        rates[turn].push(rate); // the first one warms up
-                    }
-                }
-            }
-            let [own, other] = rates;
-            let row = Row::of_rounds(format!("{ports}: {what}"), unit, own, "nftables", other);
+            let row = by_turns(rounds, format!("{ports}: {what}"), unit, &hosts, measure);
             report.add(match promised {
                 Some(times) => row.bound(Bound::AtLeast(*times)),
                 None => row,
             });
         }
     }
+    let hosts = [Lab::open("qemu"), with_nftables("qemu")].map(handshakes::Host::new);
+    let what = "tap: TCP connections of a guest without a kernel".to_owned();
+    let row = by_turns(rounds, what, "k/s", &hosts, handshakes::Host::connections);
+    report.add(row.bound(Bound::AtLeast(CONNECTIONS)));
     report.finish();
+}
+
+/// Lets each of both have its turn, in so many rounds.
+fn by_turns<H>(
+    rounds: usize,
+    what: String,
+    unit: &'static str,
+    hosts: &[H; 2],
+    measure: impl Fn(&H) -> f64,
+) -> Row {
+    let mut rates = [Vec::new(), Vec::new()];
+    for round in 0..=rounds {
+        for turn in [round % 2, (round + 1) % 2] {
+            let rate = measure(&hosts[turn]);
+            if round > 0 {
+                rates[turn].push(rate); // the first one warms up
+            }
+        }
+    }
+    let [own, other] = rates;
+    Row::of_rounds(what, unit, own, "nftables", other)
 }

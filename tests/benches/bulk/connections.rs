@@ -6,21 +6,26 @@ use std::{
     time::Instant,
 };
 
+use netguard_tests::lab::Lab;
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt::Linger};
 
-const PORT: u16 = 7000;
+/// Where they go.
+pub const PORT: u16 = 7000;
 /// How many are opened.
 pub const CONNECTIONS: u32 = 8_000;
 /// How many are opened at the same time.
-const AT_ONCE: u32 = 16;
+pub const AT_ONCE: u32 = 16;
 
 /// What they are opened to. The kernel answers by itself; who accepts is no part of what is measured.
 pub struct Listener(TcpListener);
 
 impl Listener {
-    /// In the calling thread's namespace, which must let as many connections wait.
-    pub fn new() -> Self {
-        let socket = TcpListener::bind(("0.0.0.0", PORT)).expect("a port");
+    /// In the internet of a lab.
+    pub fn in_internet(lab: &Lab) -> Self {
+        // As many connections as are opened wait to be accepted.
+        let _ = lab.exec("net", "sysctl -qw net.core.somaxconn=65535").success();
+        let bound = lab.within("net", || TcpListener::bind(("0.0.0.0", PORT)));
+        let socket = bound.expect("a port");
         listen(&socket, Backlog::MAXALLOWABLE).expect("a longer queue");
         socket.set_nonblocking(true).expect("the option");
         Self(socket)

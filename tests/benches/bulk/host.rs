@@ -24,6 +24,13 @@ const UPLINK: &str = "eth0";
 const DISCARD: u16 = 9;
 const DATAGRAMS: u64 = 100_000;
 
+/// A lab that the peer guards.
+pub fn with_nftables(ports: &str) -> Lab {
+    let lab = Lab::unguarded(ports);
+    lab.within("hv", || feed(Command::new("nft").args(["-f", "-"]), &peer::rules(UPLINK)));
+    lab
+}
+
 /// A lab, and what listens in its internet.
 pub struct Host {
     iperf3: iperf3::Client,
@@ -43,9 +50,7 @@ impl Host {
 
     /// With nftables.
     pub fn of_peer(ports: &str, iperf3: &Servers) -> Self {
-        let lab = Lab::unguarded(ports);
-        lab.within("hv", || feed(Command::new("nft").args(["-f", "-"]), &peer::rules(UPLINK)));
-        Self::new(lab, iperf3)
+        Self::new(with_nftables(ports), iperf3)
     }
 
     fn new(lab: Lab, iperf3: &Servers) -> Self {
@@ -54,9 +59,7 @@ impl Host {
         lab.within("net", || feed(Command::new("nft").args(["-f", "-"]), sink));
         let iperf3 = iperf3::Client::of(iperf3);
         let server = iperf3.serve(&lab);
-        // As many connections as are opened wait to be accepted.
-        let _ = lab.exec("net", "sysctl -qw net.core.somaxconn=65535").success();
-        let listener = lab.within("net", Listener::new);
+        let listener = Listener::in_internet(&lab);
         // The way out is known before anything is measured.
         let _ = lab.exec("slot1", &format!("ping -c 1 -W 5 {ELSEWHERE}")).success();
         Self { iperf3, _server: server, listener, times: Cell::new(0), lab }
