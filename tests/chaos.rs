@@ -1,4 +1,4 @@
-//! A minute in which slots send what they may and what they may not as fast as they can, while netguard is killed, started
+//! A minute, half of it without the fast path and denials in the kernel, in which slots send what they may and what they may not as fast as they can, while netguard is killed, started
 //! anew, reloaded with other policies and robbed of its programs, and ports go and come back. Nothing that is forbidden may arrive,
 //! and nothing of what every policy allows may be lost but where somebody has taken a port or its programs away.
 
@@ -45,8 +45,9 @@ const QUIET: u8 = 1;
 const ROBBED: u8 = 2;
 const UNPLUGGED: u8 = 3;
 
-/// One of the policies that take turns: all of them keep `ALLOWED` and none allows `FORBIDDEN`.
-fn config(turn: u8) -> String {
+/// One of the policies that take turns: all of them keep `ALLOWED` and none allows `FORBIDDEN`. With the fast path and denials in
+/// the kernel, or without both.
+fn config(turn: u8, in_kernel: bool) -> String {
     let more = match turn % 3 {
         0 => "",
         1 => ", \"203.0.113.30 udp\", \"198.51.100.0/24\"",
@@ -54,7 +55,7 @@ fn config(turn: u8) -> String {
     };
     let names = ["github.com", "gitlab.com", "api.openai.com"][usize::from(turn % 3)];
     format!(
-        "[host]\nuplinks = [\"eth0\"]\n[dns]\nupstreams = [\"1.1.1.1\"]\ncategories = []\nnames = [\"{names}\"]\n\
+        "[host]\nuplinks = [\"eth0\"]\n[datapath]\nfast_path = {in_kernel}\ndns_denials = {in_kernel}\n[dns]\nupstreams = [\"1.1.1.1\"]\ncategories = []\nnames = [\"{names}\"]\n\
          [[slot]]\ncount = 3\negress = \"listed\"\nallow = [\"{0} udp/{1},tcp/{1}\"{more}]\n\
          [slot.limits]\nicmp_per_second = {2}\n",
         ALLOWED.ip(),
@@ -70,6 +71,8 @@ struct Counts {
     lost: Mutex<Vec<(u8, Instant)>>,
     forbidden: AtomicU64,
     arrived: AtomicU64,
+    /// Names that were denied.
+    denied: AtomicU64,
     /// Round trips of the connection that must never break.
     kept: AtomicU64,
     broken: AtomicU64,
@@ -150,6 +153,29 @@ fn send_forbidden(slot: u8, stop: &AtomicBool, counts: &Counts) {
         if slot == QUIET || burst.is_multiple_of(4) {
             thread::sleep(Duration::from_micros(500));
         }
+    }
+}
+
+/// For a name that no policy lists, again and again. An answer that has addresses has arrived where none may.
+fn ask_for_forbidden(slot: u8, stop: &AtomicBool, counts: &Counts) {
+    const NO_SUCH_NAME: u8 = 3;
+    give_way();
+    let socket = UdpSocket::bind((guest(slot), 0)).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    let header = [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let query = [&header[..], b"\x09forbidden\x07example\0", &[0, 1, 0, 1]].concat();
+    let mut answer = [0; 512];
+    while !stop.load(Relaxed) {
+        // A port that is gone takes neither.
+        let _ = socket.send_to(&query, (Ipv4Addr::new(10, slot, 0, 1), 53));
+        if let Ok(length) = socket.recv(&mut answer)
+            && length > 12
+        {
+            let addresses = u16::from_be_bytes([answer[6], answer[7]]);
+            counts.arrived.fetch_add(addresses.into(), Relaxed);
+            counts.denied.fetch_add((answer[3] & 15 == NO_SUCH_NAME).into(), Relaxed);
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -253,6 +279,7 @@ impl Notes {
 /// What is done to netguard and to its ports, and when a slot was without what it needs.
 struct Mischief<'a> {
     lab: &'a Lab,
+    in_kernel: bool,
     random: SmallRng,
     notes: Notes,
     daemon: Option<Background>,
@@ -333,7 +360,7 @@ impl Mischief<'_> {
 
     fn reload(&mut self) -> &'static str {
         self.turn = self.turn.wrapping_add(1);
-        self.lab.reconfigure(&config(self.turn));
+        self.lab.reconfigure(&config(self.turn, self.in_kernel));
         // A worker that has just been killed takes what it was asked with it.
         until_within(IN_FORCE, "it is reloaded", || {
             Ended::of(&mut netguard(&["reload", "--instance", &self.lab.instance()])).code == 0
@@ -381,14 +408,22 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_net
         return;
     }
     let seconds = std::env::var("NETGUARD_CHAOS_SECONDS").ok().and_then(|it| it.parse().ok());
-    let time = Duration::from_secs(seconds.unwrap_or(SECONDS));
-    let lab = Lab::with(&config(0), "veth");
+    let time = Duration::from_secs(seconds.unwrap_or(SECONDS)) / 2;
+    for in_kernel in [true, false] {
+        eprintln!("fast path and denials in the kernel: {in_kernel}");
+        wreak(in_kernel, time);
+    }
+}
+
+fn wreak(in_kernel: bool, time: Duration) {
+    let lab = Lab::with(&config(0, in_kernel), "veth");
     let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let counts = Counts::default();
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut mischief = Mischief {
         lab: &lab,
+        in_kernel,
         random: SmallRng::seed_from_u64(seed),
         notes: Notes::of(&lab),
         daemon: None,
@@ -408,7 +443,8 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_net
             !listens.success().is_empty()
         });
         let keep = move || lab.within("slot1", || keep_connection(stop, counts));
-        let mut threads = vec![scope.spawn(keep)];
+        let ask = move || lab.within("slot1", || ask_for_forbidden(QUIET, stop, counts));
+        let mut threads = vec![scope.spawn(keep), scope.spawn(ask)];
         for slot in [QUIET, ROBBED, UNPLUGGED] {
             let host = format!("slot{slot}");
             let within = host.clone();
@@ -454,9 +490,13 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_lost_whatever_is_done_to_net
     }
     assert!(unexplained.is_empty(), "{} packets are lost", unexplained.len());
     assert!(counts.forbidden.into_inner() > 10_000, "hardly anything was tried");
+    assert!(counts.denied.into_inner() > 100, "hardly any name was denied");
+    let answered = lab.packets("slot1", "egress", "answer");
+    assert_eq!(answered > 0, in_kernel, "{answered} queries are answered in the kernel");
 }
 
 fn report(mischief: &Mischief<'_>, counts: &Counts) {
+    eprintln!("{:>8}  names denied", counts.denied.load(Relaxed));
     for (what, times) in &mischief.done {
         eprintln!("{times:>8}  {what}");
     }

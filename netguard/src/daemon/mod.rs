@@ -195,7 +195,7 @@ pub async fn run(config: Config, instance: &Instance, options: Options) -> Resul
     ended
 }
 
-/// Gives back what a start has used and nothing needs any more: the kernel's types and the programs before they were loaded.
+/// Gives back what loading programs has used and nothing needs any more: the kernel's types and the programs before they were loaded.
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it is about memory that nobody has.

@@ -12,7 +12,10 @@ use netguard_common::{
     EventKind, Hook, SlotId,
     maps::{self as layout, PortEntry, read_name},
 };
-use nix::net::if_::if_indextoname;
+use nix::{
+    net::if_::if_indextoname,
+    time::{ClockId, clock_gettime},
+};
 
 use super::{
     Datapath, Error, PinDirectory,
@@ -24,7 +27,7 @@ use super::{
 
 /// It is looked again after at least that time.
 const LOOK_AGAIN: Duration = Duration::from_millis(900);
-/// And after so many times as long as the last look has taken.
+/// And after so many times as long as the last look has worked: a host that has no time for it is looked at all the same.
 const LOOK_SHARE: u32 = 50;
 /// Maps are read at one in so many looks: that takes longer than to ask for programs.
 const MAPS_SHARE: u32 = 2;
@@ -128,9 +131,10 @@ impl Datapath {
         if self.look_again > Instant::now() {
             return None;
         }
-        let began = Instant::now();
+        let began = worked();
         let found = self.inspect_all();
-        self.look_again = Instant::now() + LOOK_AGAIN.max(began.elapsed() * LOOK_SHARE);
+        let took = worked().saturating_sub(began);
+        self.look_again = Instant::now() + LOOK_AGAIN.max(took * LOOK_SHARE);
         Some(found)
     }
 
@@ -228,6 +232,12 @@ pub(super) fn program_ids(ebpf: &Ebpf) -> Result<BTreeMap<Hook, u32>, Error> {
         Ok((hook, info.id()))
     };
     Hook::ALL.into_iter().map(id).collect()
+}
+
+/// How long this thread has worked.
+fn worked() -> Duration {
+    // A kernel without that clock has no BPF either.
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// True if TC runs our program there before any other, by a link: so all is well with it.

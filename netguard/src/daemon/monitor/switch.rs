@@ -8,8 +8,8 @@ use super::{Fallback, Monitor, extent, must_guard_bridges};
 use crate::{
     config::{Config, Problems},
     daemon::{
-        Error, Fault, Refusal, account::Became, channel::ToWorker, child::Done, host,
-        overlay::Overlay,
+        Error, Fault, Refusal, account::Became, channel::ToWorker, child::Done, give_back_memory,
+        host, overlay::Overlay,
     },
     datapath::{Changes, Datapath, PinDirectory},
     links::{self, Made},
@@ -204,6 +204,7 @@ impl Monitor {
             }
             let changes = other.apply(plan)?;
             self.datapath = other;
+            give_back_memory();
             return Ok(changes);
         }
         Ok(self.datapath.apply(plan)?)
