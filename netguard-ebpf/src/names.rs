@@ -30,7 +30,7 @@ const HEAD: usize = UDP_HEADER as usize + DNS_HEADER;
 /// Where reads end up at most: so many bits, and a word.
 const MASK: u32 = 511;
 const WORD: usize = 8;
-/// How often a name's loop turns at most: once for each eight bytes of each label, and for the end.
+/// How often a name's loop turns at most: once for each eight bytes of each label.
 const STEPS_MAX: u32 = NAME_MAX as u32 / 2 + 1;
 const LABELS_MASK: u32 = 127;
 const CLASS_IN: u32 = 1;
