@@ -194,7 +194,7 @@ fn a_file_that_cannot_be_true_is_told_and_closes_nothing_else() {
     host.configure("[dns]\nupstreams = [\"1.1.1.1\"]\n[[slot]]\nname = 5\n");
     let bad = host.guard();
     assert_eq!(bad.code, 2, "{bad:?}");
-    assert!(bad.stderr.contains("netguard.toml:4:8: invalid type"), "{bad:?}");
+    assert!(bad.stderr.contains("netguard.toml:4:8: must be text in quotes"), "{bad:?}");
     let one = "[dns]\nupstreams = [\"1.1.1.1\"]\n[[slot]]\nname = \"slot1\"\nid = 1\nport = \"vm-slot1\"\n\
                subnet = \"10.1.0.0/24\"\nbridge = ";
     // The host's uplink would be closed.

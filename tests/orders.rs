@@ -84,7 +84,7 @@ fn a_reload_puts_all_of_another_policy_in_force_or_nothing() {
     lab.reconfigure("[[slot]]\nname = 7\n");
     let refused = lab.run(&["reload"]);
     assert_eq!(refused.code, 2, "{refused:?}");
-    assert!(refused.stderr.contains("netguard.toml:2:8: invalid type: integer"), "{refused:?}");
+    assert!(refused.stderr.contains("netguard.toml:2:8: must be text in quotes"), "{refused:?}");
     hang_up(pid);
     until("the refusal is told", || has_noted(&lab, "not reloaded"));
     // What fits the file but not the host.

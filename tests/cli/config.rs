@@ -15,7 +15,12 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
         ("name = \"slot2\"", "name = \"slot1\"", "12:8", "is already slot \"slot1\"'s (line 5)"),
         ("id = 2", "id = 1", "13:6", "slot \"slot2\": id 1 is already slot \"slot1\"'s (line 6)"),
         ("id = 2", "id = 5000", "13:6", "slot \"slot2\": id 5000 must be 1 to 4096"),
-        ("id = 2", "id = \"two\"", "13:6", "invalid type: string"),
+        (
+            "id = 2",
+            "id = \"two\"",
+            "13:6",
+            "must be a whole number, at most 65535, not string \"two\"",
+        ),
         ("vm-slot2", "vm-slot1", "15:8", "vm-slot1 is already slot \"slot1\"'s (line 8)"),
         ("vm-slot2", "br-slot1", "15:8", "br-slot1 is already slot \"slot1\"'s (line 7)"),
         ("vm-slot2", "a-name-that-is-too-long", "15:8", "is no interface name"),
@@ -103,7 +108,7 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
             "3:9",
             "the gate has no ports",
         ),
-        ("vm-slot2\"", "vm-slot2\"\nshared = 1", "16:10", "invalid type: integer"),
+        ("vm-slot2\"", "vm-slot2\"\nshared = 1", "16:10", "must be true or false, not integer `1`"),
         (
             "name = \"slot2\"\nid = 2\nbridge = \"br-slot2\"\nport = \"vm-slot2\"\nsubnet = \"10.2.0.0/24\"",
             "id = 2\ncount = 300",
@@ -138,7 +143,7 @@ fn every_key_of_a_slot_says_what_it_wants_instead() {
         ("allow = ['203.0.113.0/33']", "'203", "\"203.0.113.0/33\" is no prefix; write"),
         ("allow = ['github.com']", "'git", "\"github.com\" is no prefix; write"),
         ("deny = ['203.0.113.9/24']", "'203", "has host bits set; the prefix is 203.0.113.0/24"),
-        ("deny = 'reject'", "'reject", "string \"reject\", expected a list, like [\"...\"]"),
+        ("deny = 'reject'", "'reject", "must be a list, like [\"...\"], not string \"reject\""),
         ("denial = 'rejct'", "'rejct", "unknown variant `rejct`, expected `drop` or `reject`"),
         ("egress = 'none'\nallow = ['::/0']", "'::", "allows nothing; write egress = \"listed\""),
         ("egress = 'listed'", "'listed", "\"listed\" without a list; add allow = ["),
@@ -162,8 +167,12 @@ fn every_key_of_a_slot_says_what_it_wants_instead() {
         ("mac = '02:00:00:00:01'", "'02", "is no address of one machine; write \"02:00"),
         ("mac = '00:00:00:00:00:00'", "'00", "is no address of one machine; write \"02:00"),
         ("limits = { packets = 5 }", "packets", "unknown field `packets`, expected one of"),
-        ("limits = { icmp_max_bytes = 70000 }", "70000", "expected u16"),
-        ("metadata = 'yes'", "'yes", "expected a boolean"),
+        (
+            "limits = { icmp_max_bytes = 70000 }",
+            "70000",
+            "must be a whole number, at most 65535, not integer `70000`",
+        ),
+        ("metadata = 'yes'", "'yes", "must be true or false"),
     ] {
         let text = format!("{GOOD}{more}\n");
         refused_at(&text, text.rfind(at).expect("the place is in the text"), &[words]);

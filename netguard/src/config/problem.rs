@@ -54,8 +54,12 @@ impl Source {
     /// What the TOML parser says.
     pub(super) fn toml_problem(&self, error: &toml::de::Error) -> Problem {
         let message = error.message().trim_end().replace('\n', "; ");
-        // serde's word for a list.
-        let message = message.replace("expected a sequence", "expected a list, like [\"...\"]");
+        let kinds = ["invalid type: ", "invalid value: "];
+        let of_another_kind = kinds.into_iter().find_map(|kind| message.strip_prefix(kind));
+        let message = match of_another_kind.and_then(|rest| rest.split_once(", expected ")) {
+            Some((found, wanted)) => format!("must be {}, not {found}", in_words(wanted)),
+            None => message,
+        };
         match error.span() {
             Some(span) => self.problem(span.start, message),
             None => Problem { path: self.path.clone(), position: None, message },
@@ -71,6 +75,20 @@ impl Source {
         let line = self.line(offset);
         let column = offset - self.line_starts[line - 1] + 1;
         Problem { path: self.path.clone(), position: Some((line, column)), message: message.into() }
+    }
+}
+
+/// What serde calls by the names of types, as one writes it.
+fn in_words(wanted: &str) -> &str {
+    match wanted {
+        "a boolean" => "true or false",
+        "a sequence" => "a list, like [\"...\"]",
+        "a string" => "text in quotes, like \"...\"",
+        "u8" => "a whole number, at most 255",
+        "u16" => "a whole number, at most 65535",
+        "u32" => "a whole number, at most 4294967295",
+        "u64" | "usize" => "a whole number",
+        wanted => wanted,
     }
 }
 
