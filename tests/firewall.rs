@@ -203,8 +203,9 @@ fn a_subnet_that_comes_or_goes_changes_nothing_else() {
         table.masquerade.as_mut().expect("it").sources = sources;
         table
     };
-    let change = |new: &Table, old: &Table| {
-        begin(new, Some(old)).expect("nft starts").finish().map(drop).expect("in place");
+    let change = |new: &Table, old: &Table| match begin(new, Some(old)).expect("nft starts") {
+        Some(running) => running.finish().map(|_| "whole").expect("in place"),
+        None => "by elements",
     };
     let seen = || seen(|script| hosts.shell("slot", script), "192.0.2.1");
     let (without, with) = (table(&["10.9.0.0/24"]), table(&["10.9.0.0/24", "10.1.0.0/24"]));
@@ -213,14 +214,67 @@ fn a_subnet_that_comes_or_goes_changes_nothing_else() {
     let _ = hosts.shell("outside", "ping -c 1 -W 0.2 192.0.2.2"); // counted, and dropped
     let counted = packets("host-closed");
     assert!(counted > 0);
-    change(&with, &without);
+    assert_eq!(change(&with, &without), "by elements");
     assert_eq!((seen().as_str(), packets("host-closed")), ("192.0.2.2", counted));
-    change(&without, &with);
+    assert_eq!(change(&without, &with), "by elements");
     assert_eq!((seen().as_str(), packets("host-closed")), ("10.1.0.2", counted));
     // Where somebody has flushed the table it is put in place whole.
     let _ = shell("nft flush ruleset").success();
-    change(&with, &without);
+    assert_eq!(change(&with, &without), "whole");
     assert_eq!((seen().as_str(), packets("host-closed")), ("192.0.2.2", 0));
+}
+
+#[test]
+fn changed_by_elements_a_table_is_as_if_put_in_place_whole() {
+    if !can_use_kernel() {
+        return;
+    }
+    enter_new_namespace();
+    let table = |sources: &[String]| {
+        let mut table = masquerade();
+        table.masquerade.as_mut().expect("it").sources =
+            sources.iter().map(|it| it.parse().expect("a prefix")).collect();
+        table
+    };
+    let texts = |sources: &[&str]| sources.iter().map(|&it| it.to_owned()).collect::<Vec<_>>();
+    let many: Vec<_> = (0..500)
+        .flat_map(|n| {
+            [format!("10.{}.{}.0/24", 2 * n / 256, 2 * n % 256), format!("fd00:{n:x}::/64")]
+        })
+        .collect();
+    let steps = [
+        texts(&["10.1.0.0/24", "fd00:10:1::/64"]),
+        // Side by side, where one begins with the first address behind the other.
+        texts(&["10.1.0.0/24", "fd00:10:1::/64", "10.1.1.0/24", "fd00:10:1:1::/64"]),
+        texts(&["10.1.1.0/24", "10.1.2.0/24", "fd00:10:1:1::/64", "fd00:10:1:2::/63"]),
+        // Within what goes.
+        texts(&["10.1.2.0/25", "10.1.1.64/26", "fd00:10:1:2:8000::/65"]),
+        texts(&["10.0.0.0/8", "fd00::/8"]),
+        many,
+        texts(&["192.168.77.0/24", "fd00:10:1::/128"]),
+    ];
+    let listed = || shell(&format!("nft list table inet {NAME}")).success().to_owned();
+    apply(&table(&steps[0])).expect("in place");
+    for step in steps.windows(2) {
+        let [old, new] = step else { unreachable!() };
+        let (old, new) = (table(old), table(new));
+        assert!(begin(&new, Some(&old)).expect("in place").is_none(), "nft is asked");
+        let changed = listed();
+        apply(&new).expect("in place");
+        assert_eq!(changed, listed());
+    }
+    // Of two changes one cannot be made, and nft does not take the whole either: nothing has changed.
+    apply(&table(&texts(&["192.168.77.0/24"]))).expect("in place");
+    let before = listed();
+    #[expect(clippy::reversed_empty_ranges, reason = "what nft refuses")]
+    let broken = |sources: &[&str]| Table {
+        protect: protect(&[Allow::Udp(9..=8)], false).protect,
+        ..table(&texts(sources))
+    };
+    let (absent, new) = (broken(&["10.5.0.0/24"]), broken(&["10.6.0.0/24"]));
+    let refused = begin(&new, Some(&absent)).expect("nft starts").expect("nft is asked").finish();
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    assert_eq!(listed(), before);
 }
 
 #[test]

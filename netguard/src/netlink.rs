@@ -1,13 +1,19 @@
-//! Rtnetlink: one request and its answers, while the thread waits, which is not long: the kernel answers such a request
-//! before it is sent. And the news that somebody has changed something.
+//! Netlink: one request and its answers, while the thread waits, which is not long: the kernel answers such a request
+//! before it is sent. And rtnetlink's news that somebody has changed something.
 
 use std::io;
 
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, Parseable},
+    packet_core::{
+        NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+        NetlinkSerializable, Parseable,
+    },
     packet_route::RouteNetlinkMessage,
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+    sys::{
+        Socket, SocketAddr,
+        protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+    },
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -87,16 +93,32 @@ fn messages(datagram: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     messages
 }
 
-/// In the network namespace of this thread. Each call has its own socket: what one leaves unread meets no other.
-fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Vec<u8>>> {
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut message = NetlinkMessage::from(message);
-    message.header.flags = NLM_F_REQUEST | flags;
+/// Has nf_tables do all that a batch wants, or nothing of it. Its last change must ask for an answer
+/// (`nfnetlink_rcv_batch` in net/netfilter/nfnetlink.c: what fails is answered before it).
+pub(crate) fn transact(batch: &[u8]) -> io::Result<()> {
+    exchange(NETLINK_NETFILTER, batch).map(drop)
+}
+
+/// One message as it is sent.
+pub(crate) fn bytes<T: NetlinkSerializable>(message: T, flags: u16) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+    bytes
+}
+
+fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Vec<u8>>> {
+    exchange(NETLINK_ROUTE, &bytes(message, flags))
+}
+
+/// In the network namespace of this thread. Each call has its own socket: what one leaves unread meets no other.
+fn exchange(protocol: isize, request: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let socket = Socket::new(protocol)?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(request, 0)?;
     let mut answers = Vec::new();
     let mut datagram = Vec::with_capacity(DATAGRAM_MAX);
     loop {

@@ -52,12 +52,17 @@ fn wanted_links(policy: &Policy) -> Vec<Wanted> {
     bridges.into_values().collect()
 }
 
-/// Puts netguard's table into the host's firewall, or takes it away if the policy needs none.
-pub(super) fn apply_firewall(policy: &Policy, instance: &Instance) -> Result<(), firewall::Error> {
-    begin_firewall(policy, None, instance)?.map_or(Ok(()), |running| running.finish().map(drop))
+/// Puts netguard's table into the host's firewall, or takes it away if the policy needs none; with as little as possible if it is
+/// known of which policy the table should be.
+pub(super) fn apply_firewall(
+    policy: &Policy,
+    old: Option<&Policy>,
+    instance: &Instance,
+) -> Result<(), firewall::Error> {
+    begin_firewall(policy, old, instance)?.map_or(Ok(()), |running| running.finish().map(drop))
 }
 
-/// Begins that, with as little as possible if it is known which policy the table is of; what is returned must be waited for.
+/// Begins that; what is returned must be waited for.
 pub(super) fn begin_firewall(
     policy: &Policy,
     old: Option<&Policy>,
@@ -66,7 +71,7 @@ pub(super) fn begin_firewall(
     let new = table(policy, instance);
     if new.masquerade.is_some() || new.protect.is_some() {
         let old = old.map(|policy| table(policy, instance));
-        return firewall::begin(&new, old.as_ref()).map(Some);
+        return firewall::begin(&new, old.as_ref());
     }
     match firewall::remove(&new.name) {
         Err(firewall::Error::Missing) | Ok(_) => Ok(None), // without nft there is no table of ours

@@ -195,7 +195,7 @@ impl Monitor {
         };
         monitor.tell_of_links(&made.created);
         let enforced = match monitor.enforce(&facts).await {
-            Ok(()) => host::apply_firewall(&monitor.policy, instance).map_err(Error::from),
+            Ok(()) => host::apply_firewall(&monitor.policy, None, instance).map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error) = enforced {

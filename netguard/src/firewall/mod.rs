@@ -1,12 +1,14 @@
 //! netguard's own table in the host's firewall (nf_tables): masquerading for slots, and protection of
 //! the host's own addresses on its uplinks.
 //!
-//! There is one table per instance, and it is replaced as a whole in one transaction. No rule, chain
-//! or set of anybody else is read or written; a packet that is accepted here still meets theirs.
+//! There is one table per instance, and nft replaces it as a whole in one transaction. No rule, chain or set of anybody else is
+//! read or written; a packet that is accepted here still meets theirs.
 //!
-//! Replacing keeps every connection (they are the connection tracking's) and starts the counters
-//! from zero; where only subnets of slots come or go, [`begin`] changes no more than that. Whoever flushes the host's whole ruleset removes this table too: see [`exists`].
+//! Replacing keeps every connection (they are the connection tracking's) and starts the counters from zero; where only subnets of
+//! slots come or go, [`begin`] changes no more than that. Whoever flushes the host's whole ruleset removes this table too: see
+//! [`exists`].
 
+mod elements;
 mod table;
 
 use std::{
@@ -64,25 +66,24 @@ pub enum Error {
 ///
 /// A name would not do, nft is missing or refuses, or the process may not.
 pub fn apply(table: &Table) -> Result<(), Error> {
-    begin(table, None)?.finish().map(drop)
+    begin(table, None)?.map_or(Ok(()), |running| running.finish().map(drop))
 }
 
-/// Begins what [`apply`] does; it is done with [`Running::finish`]. If an earlier table is known to be in place and only
-/// subnets are others, no more than that is changed.
+/// Begins what [`apply`] does; it is done with [`Running::finish`]. If an earlier table should be in place and only subnets are
+/// others, no more than that is changed, and it is done at once.
 ///
 /// # Errors
 ///
 /// As for [`apply`], as far as they can be known at once.
-pub fn begin(table: &Table, old: Option<&Table>) -> Result<Running, Error> {
+pub fn begin(table: &Table, old: Option<&Table>) -> Result<Option<Running>, Error> {
     let whole = table.script()?;
-    match old.and_then(|old| table.change_script(old)) {
-        Some(change) => {
-            let running = Running::start("change", &table.name, &["-f", "-"], &change)?;
-            // Somebody may have flushed what should be there.
-            Ok(Running { instead: Some(whole), ..running })
-        }
-        None => Running::start("replace", &table.name, &["-f", "-"], &whole),
+    if let Some(changes) = old.and_then(|old| table.changes(old))
+        && elements::change(&table.name, &changes).is_ok()
+    {
+        return Ok(None);
     }
+    // Somebody may have flushed what should be there; and nft says why, if it is something else.
+    Running::start("replace", &table.name, &["-f", "-"], &whole).map(Some)
 }
 
 /// Removes the table. Returns false if it was not there.
@@ -162,8 +163,6 @@ pub struct Running {
     action: &'static str,
     table: String,
     child: Child,
-    /// What is tried if this fails.
-    instead: Option<String>,
 }
 
 impl Running {
@@ -188,7 +187,7 @@ impl Running {
             // One that ends without reading says why.
             let _ = stdin.write_all(input.as_bytes());
         }
-        Ok(Self { action, table: table.to_owned(), child, instead: None })
+        Ok(Self { action, table: table.to_owned(), child })
     }
 
     /// Waits until it is done. Returns what it printed.
@@ -197,13 +196,10 @@ impl Running {
     ///
     /// nft refuses, or the process may not.
     pub fn finish(self) -> Result<String, Error> {
-        let Self { action, table, child, instead } = self;
+        let Self { action, table, child } = self;
         let output = child.wait_with_output().map_err(Error::Start)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        if let Some(script) = instead {
-            return nft("replace", &table, &["-f", "-"], &script);
         }
         let said = String::from_utf8_lossy(&output.stderr);
         if said.contains("Operation not permitted") {

@@ -107,33 +107,38 @@ impl Table {
 }
 
 impl Table {
-    /// The input of `nft -f -` that makes this table of an earlier one of the same name, in one transaction that leaves
-    /// everything else as it is, counters too. `None` if more than subnets of slots have come or gone.
-    pub(super) fn change_script(&self, old: &Self) -> Option<String> {
+    /// What makes this table of an earlier one of the same name and leaves everything else as it is, counters too. `None` if
+    /// more than subnets of slots have come or gone.
+    pub(super) fn changes(&self, old: &Self) -> Option<Vec<Change>> {
         let (new, was) = (self.masquerade.as_ref()?, old.masquerade.as_ref()?);
         if (&self.name, &self.protect, &new.uplinks) != (&old.name, &old.protect, &was.uplinks) {
             return None;
         }
-        let name = &self.name;
-        let (mut gone, mut come) = (String::new(), String::new());
-        for (family, was) in FAMILIES.into_iter().map(|it| (it, was.of(it))) {
-            let new = new.of(family);
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for Family { set, v4, .. } in FAMILIES {
+            let (was, new) = (was.of(v4), new.of(v4));
             if was.is_empty() != new.is_empty() {
                 return None; // a rule comes or goes with the set
             }
-            for (text, verb, some, others) in
-                [(&mut gone, "delete", &was, &new), (&mut come, "add", &new, &was)]
+            for (changes, comes, some, others) in
+                [(&mut gone, false, &was, &new), (&mut come, true, &new, &was)]
             {
-                let elements: Vec<_> = some.iter().filter(|it| !others.contains(it)).collect();
-                for element in elements {
-                    let _ =
-                        writeln!(text, "{verb} element inet {name} {} {{ {element} }}", family.set);
-                }
+                let changed = some.iter().filter(|it| !others.contains(it));
+                changes.extend(changed.map(|prefix| Change { set, prefix: *prefix, comes }));
             }
         }
         // What comes may lie in what goes.
-        Some(gone + &come)
+        gone.append(&mut come);
+        Some(gone)
     }
+}
+
+/// A subnet that comes to a set or goes from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) set: &'static str,
+    pub(super) prefix: IpNet,
+    pub(super) comes: bool,
 }
 
 /// Refuses every name that is not an instance's table: nothing else may be replaced or removed.
@@ -159,22 +164,22 @@ const FAMILIES: [Family; 2] = [
 ];
 
 impl Masquerade {
-    /// The elements of the set. Overlapping ones are refused by nft.
-    fn of(&self, family: Family) -> Vec<String> {
-        let sources = IpNet::aggregate(&self.sources);
-        let of_family = sources.iter().filter(|source| source.addr().is_ipv4() == family.v4);
-        of_family.map(ToString::to_string).collect()
+    /// The elements of one family's set. Overlapping ones are refused by nft.
+    fn of(&self, v4: bool) -> Vec<IpNet> {
+        let mut sources = IpNet::aggregate(&self.sources);
+        sources.retain(|source| source.addr().is_ipv4() == v4);
+        sources
     }
 
     fn write(&self, text: &mut String) -> Result<(), Error> {
         write_set(text, "uplinks", "ifname", &interfaces(&self.uplinks)?);
         let mut rules = String::new();
         for family in FAMILIES {
-            let elements = self.of(family);
+            let Family { set, kind, family, v4 } = family;
+            let elements: Vec<_> = self.of(v4).iter().map(ToString::to_string).collect();
             if elements.is_empty() {
                 continue;
             }
-            let Family { set, kind, family, .. } = family;
             write_set(text, set, &format!("{kind}; flags interval"), &elements);
             let _ = writeln!(
                 rules,
@@ -292,16 +297,22 @@ mod tests {
             table
         };
         let new = with(&["10.1.0.0/24", "10.3.0.0/25", "10.9.0.0/24", "fd00:10:1::/64"]);
+        let change = |comes, prefix: &str| {
+            let prefix = prefix.parse().unwrap();
+            Change { set: "slots4", prefix, comes }
+        };
         assert_eq!(
-            new.change_script(&old).unwrap(),
-            "delete element inet netguard slots4 { 10.3.0.0/24 }\n\
-             add element inet netguard slots4 { 10.3.0.0/25 }\n\
-             add element inet netguard slots4 { 10.9.0.0/24 }\n"
+            new.changes(&old).unwrap(),
+            [
+                change(false, "10.3.0.0/24"),
+                change(true, "10.3.0.0/25"),
+                change(true, "10.9.0.0/24")
+            ]
         );
-        assert_eq!(old.change_script(&old).unwrap(), "");
-        assert_eq!(with(&["10.1.0.0/24"]).change_script(&old), None, "a family less");
-        assert_eq!(Table { protect: None, ..table() }.change_script(&old), None);
-        assert_eq!(Table { name: "netguard-a".to_owned(), ..table() }.change_script(&old), None);
+        assert_eq!(old.changes(&old).unwrap(), []);
+        assert_eq!(with(&["10.1.0.0/24"]).changes(&old), None, "a family less");
+        assert_eq!(Table { protect: None, ..table() }.changes(&old), None);
+        assert_eq!(Table { name: "netguard-a".to_owned(), ..table() }.changes(&old), None);
     }
 
     #[test]

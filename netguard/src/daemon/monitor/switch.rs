@@ -140,8 +140,9 @@ impl Monitor {
         has_other_firewall: bool,
     ) -> Result<(Changes, Made), Error> {
         self.watcher.catch_up()?;
+        let is_new_file = intent.is_new_file(self);
         // nft takes as long as all the rest, and has nothing to do with it.
-        let old = (!intent.is_new_file(self)).then_some(&self.policy);
+        let old = (!is_new_file).then_some(&self.policy);
         let begin = || host::begin_firewall(&intent.policy, old, &self.instance);
         let firewall = if has_other_firewall { begin()? } else { None };
         let switched = self.switch_links(intent, has_other_slots);
@@ -159,7 +160,8 @@ impl Monitor {
             })
             .inspect_err(|_| {
                 if has_other_firewall {
-                    let _ = host::apply_firewall(&self.policy, &self.instance);
+                    let new = (!is_new_file).then_some(&intent.policy);
+                    let _ = host::apply_firewall(&self.policy, new, &self.instance);
                 }
             })
     }
