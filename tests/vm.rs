@@ -14,7 +14,7 @@ use netguard_tests::{
 
 /// Which end-to-end tests run on Debian's kernel: all of these files, but for tests that bring nothing of a kernel's to light
 /// and take minutes there, where the processor is a program.
-const END_TO_END: [(&str, &[&str]); 9] = [
+const END_TO_END: [(&str, &[&str]); 10] = [
     // What takes hundreds of processes, dumps of large maps, or links of TC.
     (
         "explain",
@@ -66,6 +66,7 @@ const END_TO_END: [(&str, &[&str]); 9] = [
         ],
     ),
     ("fast_path", &[]),
+    ("firewall", &[]),
 ];
 
 #[test]

@@ -145,7 +145,7 @@ fn test(arguments: &[OsString]) -> Result<()> {
 }
 
 /// The test programs that the guest runs; `tests/vm.rs` says which of their tests.
-const IN_GUEST: [&str; 9] = [
+const IN_GUEST: [&str; 10] = [
     "lab",
     "lifecycle",
     "clsact",
@@ -155,6 +155,7 @@ const IN_GUEST: [&str; 9] = [
     "doctor",
     "kernel_denials",
     "fast_path",
+    "firewall",
 ];
 
 fn vm(kernel: Option<PathBuf>, modules: Option<PathBuf>) -> Result<()> {
