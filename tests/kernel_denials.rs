@@ -33,7 +33,7 @@ use netguard_tests::{
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::Value;
 
-use asked::{Asked, LISTED, is_denied_here, random, wire};
+use asked::{Asked, LISTED, TOP, is_denied_here, random, wire};
 
 const CONFIG: &str = r#"
 [host]
@@ -114,7 +114,7 @@ fn what_the_programs_say_is_what_the_resolver_says() {
     on_both_port_kinds_with(&config(), |lab| {
         let mut random_numbers = SmallRng::seed_from_u64(seed);
         let all: Vec<_> = (0..QUERIES).map(|_| random(&mut random_numbers)).collect();
-        let here = all.iter().filter(|it| is_denied_here(it)).count();
+        let here = all.iter().filter(|it| is_denied_here(it, &LISTED)).count();
         assert!((QUERIES / 4..QUERIES * 3 / 4).contains(&here), "{here} of them are denied");
         let mut rounds = Vec::new();
         for is_on in [true, false] {
@@ -144,7 +144,7 @@ fn what_the_programs_say_is_what_the_resolver_says() {
         for (on, off) in by_programs.iter().zip(by_resolver) {
             for ((on, off), asked) in on.iter().zip(off).zip(&all) {
                 assert!(on.is_some(), "{asked:?} is not answered");
-                if is_denied_here(asked) {
+                if is_denied_here(asked, &LISTED) {
                     assert_eq!(on, off, "{asked:?}");
                 }
                 let code = |reply: &Option<Vec<u8>>| reply.as_ref().map(|it| it[3] & 15);
@@ -288,23 +288,35 @@ fn what_is_not_plainly_a_query_is_the_resolvers_business() {
 
 #[test]
 fn the_programs_deny_what_no_list_has_and_nothing_else() {
-    const QUERIES: usize = 20_000;
+    const QUERIES: usize = 10_000;
     if !can_use_kernel() {
         return;
     }
     let mut random_numbers = SmallRng::seed_from_u64(seed());
-    let names = SLOT.replace("[\"listed.example\"]", &format!("{LISTED:?}"));
-    let mut kernel =
-        Kernel::on_tap(&names.replace("id = 1", "id = 1\nlimits.queries_per_second = 0"));
-    let mut denied = 0;
-    for _ in 0..QUERIES {
-        let asked = random(&mut random_numbers);
-        let frame = ip("10.1.0.2", "8.8.8.8").udp(40000, 53, &asked.message());
-        let is_denied = kernel.probe(Hook::Xdp, &frame, 0).0 == Outcome::Answer;
-        assert_eq!(is_denied, is_denied_here(&asked), "{asked:?}");
-        denied += usize::from(is_denied);
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("list");
+    std::fs::write(&file, TOP.join("\n")).expect("the list");
+    let slot = SLOT.replace("id = 1", "id = 1\nlimits.queries_per_second = 0");
+    let with = |names: &[&str], lists: &str| {
+        slot.replace("[\"listed.example\"]", &format!("{names:?}\nlists = [{lists}]"))
+    };
+    let all = [&LISTED[..], &TOP].concat();
+    for (text, listed) in [
+        (with(&LISTED, ""), &LISTED[..]),
+        (with(&all, ""), &all),
+        (with(&LISTED, &format!("{file:?}")), &all),
+    ] {
+        let mut kernel = Kernel::on_tap(&text);
+        let mut denied = 0;
+        for _ in 0..QUERIES {
+            let asked = random(&mut random_numbers);
+            let frame = ip("10.1.0.2", "8.8.8.8").udp(40000, 53, &asked.message());
+            let is_denied = kernel.probe(Hook::Xdp, &frame, 0).0 == Outcome::Answer;
+            assert_eq!(is_denied, is_denied_here(&asked, listed), "{asked:?} of {listed:?}");
+            denied += usize::from(is_denied);
+        }
+        assert!((QUERIES / 4..QUERIES * 3 / 4).contains(&denied), "{denied} of them are denied");
     }
-    assert!((QUERIES / 4..QUERIES * 3 / 4).contains(&denied), "{denied} of them are denied");
 }
 
 fn seed() -> u64 {

@@ -26,7 +26,7 @@ use crate::{Address, SlotId, names::NAME_SETS};
 
 /// The version of every layout in this module, in [`crate::flow`], in [`crate::translation`],
 /// in [`crate::names`], in [`crate::dns_denial`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// `0 -> u32`: the side whose policy counts.
 pub const ACTIVE: &str = "ACTIVE";

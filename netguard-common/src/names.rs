@@ -19,7 +19,7 @@ pub mod name_kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct NameKey {
-    /// The set of names, a fingerprint of what it lists.
+    /// The set of names, a fingerprint of what it lists; with [`SET_LISTS_TOP`].
     pub set: u64,
     /// The hash of a suffix.
     pub hash: u64,
@@ -27,6 +27,10 @@ pub struct NameKey {
 const _: () = assert!(size_of::<NameKey>() == 16);
 // SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
 unsafe impl Layout for NameKey {}
+
+/// In a set's number: some top-level domain is listed, with all below it. In other sets no search begins with one: nearly every name
+/// has one that something is listed below.
+pub const SET_LISTS_TOP: u64 = 1;
 
 /// How many sets of names a slot can have. One that has more is answered by user space alone.
 pub const NAME_SETS: usize = 8;

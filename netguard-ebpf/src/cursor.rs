@@ -81,7 +81,7 @@ unsafe impl<const N: usize> Header for [u8; N] {}
 // SAFETY: integers.
 unsafe impl Header for [u64; 2] {}
 // SAFETY: integers.
-unsafe impl Header for [u16; 2] {}
+unsafe impl<const N: usize> Header for [u16; N] {}
 // SAFETY: an integer.
 unsafe impl Header for u8 {}
 // SAFETY: an integer.

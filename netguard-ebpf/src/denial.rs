@@ -16,6 +16,7 @@ use netguard_common::{
 };
 
 use crate::{
+    cursor::Cursor,
     frame::Frame,
     icmp::{self, Kind},
     packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
@@ -132,11 +133,8 @@ fn write(ctx: &TcContext) -> Option<()> {
 /// The Ethernet header of the way back. None if the frame was sent to a group, which nobody answers (RFC 1122 section 3.2.2).
 #[inline(always)]
 pub fn turn_around<F: Frame>(frame: &F, answer: &mut Answer) -> Option<()> {
-    // SAFETY: there is room for the header.
-    if !unsafe { frame.copy(0, answer.ethernet.as_mut_ptr().cast(), ETHERNET as u32) } {
-        return None;
-    }
-    let [a, b, c, d, e, f, ether_type] = answer.ethernet;
+    let header = Cursor::new(frame.memory()).take::<[u16; ETHERNET / 2]>().ok()?;
+    let [a, b, c, d, e, f, ether_type] = header;
     answer.ethernet = [d, e, f, a, b, c, ether_type];
     let [first, _] = a.to_ne_bytes();
     (first & 1 == 0).then_some(())

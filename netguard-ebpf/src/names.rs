@@ -10,7 +10,7 @@ use netguard_common::{
     Address,
     dns_denial::{DENIAL_VERSION, DnsDenial, NAME_MAX},
     maps::{SlotEntry, slot_flags},
-    names::{self, NAME_SETS, NameKey, name_kind},
+    names::{self, NAME_SETS, NameKey, SET_LISTS_TOP, name_kind},
 };
 
 use crate::{
@@ -218,11 +218,7 @@ unsafe extern "C" fn step(_: u32, question: *mut *mut Question) -> i64 {
     question.left = left;
     question.label = label;
     if left == 0 {
-        // SAFETY: the mask keeps it within the labels, of which a name has no more.
-        unsafe {
-            let labels = (&raw mut question.labels).cast::<u64>();
-            labels.add((count & LABELS_MASK) as usize).write(label);
-        }
+        put_label(question, count, label);
         question.count = count + 1;
         // The root ends a name.
         if word(question, at) & 0xff == 0 {
@@ -274,16 +270,20 @@ fn is_plain(question: &mut Question, end: u32, length: u32) -> bool {
     last != names::ARPA && last != names::LOCALHOST
 }
 
-/// Asks each set of the slot for the name's suffixes, from the shortest on, until one is not there.
+/// Asks each set of the slot for the name's suffixes, from the shortest that it may list on, until one is not there.
 #[inline(always)]
 fn search(question: &mut Question, slot: &SlotEntry) -> Option<()> {
-    let count = question.count;
-    question.suffix = 0;
-    question.made = count;
-    question.set = 0;
-    question.next = count;
+    // The top-level domain is asked for in few sets, and made here for all: names have two labels and more.
+    let top = question.count - 1;
+    let hash = names::with_label(0, label(question, top));
+    put_label(question, top, hash);
+    question.suffix = hash;
+    question.made = top;
     question.is_unlisted = 0;
     question.is_above = 0;
+    if begin_set(question, slot, 0) == 1 {
+        return Some(());
+    }
     let mut search = Search { question: &raw mut *question, slot: ptr::from_ref(slot) };
     let steps = NAME_SETS as u32 * (LABELS_MASK + 1) + 1;
     // SAFETY: the callback takes a pointer to what `search` is.
@@ -298,23 +298,19 @@ unsafe extern "C" fn ask(_: u32, search: *mut Search) -> i64 {
     // SAFETY: `search` gives a pointer to this CPU's scratch memory and the slot's entry.
     let (question, slot) = unsafe { (&mut *(*search).question, &*(*search).slot) };
     let set = question.set;
-    let Some(number) = set_of(slot, set) else {
-        question.is_unlisted = 1;
-        return 1;
-    };
+    let number = set_of(slot, set);
     let next = question.next.wrapping_sub(1) & LABELS_MASK;
     let mut suffix = label(question, next);
     if next < question.made {
         suffix = names::with_label(question.suffix, suffix);
         question.suffix = suffix;
         question.made = next;
-        // SAFETY: the mask keeps it within the labels.
-        unsafe { (&raw mut question.labels).cast::<u64>().add(next as usize).write(suffix) };
+        put_label(question, next, suffix);
     }
     let key = NameKey { set: number, hash: suffix };
     // SAFETY: entries of a set that a slot has are not written to.
     let kind = unsafe { NAMES.get(key) }.copied();
-    let Some(kind) = kind else { return next_set(question, slot, set) };
+    let Some(kind) = kind else { return begin_set(question, slot, set + 1) };
     let decides = if next == 0 { name_kind::TREE | name_kind::EXACT } else { name_kind::TREE };
     if kind & decides != 0 {
         return 1; // listed, in one way or another
@@ -324,27 +320,28 @@ unsafe extern "C" fn ask(_: u32, search: *mut Search) -> i64 {
         if kind & name_kind::ABOVE != 0 {
             question.is_above = 1;
         }
-        return next_set(question, slot, set);
+        return begin_set(question, slot, set + 1);
     }
     0
 }
 
-/// Goes on with the set behind this one; 1 if there is none.
+/// Goes on with a set; 1 if there is none.
 #[inline(always)]
-fn next_set(question: &mut Question, slot: &SlotEntry, set: u32) -> i64 {
-    question.set = set + 1;
-    question.next = question.count;
-    let is_last = set_of(slot, set + 1).is_none();
-    question.is_unlisted = is_last.into();
-    is_last.into()
+fn begin_set(question: &mut Question, slot: &SlotEntry, set: u32) -> i64 {
+    let number = set_of(slot, set);
+    question.set = set;
+    question.next = question.count - u32::from(number & SET_LISTS_TOP == 0);
+    let is_over = number == 0;
+    question.is_unlisted = is_over.into();
+    is_over.into()
 }
 
-/// A set that the slot has, by its number from 0 on.
+/// The number of a set that the slot has, counted from 0 on; 0 if it has no more.
 #[inline(always)]
-fn set_of(slot: &SlotEntry, set: u32) -> Option<u64> {
+fn set_of(slot: &SlotEntry, set: u32) -> u64 {
     // SAFETY: the mask keeps it within the slot's sets.
     let number = unsafe { slot.names.as_ptr().add(set as usize & (NAME_SETS - 1)).read() };
-    (set < NAME_SETS as u32 && number != 0).then_some(number)
+    if set < NAME_SETS as u32 { number } else { 0 }
 }
 
 #[inline(never)]
@@ -383,6 +380,13 @@ fn label(question: &Question, index: u32) -> u64 {
     let labels = (&raw const question.labels).cast::<u64>();
     // SAFETY: the mask keeps it within the labels.
     unsafe { labels.add((index & LABELS_MASK) as usize).read() }
+}
+
+#[inline(always)]
+fn put_label(question: &mut Question, index: u32, hash: u64) {
+    let labels = (&raw mut question.labels).cast::<u64>();
+    // SAFETY: the mask keeps it within the labels.
+    unsafe { labels.add((index & LABELS_MASK) as usize).write(hash) };
 }
 
 /// What a callback has written: the compiler does not know that it runs.

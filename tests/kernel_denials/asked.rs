@@ -17,6 +17,9 @@ pub const LISTED: [&str; 8] = [
     "very.long.label-with-more-than-eight-bytes.test",
 ];
 
+/// Top-level domains, in addition.
+pub const TOP: [&str; 2] = ["org", "!com"];
+
 /// A query.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -86,12 +89,12 @@ pub fn wire(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// True if no list of the slot has the name, and nothing about the query is for the resolver to see.
-pub fn is_denied_here(asked: &Asked) -> bool {
-    let set: NameSet = LISTED.iter().map(|it| it.parse::<Entry>().expect("an entry")).collect();
+/// True if the list does not have the name, and nothing about the query is for the resolver to see.
+pub fn is_denied_here(asked: &Asked, listed: &[&str]) -> bool {
+    let set: NameSet = listed.iter().map(|it| it.parse::<Entry>().expect("an entry")).collect();
     let list = Allowlist::of([Arc::new(set)]);
     // What an exception says, the resolver says.
-    let exceptions = LISTED.iter().filter_map(|it| it.strip_prefix('!')?.parse::<Entry>().ok());
+    let exceptions = listed.iter().filter_map(|it| it.strip_prefix('!')?.parse::<Entry>().ok());
     let exceptions: NameSet = exceptions.collect();
     let mut name = WireName::root();
     name.read(&asked.name).expect("a name");
@@ -110,7 +113,7 @@ pub fn is_denied_here(asked: &Asked) -> bool {
 
 /// Any of them.
 pub fn random(from: &mut SmallRng) -> Asked {
-    const NAMES: [&str; 24] = [
+    const NAMES: [&str; 27] = [
         "lab.example",
         "www.lab.example",
         "exact.test",
@@ -127,6 +130,9 @@ pub fn random(from: &mut SmallRng) -> Asked {
         "test",
         "example",
         "foo.com",
+        "foo.org",
+        "org",
+        "foo.net",
         "notlab.example",
         "labexample.",
         "printer",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use netguard_common::names::{label_hash, with_label};
+use netguard_common::names::{SET_LISTS_TOP, label_hash, name_kind, with_label};
 
 /// Every suffix of a set's names, and what is known of it ([`netguard_common::names::name_kind`]). Two suffixes that share a hash are one
 /// that is known for both.
@@ -14,7 +14,13 @@ pub struct Suffixes {
 
 impl Suffixes {
     pub(super) fn of<'a>(suffixes: impl Iterator<Item = (&'a [u8], u32)>) -> Self {
-        let mut entries: Vec<_> = suffixes.map(|(name, kind)| (hash(name), kind)).collect();
+        let mut lists_top = false;
+        let mut entries: Vec<_> = suffixes
+            .inspect(|(name, kind)| {
+                lists_top |= kind & name_kind::TREE != 0 && is_single_label(name);
+            })
+            .map(|(name, kind)| (hash(name), kind))
+            .collect();
         entries.sort_unstable();
         entries.dedup_by(|later, kept| {
             let is_same = later.0 == kept.0;
@@ -24,10 +30,12 @@ impl Suffixes {
         let all = entries.iter().fold(entries.len() as u64, |all, (hash, kind)| {
             with_label(with_label(all, *hash), u64::from(*kind))
         });
-        Self { number: all.max(1), entries: entries.into() }
+        let number = (all & !SET_LISTS_TOP).max(SET_LISTS_TOP << 1);
+        let number = if lists_top { number | SET_LISTS_TOP } else { number };
+        Self { number, entries: entries.into() }
     }
 
-    /// A fingerprint of all of it; never 0.
+    /// A fingerprint of all of it, in which [`SET_LISTS_TOP`] says what it says; never 0.
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number
@@ -73,6 +81,12 @@ impl fmt::Debug for Suffixes {
     }
 }
 
+/// True for a name in wire form that is a top-level domain's.
+fn is_single_label(name: &[u8]) -> bool {
+    let label = name.first().map_or(0, |length| usize::from(*length) + 1);
+    label > 1 && name.get(label).is_none_or(|next| *next == 0)
+}
+
 /// The hash of a name in wire form and lower case.
 fn hash(name: &[u8]) -> u64 {
     match name.split_first() {
@@ -86,7 +100,7 @@ fn hash(name: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use netguard_common::names::{lower, name_kind};
+    use netguard_common::names::lower;
 
     use super::*;
     use crate::{Entry, NameSet, WireName};
@@ -127,6 +141,9 @@ mod tests {
         for other in [&["a.example", "=b.example"][..], &["a.example"], &[]] {
             assert_ne!(one.suffixes().number(), set(other).suffixes().number(), "{other:?}");
         }
+        let lists_top = |names: &[&str]| set(names).suffixes().number() & SET_LISTS_TOP != 0;
+        assert!(lists_top(&["a.example", "com"]) && lists_top(&["!com"]));
+        assert!(!lists_top(&["a.example", "b.example"]) && !lists_top(&[]));
         let mut grown = set(&["a.example"]);
         let before = grown.suffixes().number();
         grown.extend(["b.example".parse::<Entry>().unwrap()]);
