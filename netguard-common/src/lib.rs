@@ -125,15 +125,8 @@ pub const MAX_SLOT_ID: SlotId = 4096;
 /// The upper half of the mark of a frame that a program of ours has let onto a bridge.
 const VOUCHED: u32 = 0x6e67_0000;
 
-/// The upper half of the mark of an answer to what was denied.
-const DENIAL: u32 = 0x6e64_0000;
-
-/// The mark of an answer that goes back to the slot which sent what was denied.
-#[must_use]
-#[inline(always)]
-pub const fn denial_to(slot_id: SlotId) -> u32 {
-    DENIAL | slot_id as u32
-}
+/// The mark of an answer to what was denied, on its way back by the port that it came by.
+pub const DENIAL: u32 = 0x6e64_0000;
 
 /// The upper half of the mark of a packet that takes the fast path, from its slot's port to the uplink.
 const FAST: u32 = 0x6e66_0000;

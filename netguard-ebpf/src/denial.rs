@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use netguard_common::{
-    Address, DropReason, SlotId, denial_to,
+    Address, DENIAL, DropReason,
     maps::{SlotEntry, slot_flags},
 };
 
@@ -91,24 +91,24 @@ fn gateway_for(slot: &SlotEntry, packet: &Packet) -> Address {
 
 /// Makes the frame the answer to itself and says what takes it back; `None` if it cannot be answered.
 #[inline(always)]
-pub fn answer(ctx: &TcContext, slot_id: SlotId) -> Option<u32> {
-    (write_apart(ctx) == 1).then(|| send_back(ctx, slot_id))
+pub fn answer(ctx: &TcContext) -> Option<u32> {
+    (write_apart(ctx) == 1).then(|| send_back(ctx))
 }
 
 /// Has an answer go back by the port that the frame came by.
 #[inline(always)]
-pub fn send_back(ctx: &TcContext, slot_id: SlotId) -> u32 {
-    ctx.set_mark(denial_to(slot_id));
+pub fn send_back(ctx: &TcContext) -> u32 {
+    ctx.set_mark(DENIAL);
     // SAFETY: the helper only remembers the interface's number.
     unsafe { bpf_redirect(ctx.ifindex(), 0) as u32 }
 }
 
-/// True for an answer on its way back to that slot, by the port that it came by.
+/// True for an answer on its way back by the port that it came by, and so to who sent what was denied.
 #[inline(always)]
-pub fn is_answer(ctx: &TcContext, slot_id: SlotId) -> bool {
+pub fn is_answer(ctx: &TcContext) -> bool {
     // SAFETY: the verifier allows reads of these context fields.
     let (mark, from) = unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).ingress_ifindex) };
-    mark == denial_to(slot_id) && from == ctx.ifindex()
+    mark == DENIAL && from == ctx.ifindex()
 }
 
 /// A function of its own in BPF too, for its stack.

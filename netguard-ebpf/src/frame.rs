@@ -9,7 +9,7 @@ use aya_ebpf::{
     },
     programs::{TcContext, XdpContext},
 };
-use netguard_common::{SlotId, answer_of, maps::Outcome};
+use netguard_common::{answer_of, maps::Outcome};
 
 use crate::{denial, dry_run, unlisted};
 
@@ -53,9 +53,9 @@ pub trait Frame {
     /// The action that drops the frame.
     fn action_drop(&self) -> u32;
     /// The action that drops the frame and tells whoever sent it, where that can be done.
-    fn action_deny(&self, slot_id: SlotId) -> u32;
+    fn action_deny(&self) -> u32;
     /// The action that sends the query's answer back in its place.
-    fn action_answer(&self, slot_id: SlotId) -> u32;
+    fn action_answer(&self) -> u32;
 }
 
 impl Frame for XdpContext {
@@ -127,12 +127,12 @@ impl Frame for XdpContext {
     }
 
     #[inline(always)]
-    fn action_deny(&self, _: SlotId) -> u32 {
+    fn action_deny(&self) -> u32 {
         self.action_drop() // nothing comes here: what is to be told goes on to TC
     }
 
     #[inline(always)]
-    fn action_answer(&self, _: SlotId) -> u32 {
+    fn action_answer(&self) -> u32 {
         if unlisted::write(self) { xdp_action::XDP_TX } else { self.action_drop() }
     }
 }
@@ -220,12 +220,12 @@ impl Frame for TcContext {
     }
 
     #[inline(always)]
-    fn action_deny(&self, slot_id: SlotId) -> u32 {
-        denial::answer(self, slot_id).unwrap_or(self.action_drop())
+    fn action_deny(&self) -> u32 {
+        denial::answer(self).unwrap_or(self.action_drop())
     }
 
     #[inline(always)]
-    fn action_answer(&self, slot_id: SlotId) -> u32 {
-        if unlisted::write(self) { denial::send_back(self, slot_id) } else { self.action_drop() }
+    fn action_answer(&self) -> u32 {
+        if unlisted::write(self) { denial::send_back(self) } else { self.action_drop() }
     }
 }

@@ -8,7 +8,7 @@ use netguard_common::{
 };
 
 use crate::{
-    denial, dns,
+    dns,
     egress::allow_again,
     flows::{self, Found},
     fragments,
@@ -27,10 +27,6 @@ const WAY: Direction = Direction::Ingress;
 #[inline(always)]
 pub fn decide_and_carry_out(ctx: &TcContext) -> (SlotId, Verdict) {
     policy::in_slot(ctx, |slot_id, slot| {
-        // First, and not where nobody vouches: there Linux 6.1 walks all that follows once more for it, past its limit.
-        if denial::is_answer(ctx, slot_id) {
-            return Ok(Verdict::Continue); // what it answers was counted
-        }
         let scratch = scratch::memory()?;
         let is_ip = scratch.parse(ctx)?;
         let sender = provenance::sender(ctx, scratch, is_ip, slot);

@@ -109,6 +109,10 @@ pub fn ng_br_ingress(ctx: TcContext) -> i32 {
 /// resolver's replies restored to the address that the guest asked.
 #[classifier]
 pub fn ng_port_ingress(ctx: TcContext) -> i32 {
+    if denial::is_answer(&ctx) {
+        provenance::clear(&ctx);
+        return TC_ACT_UNSPEC; // what it answers was counted
+    }
     let (slot_id, verdict) = ingress::decide_and_carry_out(&ctx);
     provenance::clear(&ctx);
     report::finish(&ctx, Hook::PortIngress, Direction::Ingress, slot_id, verdict) as i32

@@ -1,10 +1,8 @@
 //! The maps of the programs: declarations only. Meanings and layouts: `netguard_common`, whose constants
 //! name these statics.
 //!
-//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS`, what stands beside it, and `SLOTS`. What
-//! is allocated ahead are the arrays, about 50 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
-//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS`, `SLOTS` and `NAMES`. What is allocated
-//! ahead are the arrays, about 40 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
+//! Sizes here are upper bounds of what one host needs; the loader sets those of `FLOWS`, what stands beside it, `SLOTS` and `NAMES`.
+//! What is allocated ahead are the arrays, about 50 MB with the default number of flows, and 16 MiB for the buckets of `PINS`.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -36,7 +34,7 @@ const SLOTS_MAX: usize = MAX_SLOT_ID as usize;
 const FLOWS_DEFAULT: u32 = 100_000;
 /// A power of two.
 pub const UPLINK_FRAGMENTS_MAX: usize = 1024;
-const NAMES_DEFAULT: usize = 1 << 14;
+const NAMES_DEFAULT: usize = 1 << 12;
 
 /// Policy maps have room for two policies.
 const BOTH: usize = SIDES.len();

@@ -79,8 +79,8 @@ pub fn finish<F: Frame>(
     }
     match verdict {
         // From here on the frame is no longer what it was.
-        Verdict::Deny(_) if !is_dry_run => frame.action_deny(slot_id),
-        Verdict::Answer if !is_dry_run => frame.action_answer(slot_id),
+        Verdict::Deny(_) if !is_dry_run => frame.action_deny(),
+        Verdict::Answer if !is_dry_run => frame.action_answer(),
         Verdict::Drop(_) | Verdict::Deny(_) => frame.action_drop(),
         Verdict::Pass
         | Verdict::Redirect

@@ -26,7 +26,7 @@ use netguard::{
 };
 pub use netguard_common::vouched_by;
 use netguard_common::{
-    DropReason, Hook, NO_SLOT, denial_to,
+    DENIAL, DropReason, Hook, NO_SLOT,
     flow::Flow,
     maps::{FLOWS, LinkKind, OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT, would_drop},
 };
@@ -391,10 +391,10 @@ impl Kernel {
     }
 }
 
-/// True if the frame was dropped and has become the answer to itself, on its way back to slot 1.
+/// True if the frame was dropped and has become the answer to itself, on its way back.
 #[must_use]
 pub fn is_told(probed: &Probed) -> bool {
-    (probed.action, probed.mark) == (TC_REDIRECT, denial_to(1))
+    (probed.action, probed.mark) == (TC_REDIRECT, DENIAL)
 }
 
 /// The kernel's clock, in nanoseconds.

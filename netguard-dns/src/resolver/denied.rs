@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use netguard_common::dns_denial::DnsDenial;
 
-use super::{Asking, Client, Desk, Resolver};
+use super::{Desk, Resolver};
 use crate::{Decision, Denial, Moment, QueryRecord, Transport};
 
 /// Where one thread tells of them.
@@ -29,14 +29,22 @@ impl Denied {
         if query.name.read(name).is_none() {
             return; // no program writes such a record
         }
-        query.record_type = denial.record_type;
-        let slot = self.resolver.slot(denial.slot_id);
-        let came = Moment::from_ns(denial.time_ns);
-        let client = Client { address: denial.client.into(), transport: Transport::Udp, came };
-        let asking = Asking { rules: &rules, own, slot: &slot, client, now: came };
-        let decided = (Decision::Denied(Denial::Unlisted, None), denial.rcode.into());
-        let record = asking.record(query, decided, None, false);
-        log.write(&QueryRecord { latency: Duration::ZERO, ..record });
+        log.write(&QueryRecord {
+            slot_id: denial.slot_id,
+            slot: &own.name,
+            runtime: &own.runtime,
+            client: denial.client.into(),
+            transport: Transport::Udp,
+            name: query.name.lower(),
+            record_type: denial.record_type,
+            decision: Decision::Denied(Denial::Unlisted, None),
+            rcode: denial.rcode.into(),
+            addresses: &[],
+            upstream: None,
+            cached: false,
+            came: Moment::from_ns(denial.time_ns),
+            latency: Duration::ZERO,
+        });
     }
 
     /// Hands over what is written if it is enough or old enough. Returns when to call this again at the latest.

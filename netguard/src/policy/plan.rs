@@ -202,7 +202,8 @@ fn add_names(entry: &mut SlotEntry, slot: &Slot, policy: &Policy) -> Vec<(u64, A
 
 /// Room for the next plan's names beside these; a power of two, so that a few more need no other map.
 fn name_entries(names: &BTreeMap<u64, Arc<Suffixes>>) -> u32 {
-    const LEAST: u32 = 1 << 14;
+    /// So few that what says that a name is not there stays in a processor's own cache.
+    const LEAST: u32 = 1 << 12;
     let wanted: usize = names.values().map(|suffixes| suffixes.len()).sum();
     let both = u32::try_from(wanted * SIDES.len()).unwrap_or(u32::MAX >> 1);
     both.max(LEAST).checked_next_power_of_two().unwrap_or(1 << 31)
