@@ -123,7 +123,7 @@ fn reload(lab: &Lab, config: &str) {
 /// How many entries the pinned table has, and into how many shares it is divided.
 fn table(lab: &Lab) -> (u64, u64) {
     let entries = |map: &str| {
-        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v7/{map}", lab.instance());
+        let pin = lab.map(map);
         let shown = lab.exec("hv", &format!("bpftool -j map show pinned {pin}"));
         let shown: serde_json::Value = serde_json::from_str(shown.success()).expect("JSON");
         shown["max_entries"].as_u64().expect("a number")

@@ -318,7 +318,7 @@ fn the_kernel_shows_what_is_loaded_with_readable_names() {
     assert_eq!(checked, 5 * 4 + 2, "two programs on each port, two on each bridge and uplink");
     let _ = lab.exec("slot1", "ping -c 1 -W 0.05 10.2.0.2");
     let dump = |map: &str| {
-        let pin = format!("/sys/fs/bpf/netguard/{}/maps-v7/{map}", lab.instance());
+        let pin = lab.map(map);
         lab.exec("hv", &format!("bpftool map dump pinned {pin}")).success().to_owned()
     };
     for (map, fields) in [

@@ -292,7 +292,7 @@ fn a_bridge_that_changes_its_mac_keeps_its_dns() {
     }
     let lab = Lab::up("veth");
     let _ = lab.exec("hv", "ip link set br-slot1 address 02:00:00:00:99:01").success();
-    let slots = format!("/sys/fs/bpf/netguard/{}/maps-v7/SLOTS", lab.instance());
+    let slots = lab.map("SLOTS");
     // 0x99 = 153: the map follows the news of the link.
     until("the map has the new MAC", || {
         lab.exec("hv", &format!("bpftool map dump pinned {slots}")).stdout.contains("153,1")

@@ -58,6 +58,9 @@ pub const NAT: &str = "NAT";
 /// `Outside -> u32`: connections of the host and of others behind it that have a port as translated flows have. By their own port
 /// the one that they have outside, which is another one where a flow has theirs; by that one their own.
 pub const ELSEWHERE: &str = "ELSEWHERE";
+/// Array of words, a bit for each port as translated flows have: set for good once a key in [`ELSEWHERE`] has it, see
+/// [`crate::translation::port_bit`].
+pub const ELSEWHERE_PORTS: &str = "ELSEWHERE_PORTS";
 /// `PortKey -> UplinkEntry`: the uplinks that the fast path may take.
 pub const UPLINKS: &str = "UPLINKS";
 /// Array of [`crate::flow::Fragment`]: first fragments that passed, by slot.
@@ -83,13 +86,14 @@ pub const ASKED: &str = "ASKED";
 pub const DENIALS: &str = "DENIALS";
 
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 14] = [
+pub const STATE_MAPS: [&str; 15] = [
     PASSED,
     COUNTERS,
     FLOWS,
     TRANSLATIONS,
     NAT,
     ELSEWHERE,
+    ELSEWHERE_PORTS,
     FRAGMENTS,
     SPENT,
     ASKED,

@@ -112,6 +112,17 @@ pub const fn is_nat_port(port: u16) -> bool {
 /// How many connections that are not slots' are remembered with such a port; the longest unused go first.
 pub const ELSEWHERE_MAX: u32 = 16_384;
 
+/// How many words the map `ELSEWHERE_PORTS` has.
+pub const PORT_WORDS: u32 = NAT_PORTS as u32 / u64::BITS;
+
+/// Which bit of which word stands for such a port.
+#[must_use]
+#[inline(always)]
+pub const fn port_bit(port: u16) -> (u32, u64) {
+    let number = (port & (NAT_PORTS - 1)) as u32;
+    (number / u64::BITS, 1 << (number % u64::BITS))
+}
+
 /// How many words a bucket of `NAT` has.
 pub const NAT_WAYS: u32 = 8;
 
@@ -205,6 +216,17 @@ mod tests {
             assert!(!core::mem::replace(&mut seen[usize::from(outside - NAT_FIRST_PORT)], true));
         }
         assert_ne!(preferred_port(&key(2, 1)), preferred_port(&key(3, 1)));
+    }
+
+    #[test]
+    fn every_port_has_a_bit_of_its_own() {
+        let mut words = [0; PORT_WORDS as usize];
+        for port in (0..=u16::MAX).filter(|port| is_nat_port(*port)) {
+            let (word, bit) = port_bit(port);
+            assert_eq!(words[word as usize] & bit, 0, "{port}");
+            words[word as usize] |= bit;
+        }
+        assert!(words.iter().all(|word| *word == u64::MAX));
     }
 
     #[test]

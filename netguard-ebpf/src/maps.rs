@@ -21,7 +21,7 @@ use netguard_common::{
     names::NameKey,
     pin::{PinEntry, PinKey},
     record::{DropRecord, RING_BYTES},
-    translation::{ELSEWHERE_MAX, Outside, Translation, nat_entries},
+    translation::{ELSEWHERE_MAX, Outside, PORT_WORDS, Translation, nat_entries},
 };
 
 /// Allocate entries when they come, not at load: most hosts use a small part.
@@ -84,6 +84,9 @@ pub static NAT: Array<u64, { nat_entries(flow_entries(FLOWS_DEFAULT)) as usize }
 
 #[btf_map]
 pub static ELSEWHERE: LruHashMap<Outside, u32, { ELSEWHERE_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static ELSEWHERE_PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
 
 /// Packets in fragments that have come by an uplink, of all slots.
 #[btf_map]

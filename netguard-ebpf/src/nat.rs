@@ -15,13 +15,13 @@ use netguard_common::{
     maps::UplinkEntry,
     translation::{
         NAT_WAYS, Outside, Translation, nat_flow, nat_matches, nat_place, nat_word, next_port,
-        preferred_port,
+        port_bit, preferred_port,
     },
 };
 
 use crate::{
     atomic, flows,
-    maps::{ELSEWHERE, NAT, TRANSLATIONS},
+    maps::{ELSEWHERE, ELSEWHERE_PORTS, NAT, TRANSLATIONS},
     packet::TCP,
     scratch::Scratch,
     words::put_words,
@@ -194,6 +194,9 @@ pub fn port_elsewhere(scratch: &mut Scratch, mask: u32) -> u32 {
             return own.into(); // nothing is free: it meets a slot's flow
         }
     }
+    // Before who asks for the port could miss the connection.
+    note_port(own);
+    note_port(scratch.outside.port_be);
     let port = u32::from(scratch.outside.port_be);
     let _ = ELSEWHERE.insert(scratch.own, port, 0);
     if scratch.outside.port_be != own {
@@ -205,6 +208,9 @@ pub fn port_elsewhere(scratch: &mut Scratch, mask: u32) -> u32 {
 /// The port that somebody else's connection has of its own, whose answer looks like that; 0 if it is none that was given another.
 #[inline(always)]
 pub fn own_port(outside: &Outside) -> u16 {
+    if !is_noted(outside.port_be) {
+        return 0;
+    }
     // SAFETY: nobody takes the value for more than the moment.
     unsafe { ELSEWHERE.get(outside.answered()) }.map_or(0, |port| *port as u16)
 }
@@ -213,7 +219,26 @@ pub fn own_port(outside: &Outside) -> u16 {
 #[inline(always)]
 pub fn is_elsewhere(outside: &Outside) -> bool {
     // SAFETY: nobody takes the values for more than the moment.
-    unsafe { ELSEWHERE.get(outside).is_some() || ELSEWHERE.get(outside.answered()).is_some() }
+    let is_known = |key: Outside| unsafe { ELSEWHERE.get(key) }.is_some();
+    is_noted(outside.port_be) && (is_known(*outside) || is_known(outside.answered()))
+}
+
+/// False if no connection that is not a slot's ever had that port: on most hosts none has any, and to look one up takes longer
+/// than all else about a port.
+#[inline(always)]
+fn is_noted(port_be: u16) -> bool {
+    let (place, bit) = port_bit(u16::from_be(port_be));
+    // SAFETY: an aligned word of the map, which stays valid for the whole program.
+    ELSEWHERE_PORTS.get_ptr(place).is_some_and(|word| unsafe { word.read_volatile() } & bit != 0)
+}
+
+#[inline(always)]
+fn note_port(port_be: u16) {
+    let (place, bit) = port_bit(u16::from_be(port_be));
+    if let Some(word) = ELSEWHERE_PORTS.get_ptr_mut(place) {
+        // SAFETY: an aligned word of the map, which stays valid for the whole program.
+        unsafe { atomic::set(word, bit) };
+    }
 }
 
 /// 1 if neither a connection of the host's own nor one that it forwards for others looks as [`Scratch::outside`] does.

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use netguard::lab::enter;
+use netguard::{datapath::PinDirectory, lab::enter};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -125,6 +125,13 @@ impl Lab {
     #[must_use]
     pub fn instance(&self) -> String {
         format!("lab-{}", self.name)
+    }
+
+    /// Where a map of that instance is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> String {
+        let instance = self.instance().parse().expect("an instance");
+        PinDirectory::of(&instance).map(name).display().to_string()
     }
 
     /// Writes another configuration where the lab's own is, for the next daemon. The hosts stay as they were built.
