@@ -81,6 +81,8 @@ unsafe impl<const N: usize> Header for [u8; N] {}
 // SAFETY: integers.
 unsafe impl Header for [u64; 2] {}
 // SAFETY: integers.
+unsafe impl Header for [u32; 3] {}
+// SAFETY: integers.
 unsafe impl<const N: usize> Header for [u16; N] {}
 // SAFETY: an integer.
 unsafe impl Header for u8 {}

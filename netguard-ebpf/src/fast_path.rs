@@ -7,7 +7,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, bpf_redir_neigh},
-    helpers::bpf_redirect_neigh,
+    helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
 use netguard_common::{
@@ -17,6 +17,7 @@ use netguard_common::{
 };
 
 use crate::{
+    cursor::Window,
     dry_run::is_dry_run,
     fragments, nat,
     packet::{Packet, TCP, UDP},
@@ -134,7 +135,7 @@ fn go(ctx: &TcContext, scratch: &mut Scratch) -> Option<u32> {
         fragments::take_along(scratch, slot_id, Direction::Egress, scratch.flow_index());
     }
     ctx.set_mark(fast_path_of(slot_id));
-    Some(send(scratch))
+    Some(send(ctx, scratch))
 }
 
 /// Asks the host's routing for a way that the fast path can take.
@@ -181,8 +182,16 @@ fn remember_way_back(ctx: &TcContext, packet: &Packet, translation: &mut Transla
 }
 
 #[inline(always)]
-fn send(scratch: &mut Scratch) -> u32 {
-    let way = &raw mut scratch.departure.way;
+fn send(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
+    let way = &mut scratch.departure.way;
+    if way.is_known == 1 {
+        // It was parsed, so that does not fail.
+        let Ok(ethernet) = Window::<12>::at(ctx, 0) else { return TC_ACT_SHOT as u32 };
+        ethernet.store::<_, 0>(way.addresses);
+        // SAFETY: the helper only remembers the interface's number.
+        return unsafe { bpf_redirect(way.ifindex, 0) as u32 };
+    }
+    let way = &raw mut *way;
     // SAFETY: the helper copies the structure, whose size it gets.
     unsafe {
         bpf_redirect_neigh(

@@ -137,7 +137,8 @@ fn hash_of(index: u32, now_ns: u64) -> u64 {
     // SAFETY: the entries stay readable for the whole program; whoever changes them meanwhile makes another flow of them, and
     // the worst that comes of it is a port that is not taken.
     let (flow, translation) = unsafe { (&*flow, &*translation) };
-    if translation.port_be == 0 || is_over(flow.state, flow.seen_ns, now_ns) {
+    // In this order: most that is asked for here is over, and what stands beside it is somewhere else in memory.
+    if is_over(flow.state, flow.seen_ns, now_ns) || translation.port_be == 0 {
         return 0;
     }
     Outside::of(&flow.key, translation).hash()

@@ -68,6 +68,10 @@ pub struct Known {
 pub struct Way {
     pub ifindex: u32,
     pub next_hop: bpf_redir_neigh,
+    /// The Ethernet addresses of the next hop and of the interface, where the neighbour is known.
+    pub addresses: [u32; 3],
+    /// 1 if the kernel has told all of it for an earlier packet: by that one it knows that the neighbour is still asked for.
+    pub is_known: u32,
 }
 
 /// How many ways are remembered; a power of two.
@@ -84,11 +88,16 @@ pub fn way(
     if is_known(scratch, bridge_ifindex) == 1 {
         let known = &scratch.known[place(scratch)];
         if length <= known.length {
-            return (Route::Found, known.way);
+            return (Route::Found, Way { is_known: 1, ..known.way });
         }
     }
     let route = find(ctx, bridge_ifindex, scratch, length);
-    let way = Way { ifindex: scratch.lookup.ifindex, next_hop: next_hop(&scratch.lookup) };
+    let way = Way {
+        ifindex: scratch.lookup.ifindex,
+        next_hop: next_hop(&scratch.lookup),
+        addresses: addresses(&scratch.lookup),
+        is_known: 0,
+    };
     if route == Route::Found {
         let (src, dst) = (scratch.packet.src.words(), scratch.packet.dst.words());
         let told_ns = scratch.now_ns;
@@ -172,6 +181,13 @@ fn next_hop(lookup: &Lookup) -> bpf_redir_neigh {
         nh_family: lookup.family.into(),
         __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh },
     }
+}
+
+/// The Ethernet addresses that a frame to the neighbour bears.
+#[inline(always)]
+fn addresses(lookup: &Lookup) -> [u32; 3] {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (lookup.dmac, lookup.smac);
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
 }
 
 /// The longest packet of an interface; 0 if there is none such.
