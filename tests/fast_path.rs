@@ -156,6 +156,32 @@ fn packets_leave_with_the_hosts_address_and_their_answers_come_back() {
     });
 }
 
+/// Some of them leave by a way that is known from the one before.
+#[test]
+fn every_frame_bears_the_hosts_address_and_its_neighbours() {
+    const FRAMES: usize = 256;
+    if !can_use_kernel() {
+        return;
+    }
+    let (lab, peer, host) = acquainted();
+    let (guest, server, from) = exchange(&lab, peer, host);
+    let text = |host| lab.mac(host, "eth0").map(|byte| format!("{byte:02x}")).join(":");
+    let (source, destination) = (text("hv"), text("net"));
+    let rule = format!("ether saddr {source} ether daddr {destination} udp dport {PORT} counter");
+    let chain = "add chain inet seen arriving { type filter hook prerouting priority -300; }";
+    let script = format!("nft 'add table inet seen; {chain}; add rule inet seen arriving {rule}'");
+    let _ = lab.shell("net", &script).success();
+    for _ in 0..FRAMES {
+        let _ = guest.send(b"one of many").expect("it is sent");
+    }
+    let mut buffer = [0; 64];
+    for _ in 0..FRAMES {
+        assert_eq!(server.recv_from(&mut buffer).expect("it arrives").1, from);
+    }
+    let seen = lab.exec("net", "nft list table inet seen").success().to_owned();
+    assert!(seen.contains(&format!("packets {FRAMES} ")), "{seen}");
+}
+
 #[test]
 fn the_slow_path_is_there_without_it() {
     if !can_use_kernel() {
