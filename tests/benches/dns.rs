@@ -37,6 +37,7 @@ use names::Load;
 use netguard_tests::{
     hosts::{enter_new_namespace, ip},
     lab::Background,
+    report::Report,
     spread::Spread,
 };
 use nix::{
@@ -124,10 +125,11 @@ fn compare() -> Result<()> {
         report::table(load.name, load.about, rows);
     }
     report::caution(&tables);
-    println!();
-    for (load, rows) in loads.iter().zip(&tables).filter(|(load, _)| load.name != "mixed") {
-        report::targets(load.name, rows);
+    let mut report = Report::new("dns");
+    for (load, rows) in loads.iter().zip(&tables) {
+        report::targets(load.name, rows, &mut report);
     }
+    report.finish();
     logs(servers)?;
     pin(SERVER_CORE)?;
     allowlist::compare()

@@ -17,6 +17,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 const DENIED: usize = 10_000;
 /// What answers to UDP may hold, as the resolvers agreed to (DNS flag day 2020).
 pub const PAYLOAD: u16 = 1232;
+/// The load of many sockets.
+pub const SCATTERED: &str = "scattered";
 
 /// The repository's `target`, where xtask has put the peers.
 pub fn target() -> PathBuf {
@@ -95,7 +97,7 @@ impl Load {
                 SOCKETS,
                 no().chain(yes().cycle().take(DENIED)).collect(),
             ),
-            load("scattered", "as denied, one query a socket", IN_FLIGHT, no().collect()),
+            load(SCATTERED, "as denied, one query a socket", IN_FLIGHT, no().collect()),
         ]
     }
 }

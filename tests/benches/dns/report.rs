@@ -1,8 +1,11 @@
-//! The tables and the targets that are printed. Nothing is asserted: a machine that is busy is no failed test.
+//! The tables that are printed, and what is promised. Nothing is asserted: a machine that is busy is no failed test.
 
-use netguard_tests::spread::Spread;
+use netguard_tests::{
+    report::{Bound, Report, Row as Figures},
+    spread::Spread,
+};
 
-use super::load::Counted;
+use super::{load::Counted, names::SCATTERED};
 
 /// What was measured of one server under one load.
 pub struct Row {
@@ -86,21 +89,22 @@ pub fn caution(tables: &[Vec<Row>]) {
     }
 }
 
-/// Prints what is promised of one load, and what came of it.
-pub fn targets(name: &str, rows: &[Row]) {
+/// What is promised of one load, and what came of it.
+pub fn targets(name: &str, rows: &[Row], report: &mut Report) {
     let Some(subject) = rows.iter().find(|row| row.is_netguard() && row.logs) else { return };
     for (logs, target) in TARGETS {
         let peers = || rows.iter().filter(|row| row.is_peer() && row.logs == logs);
         let by_kqps = peers().max_by(|a, b| a.kqps().median.total_cmp(&b.kqps().median));
         let by_cpu = peers().min_by(|a, b| a.cpu_us().median.total_cmp(&b.cpu_us().median));
         let (Some(by_kqps), Some(by_cpu)) = (by_kqps, by_cpu) else { continue };
-        println!(
-            "{name}, netguard with log / best peer {} log: {:.2}x {} (target {target}x); by CPU {:.2}x {}",
-            if logs { "with" } else { "without" },
-            subject.kqps().median / by_kqps.kqps().median,
-            by_kqps.server,
-            by_cpu.cpu_us().median / subject.cpu_us().median,
-            by_cpu.server,
-        );
+        let best = |row: &Row| format!("{}, {} log", row.server, if logs { "with" } else { "no" });
+        let what = format!("queries, {name}, with log");
+        let rate = Figures::new(what, "k/s", subject.kqps()).beside(best(by_kqps), by_kqps.kqps());
+        // Where every query has a socket of its own, servers do what the kernel does for them.
+        let is_promised = name != SCATTERED;
+        report.add(if is_promised { rate.bound(Bound::AtLeast(target)) } else { rate });
+        let what = format!("a query, {name}, with log");
+        let cost = Figures::new(what, "µs", subject.cpu_us());
+        report.add(cost.beside(best(by_cpu), by_cpu.cpu_us()));
     }
 }
