@@ -31,6 +31,7 @@ pub struct Config {
     source: problem::Source,
     path: PathBuf,
     texts: texts::Texts,
+    shelf: check::Shelf,
     is_file: bool,
     waits_for_bridges: bool,
 }
@@ -55,22 +56,24 @@ impl Config {
     }
 
     fn of_texts(path: &Path, texts: texts::Texts, is_file: bool) -> Result<Self, Problems> {
-        Self::of_parts(path, texts, is_file, "")
+        Self::of_parts(path, texts, check::Shelf::default(), is_file, "")
     }
 
-    /// The same with more `[[slot]]` entries behind the file's own.
+    /// The same with more `[[slot]]` entries behind the file's own. Lists that were read already are not read again.
     ///
     /// # Errors
     ///
     /// Everything that is wrong with them, beside the others.
     pub fn with_slots(&self, entries: &str) -> Result<Self, Problems> {
-        let whole = Self::of_parts(&self.path, self.texts.clone(), self.is_file, entries)?;
+        let (texts, shelf) = (self.texts.clone(), self.shelf.clone());
+        let whole = Self::of_parts(&self.path, texts, shelf, self.is_file, entries)?;
         Ok(Self { waits_for_bridges: self.waits_for_bridges, ..whole })
     }
 
     fn of_parts(
         path: &Path,
         mut texts: texts::Texts,
+        shelf: check::Shelf,
         is_file: bool,
         entries: &str,
     ) -> Result<Self, Problems> {
@@ -82,9 +85,9 @@ impl Config {
             Ok(file) => file,
             Err(error) => return Err(Problems::from_toml(&source, &error)),
         };
-        let (policy, lines) = check::check(&file, &source, &mut texts)?;
-        let waits_for_bridges = false;
-        Ok(Self { policy, lines, source, path: path.to_owned(), texts, is_file, waits_for_bridges })
+        let (policy, lines, shelf) = check::check(&file, &source, &mut texts, shelf)?;
+        let (path, waits_for_bridges) = (path.to_owned(), false);
+        Ok(Self { policy, lines, source, path, texts, shelf, is_file, waits_for_bridges })
     }
 
     /// The configuration as its file is now; one that is of no file is what it was.

@@ -6,17 +6,16 @@ mod host;
 mod names;
 mod slots;
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use toml::Spanned;
 
-pub(super) use names::shipped_allowlist;
+pub(super) use names::{Shelf, shipped_allowlist};
 
 use super::{
     file,
     lines::Lines,
-    name_lines::Categories,
     problem::{Problem, Problems, Source},
     template,
     texts::Texts,
@@ -24,13 +23,14 @@ use super::{
 use crate::policy::Policy;
 
 /// Checks the file and says what it means, with the places of the slots' keys, or everything that is wrong
-/// with it.
+/// with it. What is on the shelf of the same texts is not read again.
 pub(super) fn check(
     file: &file::File,
     source: &Source,
     texts: &mut Texts,
-) -> Result<(Policy, Lines), Problems> {
-    let mut checker = Checker { source, texts, problems: Vec::new(), categories: None };
+    shelf: Shelf,
+) -> Result<(Policy, Lines, Shelf), Problems> {
+    let mut checker = Checker { source, texts, problems: Vec::new(), shelf };
     if file.slots.is_empty() {
         // A file that was cut short must not take the guards of every slot away.
         let message = "no slot is named: add [[slot]]; to stop guarding, use `netguard unload`";
@@ -52,10 +52,10 @@ pub(super) fn check(
     let flows_max = checker.flows_max(&file.limits);
     let mut dns = checker.dns(&file.dns, &slots, &entries);
     dns.denied_in_kernel = file.datapath.dns_denials.unwrap_or(true);
-    let Checker { problems, categories, .. } = checker;
+    let Checker { problems, shelf, .. } = checker;
     Problems::unless_empty(problems)?;
-    let lines = Lines::of(file, &entries, categories);
-    Ok((Policy { slots, runtimes, gate, host, flows_max, dns }, lines))
+    let lines = Lines::of(file, &entries, shelf.categories.clone());
+    Ok((Policy { slots, runtimes, gate, host, flows_max, dns }, lines, shelf))
 }
 
 fn overlap(one: &IpNet, other: &IpNet) -> bool {
@@ -75,8 +75,8 @@ struct Checker<'a> {
     source: &'a Source,
     texts: &'a mut Texts,
     problems: Vec<Problem>,
-    /// Where the names of the allowlist's categories stand.
-    categories: Option<Arc<Categories>>,
+    /// What was read of texts beside the file.
+    shelf: Shelf,
 }
 
 impl Checker<'_> {

@@ -1,5 +1,5 @@
 //! What a file says of names: categories, lists and single names, for all slots and for one. What several slots share
-//! is read and kept once.
+//! is read and kept once, and what stands in texts beside the file also when slots are added to it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,7 +36,7 @@ pub(super) fn of_slots(
     dns: &file::Dns,
     entries: &[template::Entry],
 ) -> BTreeMap<SlotId, SlotDns> {
-    let Some(mut shelf) = Shelf::open(checker, dns) else { return BTreeMap::new() };
+    let mut reader = Reader { dns, categories: None, single: HashMap::new() };
     let hosts = Chosen {
         categories: dns.categories.as_deref(),
         lists: dns.lists.as_deref(),
@@ -44,7 +44,7 @@ pub(super) fn of_slots(
         origin: origin::NAMES,
     };
     // Also if every slot has keys of its own: what is wrong with them is wrong.
-    shelf.allowlist(checker, hosts);
+    reader.allowlist(checker, hosts);
     let mut slots = BTreeMap::new();
     for entry in entries {
         let own = &entry.rest.dns;
@@ -54,12 +54,10 @@ pub(super) fn of_slots(
             names: own.names.as_deref().or(hosts.names),
             origin: if own.names.is_some() { origin::OWN_NAMES } else { origin::NAMES },
         };
-        let allowlist = shelf.allowlist(checker, chosen);
+        let allowlist = reader.allowlist(checker, chosen);
         let limits = limits(&entry.rest.limits);
         slots.insert(*entry.id.get_ref(), SlotDns { allowlist, limits });
     }
-    let Shelf { source, places: names, .. } = shelf;
-    checker.categories = Some(Arc::new(Categories { source, names }));
     slots
 }
 
@@ -87,32 +85,39 @@ fn limits(limits: &file::SlotLimits) -> QueryLimits {
     }
 }
 
-/// Sets that are read already. What is wrong with one is told once.
-struct Shelf {
-    categories: AllowlistFile,
-    source: Source,
-    /// Where names of categories stand.
-    places: HashMap<String, usize>,
-    /// By the places of their names in the file: slots of one template have the same.
+/// What was read of texts beside the file: they do not change, so neither does this when slots are added.
+#[derive(Clone, Debug, Default)]
+pub(in crate::config) struct Shelf {
+    /// Where the names of categories that count stand.
+    pub(in crate::config) categories: Option<Arc<Categories>>,
+    /// By which categories are chosen; all of them if none is said to be.
     chosen: HashMap<Option<Vec<String>>, Arc<NameSet>>,
     lists: HashMap<PathBuf, Arc<NameSet>>,
-    single: HashMap<usize, Arc<NameSet>>,
 }
 
 impl Shelf {
-    /// With the categories of the file that the operator names, or of the shipped one.
-    fn open(checker: &mut Checker<'_>, dns: &file::Dns) -> Option<Self> {
-        let of = |categories, source| Self {
-            categories,
-            source,
-            places: HashMap::new(),
-            chosen: HashMap::new(),
-            lists: HashMap::new(),
-            single: HashMap::new(),
-        };
-        let Some(path) = &dns.allowlist else {
-            let source = Source::new(Path::new("the shipped allowlist"), SHIPPED_ALLOWLIST);
-            return Some(of(shipped_allowlist(), source));
+    /// With the file of categories that has that text.
+    fn begin(&mut self, source: Source) {
+        let fresh = || Arc::new(Categories { source, names: HashMap::new() });
+        let _ = self.categories.get_or_insert_with(fresh);
+    }
+}
+
+/// Reads what is on no shelf. What is wrong with a set is told once.
+struct Reader<'a> {
+    dns: &'a file::Dns,
+    /// Open since something of it was wanted; nothing if it cannot be read.
+    categories: Option<Option<AllowlistFile>>,
+    /// By the places of their names in the file: slots of one template have the same.
+    single: HashMap<usize, Arc<NameSet>>,
+}
+
+impl Reader<'_> {
+    /// The categories of the file that the operator names, or of the shipped one.
+    fn open(&self, checker: &mut Checker<'_>) -> Option<AllowlistFile> {
+        let Some(path) = &self.dns.allowlist else {
+            checker.shelf.begin(Source::new(Path::new("the shipped allowlist"), SHIPPED_ALLOWLIST));
+            return Some(shipped_allowlist());
         };
         let full = checker.source.beside(path.get_ref());
         let text = match checker.texts.read(&full) {
@@ -125,7 +130,10 @@ impl Shelf {
         };
         let source = Source::new(&full, &text);
         match toml::from_str(&text) {
-            Ok(categories) => Some(of(categories, source)),
+            Ok(categories) => {
+                checker.shelf.begin(source);
+                Some(categories)
+            }
             Err(error) => {
                 checker.problems.push(source.toml_problem(&error));
                 None
@@ -136,7 +144,7 @@ impl Shelf {
     fn allowlist(&mut self, checker: &mut Checker<'_>, chosen: Chosen<'_>) -> Allowlist {
         let mut sets = vec![self.categories(checker, chosen.categories)];
         for path in chosen.lists.unwrap_or_default() {
-            sets.push(self.list(checker, path));
+            sets.push(Self::list(checker, path));
         }
         sets.push(self.names(checker, chosen.names.unwrap_or_default(), chosen.origin));
         Allowlist::of(sets)
@@ -149,20 +157,37 @@ impl Shelf {
         chosen: Option<&[Spanned<String>]>,
     ) -> Arc<NameSet> {
         let key = chosen.map(|chosen| chosen.iter().map(|it| it.get_ref().clone()).collect());
-        if let Some(set) = self.chosen.get(&key) {
+        if let Some(set) = checker.shelf.chosen.get(&key) {
             return Arc::clone(set);
         }
+        let set = Arc::new(self.read_categories(checker, chosen).unwrap_or_default());
+        checker.shelf.chosen.insert(key, Arc::clone(&set));
+        set
+    }
+
+    fn read_categories(
+        &mut self,
+        checker: &mut Checker<'_>,
+        chosen: Option<&[Spanned<String>]>,
+    ) -> Option<NameSet> {
+        if self.categories.is_none() {
+            self.categories = Some(self.open(checker));
+        }
+        let categories = self.categories.as_ref()?.as_ref()?;
         for wanted in chosen.into_iter().flatten() {
-            if !self.categories.contains_key(wanted.get_ref()) {
-                let known = self.categories.keys().cloned().collect::<Vec<_>>().join(", ");
+            if !categories.contains_key(wanted.get_ref()) {
+                let known = categories.keys().cloned().collect::<Vec<_>>().join(", ");
                 let message = format!("no category {:?}; there are {known}", wanted.get_ref());
                 checker.refuse(wanted, message);
             }
         }
+        let Categories { source, names } = Arc::make_mut(checker.shelf.categories.as_mut()?);
         let mut set = NameSet::default();
-        for (category, list) in &self.categories {
-            let is_wanted = |wanted: &Vec<String>| wanted.contains(category);
-            if !key.as_ref().is_none_or(is_wanted) {
+        for (category, list) in categories {
+            let is_wanted = |chosen: &[Spanned<String>]| {
+                chosen.iter().any(|wanted| wanted.get_ref() == category)
+            };
+            if !chosen.is_none_or(is_wanted) {
                 continue;
             }
             set.begin(category);
@@ -170,26 +195,24 @@ impl Shelf {
                 let at = name.span().start;
                 let entry = name.get_ref().parse::<Entry>().map_err(|error| error.to_string());
                 let added = entry.and_then(|entry| {
-                    self.places.entry(entry.rule()).or_insert(at);
+                    names.entry(entry.rule()).or_insert(at);
                     set.add(&entry).map_err(|error| error.to_string())
                 });
                 if let Err(message) = added {
-                    checker.problems.push(self.source.problem(at, message));
+                    checker.problems.push(source.problem(at, message));
                 }
             }
         }
         set.finish();
-        let set = Arc::new(set);
-        self.chosen.insert(key, Arc::clone(&set));
-        set
+        Some(set)
     }
 
     /// The names of a file, one on each line; `#` begins a comment.
-    fn list(&mut self, checker: &mut Checker<'_>, path: &Spanned<PathBuf>) -> Arc<NameSet> {
+    fn list(checker: &mut Checker<'_>, path: &Spanned<PathBuf>) -> Arc<NameSet> {
         /// A file of something else has a problem on every line.
         const PROBLEMS_MAX: usize = 10;
         let full = checker.source.beside(path.get_ref());
-        if let Some(set) = self.lists.get(&full) {
+        if let Some(set) = checker.shelf.lists.get(&full) {
             return Arc::clone(set);
         }
         let mut set = NameSet::default();
@@ -220,7 +243,7 @@ impl Shelf {
         }
         set.finish();
         let set = Arc::new(set);
-        self.lists.insert(full, Arc::clone(&set));
+        checker.shelf.lists.insert(full, Arc::clone(&set));
         set
     }
 
@@ -242,5 +265,56 @@ impl Shelf {
         let set = Arc::new(set);
         self.single.insert(key, Arc::clone(&set));
         set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netguard_dns::{DomainName, WireName};
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_slot_more_reads_nothing_that_was_read_already() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = directory.path().join("list");
+        std::fs::write(&list, "listed.example\n").unwrap();
+        let text = format!(
+            "[dns]\nupstreams = [\"1.1.1.1\"]\ncategories = [\"code-hosting\"]\nlists = [{list:?}]\n\
+             [[slot]]\nname = \"one\"\nid = 1\nsubnet = \"10.1.0.0/24\"\n"
+        );
+        let config = Config::parse(&text, Path::new("test")).unwrap();
+        std::fs::remove_file(&list).unwrap();
+        let with = |more: &str| {
+            let slot = "[[slot]]\nname = \"two\"\nid = 2\nsubnet = \"10.2.0.0/24\"\n";
+            config.with_slots(&format!("{slot}{more}")).unwrap()
+        };
+        let sets = |config: &Config, id| config.policy.dns.slots[&id].allowlist.sets().to_vec();
+        let more = with("");
+        let before = sets(&config, 1);
+        assert_eq!(before.len(), 2);
+        for id in [1, 2] {
+            assert!(
+                before.iter().zip(&sets(&more, id)).all(|(one, other)| Arc::ptr_eq(one, other))
+            );
+        }
+        // What is chosen now only is read now.
+        let other = with("dns.categories = [\"ai-services\"]\n");
+        let covers = |config: &Config, id, name: &str| {
+            let name = WireName::from(&name.parse::<DomainName>().unwrap());
+            sets(config, id).iter().any(|set| set.covers(&name))
+        };
+        for (name, by_one, by_two) in [
+            ("github.com", true, false),
+            ("api.openai.com", false, true),
+            ("listed.example", true, true),
+        ] {
+            assert_eq!(covers(&other, 1, name), by_one, "{name}");
+            assert_eq!(covers(&other, 2, name), by_two, "{name}");
+        }
+        let places = |config: &Config| config.shelf.categories.as_ref().unwrap().names.len();
+        assert!(places(&other) > places(&config));
+        assert_eq!(places(&more), places(&config));
     }
 }
