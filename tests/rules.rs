@@ -1,7 +1,7 @@
 //! What a slot's keys in the file open and close, by the programs that the kernel has loaded.
 
 use DropReason as R;
-use netguard_common::{DropReason, Hook, NO_SLOT};
+use netguard_common::{DENIAL, DropReason, Hook, NO_SLOT};
 use netguard_tests::{
     can_use_kernel,
     kernel::{FROM_HOST, FROM_SLOT1, Kernel, Outcome, vouched_by},
@@ -499,8 +499,11 @@ fn a_frame_that_crosses_a_bridge_is_judged_by_whose_port_let_it_on() {
         assert_eq!(enter(&mut kernel, &frame, 2), dropped(R::CrossSlot));
         assert_eq!(enter(&mut kernel, &frame, 3), dropped(R::CrossRuntime));
         assert_eq!(enter(&mut kernel, &frame, 9), dropped(R::CrossRuntime), "no slot at all");
-        let (unmarked, _) = kernel.probe(Hook::PortIngress, &frame, 0);
-        assert_eq!(unmarked, dropped(R::UnguardedPort));
+        // The mark of an answer to what was denied opens nothing to a frame that did not come by the port itself.
+        for mark in [0, DENIAL] {
+            let (unvouched, _) = kernel.probe(Hook::PortIngress, &frame, mark);
+            assert_eq!(unvouched, dropped(R::UnguardedPort), "{mark:#x}");
+        }
     }
     kernel.apply(&slots("", false, ""));
     for frame in [from_host(), query()] {
