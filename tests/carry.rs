@@ -10,7 +10,7 @@ use std::{
 };
 
 use DropReason as R;
-use netguard_common::{DropReason, Hook};
+use netguard_common::{DropReason, Hook, flow::WAYS};
 use netguard_tests::{
     can_use_kernel, daemon,
     kernel::{FROM_HOST, Kernel, Outcome},
@@ -128,7 +128,7 @@ fn table(lab: &Lab) -> (u64, u64) {
         let shown: serde_json::Value = serde_json::from_str(shown.success()).expect("JSON");
         shown["max_entries"].as_u64().expect("a number")
     };
-    (entries("FLOWS"), entries("SLOTS") / 2)
+    (entries("FLOWS") * u64::from(WAYS), entries("SLOTS") / 2)
 }
 
 #[test]

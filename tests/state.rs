@@ -404,7 +404,7 @@ fn what_was_silent_for_too_long_is_no_flow_any_more() {
     if !can_use_kernel() {
         return;
     }
-    let seconds = |state: FlowState| FlowState::timeout_ns(state as u64) / 1_000_000_000;
+    let seconds = |state: FlowState| FlowState::timeout_ns(state as u8) / 1_000_000_000;
     let Ways { out, back } = between(GUEST, WEB);
     let gone = || dropped(R::Unsolicited);
     // A second is more than the few packets between setting the clock back and looking take.

@@ -4,13 +4,14 @@
 use crate::{
     Address, Direction, SlotId,
     maps::{Layout, SlotEntry},
+    translation::Translation,
 };
 
 /// How many entries a bucket of the map `FLOWS` has. A flow may stand in either of two buckets.
 pub const WAYS: u32 = 4;
 
-/// How many entries `FLOWS` has for so many flows: four times as many, because two buckets of four take every
-/// flow only up to about a third of that, and shares are powers of two.
+/// How many entries the buckets of `FLOWS` have together for so many flows: four times as many, because two buckets of four
+/// take every flow only up to about a third of that, and shares are powers of two.
 #[must_use]
 pub const fn flow_entries(flows_max: u32) -> u32 {
     match flows_max.checked_mul(4) {
@@ -72,8 +73,8 @@ pub(crate) const fn fold(hash: u64, word: u64) -> u64 {
 /// How many places a flow may have: two buckets of [`WAYS`] each.
 pub const PLACES: u32 = 2 * WAYS;
 
-/// The index in `FLOWS` of one of the places of a slot's flow with that hash: the first four are the bucket of the hash's
-/// low half, the others that of its high half.
+/// The number of one of the places of a slot's flow with that hash, bucket by bucket: the first four are the bucket of the
+/// hash's low half, the others that of its high half.
 #[must_use]
 #[inline(always)]
 pub const fn place(slot: &SlotEntry, hash: u64, number: u32) -> u32 {
@@ -81,37 +82,107 @@ pub const fn place(slot: &SlotEntry, hash: u64, number: u32) -> u32 {
     slot.flows_first + (half & slot.flows_mask) * WAYS + (number & (WAYS - 1))
 }
 
-/// True if nothing is left of a flow in that state: it timed out, or there never was one.
-#[must_use]
-#[inline(always)]
-pub const fn is_over(state: u64, seen_ns: u64, now_ns: u64) -> bool {
-    now_ns.saturating_sub(seen_ns) >= FlowState::timeout_ns(state)
-}
-
-/// One tracked connection: the value of the map `FLOWS`, one cache line.
+/// The value of the map `FLOWS`. A look at its first cache line tells which of the flows may be the one that is asked for, and
+/// which one a new flow may take the place of; the others are in lines of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]
-pub struct Flow {
-    /// Between whom.
-    pub key: FlowKey,
+pub struct Bucket {
+    /// How the flows stand.
+    pub heads: [Head; WAYS as usize],
+    /// What they are.
+    pub flows: [Flow; WAYS as usize],
+}
+const _: () = assert!(size_of::<Bucket>() == 64 + 4 * 64);
+// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
+unsafe impl Layout for Bucket {}
+
+/// How a flow stands, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Head {
     /// `CLOCK_MONOTONIC` in nanoseconds of the latest packet of either side.
     pub seen_ns: u64,
-    /// A [`FlowState`] as a number; 64 bits, because BPF without ALU32 compares and swaps no fewer.
-    pub state: u64,
-    /// The policy under which it was allowed.
-    pub generation: u32,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+impl Head {
+    /// True if nothing is left of the flow: it timed out, or there never was one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_over(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.seen_ns) >= FlowState::timeout_ns(self.standing.state)
+    }
+}
+
+/// What changes as a flow goes on; one word, which is compared and swapped whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Standing {
+    /// A [`FlowState`] as a number.
+    pub state: u8,
     /// Who opened it: a [`Direction`] as a number.
     pub opened: u8,
     /// [`FIN_OPENER`] and [`FIN_OTHER`].
     pub fins: u8,
     /// 1 if nothing but a pin allowed it: it outlives the pin.
     pub pinned: u8,
+    /// [`tag`] of the key's hash.
+    pub tag: u32,
+}
+
+impl Standing {
+    /// The entry holds no flow.
+    pub const EMPTY: Self =
+        Self { state: FlowState::Empty as u8, opened: 0, fins: 0, pinned: 0, tag: 0 };
+    /// The entry is being written.
+    pub const CLAIMED: Self = Self { state: FlowState::Claimed as u8, ..Self::EMPTY };
+
+    /// As one word.
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        // SAFETY: 8 bytes of integers without padding.
+        unsafe { core::mem::transmute(self) }
+    }
+
+    /// What a word says.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_word(word: u64) -> Self {
+        // SAFETY: every bit pattern is a standing.
+        unsafe { core::mem::transmute(word) }
+    }
+
+    /// True if the slot opened the flow, false if the other side did.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_slots(self) -> bool {
+        self.opened == Direction::Egress as u8
+    }
+}
+
+/// What of a key's hash stands in the bucket's first line: flows with another one need not be looked at.
+#[must_use]
+#[inline(always)]
+pub const fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+/// What one tracked connection is: one cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Flow {
+    /// Between whom.
+    pub key: FlowKey,
+    /// What it looks like outside.
+    pub translation: Translation,
+    /// The policy under which it was allowed.
+    pub generation: u32,
     /// Zero.
-    pub _reserved: u8,
+    pub _reserved: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 64);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for Flow {}
 
 /// The side that opened the connection has sent its last byte.
 pub const FIN_OPENER: u8 = 1;
@@ -120,7 +191,7 @@ pub const FIN_OTHER: u8 = 2;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u64)]
+#[repr(u8)]
 pub enum FlowState {
     /// The entry holds no flow.
     Empty = 0,
@@ -161,7 +232,7 @@ impl FlowState {
     /// REQ-5 asks for two minutes or more for UDP that is answered; Linux gives 30 s without an answer.
     #[must_use]
     #[inline(always)]
-    pub const fn timeout_ns(state: u64) -> u64 {
+    pub const fn timeout_ns(state: u8) -> u64 {
         SECOND_NS
             * match state {
                 2 | 3 => 60,
@@ -170,6 +241,12 @@ impl FlowState {
                 7 => 180,
                 _ => 0, // empty, or another CPU is writing it
             }
+    }
+
+    /// True if an entry in the state of that number holds no flow.
+    #[must_use]
+    pub const fn holds_none(state: u8) -> bool {
+        state <= Self::Claimed as u8
     }
 
     /// The word in tables.
@@ -185,15 +262,6 @@ impl FlowState {
             Self::Asked => "asked",
             Self::Answered => "answered",
         }
-    }
-}
-
-impl Flow {
-    /// True if the slot opened it, false if the other side did.
-    #[must_use]
-    #[inline(always)]
-    pub const fn is_slots(&self) -> bool {
-        self.opened == Direction::Egress as u8
     }
 }
 
@@ -233,7 +301,7 @@ mod tests {
 
     #[test]
     fn states_have_the_numbers_that_their_timeouts_go_by() {
-        let minutes = |state: FlowState| FlowState::timeout_ns(state as u64) / SECOND_NS;
+        let minutes = |state: FlowState| FlowState::timeout_ns(state as u8) / SECOND_NS;
         assert_eq!(FlowState::ALL.map(minutes), [0, 0, 60, 60, 7440, 30, 30, 180]);
     }
 }

@@ -31,7 +31,7 @@ use crate::{Address, SlotId, names::NAME_SETS};
 
 /// The version of every layout in this module, in [`crate::flow`], in [`crate::translation`],
 /// in [`crate::names`], in [`crate::dns_denial`] and in [`crate::pin`].
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
 
 /// `0 -> u32`: the side whose policy counts.
 pub const ACTIVE: &str = "ACTIVE";
@@ -54,10 +54,8 @@ pub const NAMES: &str = "NAMES";
 pub const PASSED: &str = "PASSED";
 /// `CounterKey -> DropCounter` per CPU: packets that were dropped, and how many of them have no record.
 pub const COUNTERS: &str = "COUNTERS";
-/// Array of [`crate::flow::Flow`]: the connections of all slots, each slot's in a region of its own.
+/// Array of [`crate::flow::Bucket`]: the connections of all slots, each slot's in a region of its own.
 pub const FLOWS: &str = "FLOWS";
-/// Array of [`crate::translation::Translation`], beside [`FLOWS`]: what flows on the fast path look like outside.
-pub const TRANSLATIONS: &str = "TRANSLATIONS";
 /// Array of words, by what an answer from outside bears: which flow that is; see [`crate::translation`].
 pub const NAT: &str = "NAT";
 /// `Outside -> u32`: connections of the host and of others behind it that have a port as translated flows have. By their own port
@@ -91,11 +89,10 @@ pub const ASKED: &str = "ASKED";
 pub const DENIALS: &str = "DENIALS";
 
 /// Maps that a starting daemon adopts instead of replacing them.
-pub const STATE_MAPS: [&str; 15] = [
+pub const STATE_MAPS: [&str; 14] = [
     PASSED,
     COUNTERS,
     FLOWS,
-    TRANSLATIONS,
     NAT,
     ELSEWHERE,
     ELSEWHERE_PORTS,
@@ -217,7 +214,7 @@ pub struct SlotEntry {
     pub bridge_ifindex: u32,
     /// The policy that these entries belong to: a flow that was allowed under another is asked again.
     pub generation: u32,
-    /// The slot's first entry in [`FLOWS`].
+    /// The number of the slot's first entry in the buckets of [`FLOWS`].
     pub flows_first: u32,
     /// The number of its buckets of [`crate::flow::WAYS`] entries each, less one: a mask.
     pub flows_mask: u32,

@@ -1,7 +1,6 @@
 //! Network address translation of the fast path: what a flow looks like outside, and where its answers find it.
 //!
-//! [`crate::maps::TRANSLATIONS`] stands beside [`crate::maps::FLOWS`], entry by entry. [`crate::maps::NAT`] leads from what an answer
-//! bears to the flow's number: a hash table of buckets of [`NAT_WAYS`] words, each of which counts only as long as the flow that
+//! A [`Translation`] is part of each flow. [`crate::maps::NAT`] leads from what an answer bears to the flow's number: a hash table of buckets of [`NAT_WAYS`] words, each of which counts only as long as the flow that
 //! it names lives and looks like that outside. So nobody cleans up.
 
 use crate::{Address, flow::FlowKey, maps::Layout};
@@ -12,7 +11,7 @@ pub const NAT_FIRST_PORT: u16 = 16_384;
 /// How many; a power of two.
 pub const NAT_PORTS: u16 = 16_384;
 
-/// What the outside sees of a flow, and the way back: the value of the map `TRANSLATIONS`.
+/// What the outside sees of a flow, and the way back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Translation {
@@ -26,8 +25,6 @@ pub struct Translation {
     pub port_be: u16,
 }
 const _: () = assert!(size_of::<Translation>() == 16);
-// SAFETY: `repr(C)`, integers only, sizes add up to the asserted total.
-unsafe impl Layout for Translation {}
 
 /// A flow as its answers name it; the key of the map `ELSEWHERE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -281,15 +281,16 @@ fn is_upkeep(packet: &Packet, own: SlotId, slot: &SlotEntry) -> bool {
 /// a pin again, as long as pins open anything for the slot.
 #[inline(always)]
 pub fn allow_again(scratch: &mut Scratch, own: SlotId, slot: &SlotEntry) -> Result<(), DropReason> {
-    let Some(flow) = flows::at(scratch.flow_index()) else { return Err(DropReason::Internal) };
-    // SAFETY: the entry stays readable for the whole program; see `flows::find`.
-    let flow = unsafe { &*flow };
+    let Some(entry) = flows::at(scratch.flow_index()) else { return Err(DropReason::Internal) };
+    // SAFETY: see `Entry`, and `flows::find`.
+    let flow = unsafe { &*entry.flow };
     if flow.generation == slot.generation {
         return Ok(());
     }
-    scratch.attempt = Attempt::of_flow(flow);
+    let standing = entry.standing();
+    scratch.attempt = Attempt::of_flow(&flow.key, standing);
     match reach::ask(&mut scratch.attempt, own, slot) {
-        Err(DropReason::NotPinned) if flow.pinned == 1 => Ok(()),
+        Err(DropReason::NotPinned) if standing.pinned == 1 => Ok(()),
         asked => asked.map(|_| ()),
     }
 }

@@ -2,13 +2,16 @@
 //! its last.
 //!
 //! `FLOWS` is one array in which every slot has a region of its own, so no slot can fill or evict
-//! another's. A region is a hash table of buckets of four; a flow stands in one of two of them. Entries
-//! are claimed with one compare-and-swap and need nobody to clean up: what has timed out is free.
+//! another's. A region is a hash table of buckets of four; a flow stands in one of two of them, and a bucket's first
+//! cache line tells which of its flows it may be. Entries are claimed with one compare-and-swap and need nobody to clean
+//! up: what has timed out is free.
 
 use aya_ebpf::programs::TcContext;
 use netguard_common::{
     Address, Direction, DropReason, SlotId,
-    flow::{FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, PLACES, WAYS, is_over, place},
+    flow::{
+        FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, Head, PLACES, Standing, WAYS, place, tag,
+    },
     maps::SlotEntry,
 };
 
@@ -17,20 +20,17 @@ use crate::{
     dry_run::is_dry_run,
     icmp::{self, Kind},
     maps::FLOWS,
-    nat,
     packet::{ACK, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP},
     scratch::{Candidate, Scratch},
     words,
 };
 
-const EMPTY: u64 = FlowState::Empty as u64;
-const CLAIMED: u64 = FlowState::Claimed as u64;
-const SYN_SENT: u64 = FlowState::SynSent as u64;
-const SYN_RECEIVED: u64 = FlowState::SynReceived as u64;
-const ESTABLISHED: u64 = FlowState::Established as u64;
-const CLOSED: u64 = FlowState::Closed as u64;
-const ASKED: u64 = FlowState::Asked as u64;
-const ANSWERED: u64 = FlowState::Answered as u64;
+const SYN_SENT: u8 = FlowState::SynSent as u8;
+const SYN_RECEIVED: u8 = FlowState::SynReceived as u8;
+const ESTABLISHED: u8 = FlowState::Established as u8;
+const CLOSED: u8 = FlowState::Closed as u8;
+const ASKED: u8 = FlowState::Asked as u8;
+const ANSWERED: u8 = FlowState::Answered as u8;
 
 /// The states in which a flow is of no use yet, or any more, as bits: comparisons with each would double what the verifier of
 /// Linux 6.1 walks.
@@ -78,10 +78,9 @@ fn look(scratch: &mut Scratch, slot_id: SlotId, slot: &SlotEntry, way: Direction
     if !search(scratch, slot) {
         return Found::Nothing;
     }
-    let Some(flow) = at(scratch.flow_index()) else { return Found::Nothing };
-    // SAFETY: the entry stays readable for the whole program; if another CPU replaces it meanwhile the
-    // packet is judged by one or the other, and `advance` compares again.
-    match step(unsafe { &*flow }, &scratch.packet, way) {
+    let Some(entry) = at(scratch.flow_index()) else { return Found::Nothing };
+    // If another CPU replaces it meanwhile the packet is judged by one or the other, and `advance` compares again.
+    match step(entry.standing(), &scratch.packet, way) {
         Step::To(..) => Found::Follows,
         Step::Anew => Found::Nothing,
         Step::Never => Found::Contradicts,
@@ -114,10 +113,61 @@ fn find_quoted_apart(scratch: &mut Scratch, slot_id: u32, slot: &SlotEntry, way:
     search(scratch, slot).into()
 }
 
-/// The flow at an index of the table.
+/// An entry of the table, whose memory stays readable and writable for the whole program.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    head: *mut Head,
+    pub flow: *mut Flow,
+}
+
+/// The entry of that number.
 #[inline(always)]
-pub fn at(index: u32) -> Option<*mut Flow> {
-    FLOWS.get_ptr_mut(index)
+pub fn at(index: u32) -> Option<Entry> {
+    let (bucket, way) = (FLOWS.get_ptr_mut(index / WAYS)?, (index % WAYS) as usize);
+    // SAFETY: a bucket has so many of both.
+    unsafe {
+        Some(Entry { head: &raw mut (*bucket).heads[way], flow: &raw mut (*bucket).flows[way] })
+    }
+}
+
+impl Entry {
+    /// How the flow stands, read once: another CPU may write it at any time.
+    #[inline(always)]
+    pub fn standing(self) -> Standing {
+        // SAFETY: see the type.
+        Standing::of_word(unsafe { self.standing_word().read_volatile() })
+    }
+
+    /// The same, and since when.
+    #[inline(always)]
+    pub fn head(self) -> Head {
+        // SAFETY: see the type.
+        let seen_ns = unsafe { (&raw const (*self.head).seen_ns).read_volatile() };
+        Head { seen_ns, standing: self.standing() }
+    }
+
+    #[inline(always)]
+    fn is_of(self, key: &FlowKey) -> bool {
+        // SAFETY: see the type.
+        is_same(unsafe { &(*self.flow).key }, key)
+    }
+
+    /// Only as the clock ticks: other flows share the line.
+    #[inline(always)]
+    fn see(self, now_ns: u64) {
+        // SAFETY: see the type.
+        unsafe {
+            if (*self.head).seen_ns != now_ns {
+                (*self.head).seen_ns = now_ns;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn standing_word(self) -> *mut u64 {
+        // SAFETY: see the type.
+        unsafe { (&raw mut (*self.head).standing).cast() }
+    }
 }
 
 /// Carries out what [`find`] has found possible: the flow's state after the packet. `generation` is the
@@ -127,25 +177,23 @@ pub fn advance(ctx: &TcContext, scratch: &Scratch, generation: u32, way: Directi
     if is_dry_run(ctx) {
         return;
     }
-    let Some(flow) = at(scratch.flow_index()) else { return };
-    // SAFETY: the entry stays writable for the whole program. Two CPUs that advance one flow at once are
-    // two packets of one connection; each field is an aligned word or byte, and either value will do.
+    let Some(entry) = at(scratch.flow_index()) else { return };
+    let standing = entry.standing();
+    if !entry.is_of(&scratch.flow_key) {
+        return; // replaced since it was found: the next packet of this flow opens it anew
+    }
+    let Step::To(mut next) = step(standing, &scratch.packet, way) else { return };
+    entry.see(scratch.now_ns);
+    // SAFETY: see `Entry`. Of two CPUs that advance one flow at once, with two packets of one connection, either may be
+    // the one that does.
     unsafe {
-        if !is_same(&(*flow).key, &scratch.flow_key) {
-            return; // replaced since it was found: the next packet of this flow opens it anew
-        }
-        let Step::To(state, fins) = step(&*flow, &scratch.packet, way) else { return };
-        (*flow).seen_ns = scratch.now_ns;
-        if (*flow).generation != generation {
-            (*flow).generation = generation;
+        if (*entry.flow).generation != generation {
+            (*entry.flow).generation = generation;
             // Asked again just now; a flow that pins have opened once outlives them.
-            (*flow).pinned |= scratch.attempt.pinned;
+            next.pinned |= scratch.attempt.pinned;
         }
-        if (*flow).fins != fins {
-            (*flow).fins = fins;
-        }
-        if (*flow).state != state {
-            (*flow).state = state;
+        if next != standing {
+            let _ = atomic::replace(entry.standing_word(), standing.word(), next.word());
         }
     }
 }
@@ -159,36 +207,29 @@ pub fn advance(ctx: &TcContext, scratch: &Scratch, generation: u32, way: Directi
 pub fn open(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, way: u32) -> u32 {
     let from_outside = way == Direction::Ingress as u32;
     let hash = scratch.flow_key.hash();
-    scratch.set_best(Candidate { index: u32::MAX, rank: u64::MAX, state: EMPTY });
+    scratch.set_best(Candidate { index: u32::MAX, rank: u64::MAX, standing: 0 });
     let start = start(scratch, slot, hash);
     let mut probe = 0;
     // Counted at its end, for Linux 6.1: see `dns_flows::acquire`.
     loop {
         let index = place(slot, hash, probe ^ start);
-        let Some(flow) = at(index) else { return 0 };
-        // SAFETY: as in `advance`.
-        let (state, seen_ns, same, is_slots) = unsafe {
-            (
-                (*flow).state,
-                (*flow).seen_ns,
-                is_same(&(*flow).key, &scratch.flow_key),
-                (*flow).is_slots(),
-            )
-        };
-        let holds_nothing = HOLDS_NOTHING >> (state & 7) & 1 != 0;
-        let rank = if state == CLAIMED {
+        let Some(entry) = at(index) else { return 0 };
+        let head = entry.head();
+        let standing = head.standing;
+        let holds_nothing = HOLDS_NOTHING >> (standing.state & 7) & 1 != 0;
+        let rank = if standing == Standing::CLAIMED {
             u64::MAX // another CPU is about to write it
-        } else if same {
+        } else if standing.tag == tag(hash) && entry.is_of(&scratch.flow_key) {
             0
-        } else if is_over(state, seen_ns, scratch.now_ns) {
+        } else if head.is_over(scratch.now_ns) {
             1
-        } else if is_slots && (from_outside || holds_nothing) {
-            seen_ns
+        } else if standing.is_slots() && (from_outside || holds_nothing) {
+            head.seen_ns
         } else {
             u64::MAX
         };
         if rank < scratch.best().rank {
-            scratch.set_best(Candidate { index, rank, state });
+            scratch.set_best(Candidate { index, rank, standing: standing.word() });
         }
         probe += 1;
         if probe == PLACES {
@@ -197,28 +238,29 @@ pub fn open(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, way: u32) 
     }
     let best = scratch.best();
     scratch.set_flow_index(best.index);
-    let Some(flow) = at(scratch.flow_index()) else { return 0 };
+    let Some(entry) = at(scratch.flow_index()) else { return 0 };
     if is_dry_run(ctx) {
         return 1;
     }
-    let state = if scratch.packet.protocol == TCP { SYN_SENT } else { ASKED };
-    // SAFETY: the entry stays writable for the whole program. Whoever turns the state into `Claimed` is
-    // the only one that writes the other fields; readers that meet it so take it for no flow.
+    let opened = Standing {
+        state: if scratch.packet.protocol == TCP { SYN_SENT } else { ASKED },
+        opened: way as u8,
+        fins: 0,
+        pinned: scratch.attempt.pinned,
+        tag: tag(hash),
+    };
+    // SAFETY: see `Entry`. Whoever turns the standing into `CLAIMED` is the only one that writes the rest; readers that
+    // meet it so take it for no flow.
     unsafe {
-        let word = &raw mut (*flow).state;
-        if !atomic::replace(word, best.state, CLAIMED) {
+        let word = entry.standing_word();
+        if !atomic::replace(word, best.standing, Standing::CLAIMED.word()) {
             return 0;
         }
-        words::put_key(&raw mut (*flow).key, &scratch.flow_key);
-        (*flow).seen_ns = scratch.now_ns;
-        (*flow).generation = slot.generation;
-        (*flow).opened = way as u8;
-        (*flow).fins = 0;
-        (*flow).pinned = scratch.attempt.pinned;
-        if let Some(translation) = nat::of_flow(scratch.flow_index()) {
-            (*translation).port_be = 0;
-        }
-        atomic::publish(word, state);
+        words::put_key(&raw mut (*entry.flow).key, &scratch.flow_key);
+        (*entry.flow).generation = slot.generation;
+        (*entry.flow).translation.port_be = 0;
+        (*entry.head).seen_ns = scratch.now_ns;
+        atomic::publish(word, opened.word());
     }
     1
 }
@@ -230,9 +272,7 @@ pub fn open(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, way: u32) 
 fn start(scratch: &Scratch, slot: &SlotEntry, hash: u64) -> u32 {
     const MIDDLE: u32 = WAYS / 2 - 1; // entries are taken in order
     let is_free = |probe| {
-        // SAFETY: as in `advance`.
-        at(place(slot, hash, probe))
-            .is_none_or(|flow| unsafe { is_over((*flow).state, (*flow).seen_ns, scratch.now_ns) })
+        at(place(slot, hash, probe)).is_none_or(|entry| entry.head().is_over(scratch.now_ns))
     };
     if !is_free(MIDDLE) && is_free(WAYS + MIDDLE) { WAYS } else { 0 }
 }
@@ -243,11 +283,12 @@ fn search(scratch: &mut Scratch, slot: &SlotEntry) -> bool {
     let hash = scratch.flow_key.hash();
     for probe in 0..PLACES {
         let index = place(slot, hash, probe);
-        let Some(flow) = at(index) else { return false };
-        // SAFETY: as in `find`.
-        let (state, seen_ns, same) =
-            unsafe { ((*flow).state, (*flow).seen_ns, is_same(&(*flow).key, &scratch.flow_key)) };
-        if same && !is_over(state, seen_ns, scratch.now_ns) {
+        let Some(entry) = at(index) else { return false };
+        let head = entry.head();
+        if head.standing.tag == tag(hash)
+            && entry.is_of(&scratch.flow_key)
+            && !head.is_over(scratch.now_ns)
+        {
             scratch.set_flow_index(index);
             return true;
         }
@@ -298,8 +339,8 @@ fn key(
 
 /// What a packet makes of a flow.
 enum Step {
-    /// The state and the FINs after it.
-    To(u64, u8),
+    /// How it stands after it.
+    To(Standing),
     /// The flow is over, and the packet begins another.
     Anew,
     /// Nobody sends this in that state.
@@ -307,15 +348,20 @@ enum Step {
 }
 
 #[inline(always)]
-fn step(flow: &Flow, packet: &Packet, way: Direction) -> Step {
+fn step(flow: Standing, packet: &Packet, way: Direction) -> Step {
     let from_opener = flow.opened == way as u8;
+    let answered = Step::To(Standing { state: ANSWERED, ..flow });
     match packet.protocol {
         TCP => step_tcp(flow, packet.tcp_flags, from_opener),
-        UDP if from_opener => Step::To(flow.state, 0),
-        UDP => Step::To(ANSWERED, 0),
+        UDP if from_opener => Step::To(flow),
+        UDP => answered,
         // The key says who asks: a request of the opener or a reply of the other side.
         _ if from_opener == (icmp::kind(packet) == Kind::Request) => {
-            Step::To(if from_opener { flow.state } else { ANSWERED }, 0)
+            if from_opener {
+                Step::To(flow)
+            } else {
+                answered
+            }
         }
         _ => Step::Anew, // an echo the wrong way round
     }
@@ -324,18 +370,19 @@ fn step(flow: &Flow, packet: &Packet, way: Direction) -> Step {
 /// RFC 9293 section 3.3.2, as seen from between the two, without simultaneous open. A handshake cannot be
 /// joined halfway. `flags` are one of the combinations that the parser lets through.
 #[inline(always)]
-fn step_tcp(flow: &Flow, flags: u8, from_opener: bool) -> Step {
+fn step_tcp(flow: Standing, flags: u8, from_opener: bool) -> Step {
     const SYN_ACK: u8 = SYN | ACK;
-    let (state, fins) = (flow.state, flow.fins);
+    let to = |state, fins| Step::To(Standing { state, fins, ..flow });
+    let Standing { state, fins, .. } = flow;
     if flags == SYN {
         return match (state, from_opener) {
             (CLOSED, _) => Step::Anew,
-            (_, true) => Step::To(state, fins),
+            (_, true) => Step::To(flow),
             (_, false) => Step::Never,
         };
     }
     if flags & RST != 0 {
-        return Step::To(CLOSED, fins);
+        return to(CLOSED, fins);
     }
     let fin = match (flags & FIN != 0, from_opener) {
         (false, _) => 0,
@@ -344,14 +391,14 @@ fn step_tcp(flow: &Flow, flags: u8, from_opener: bool) -> Step {
     };
     match (state, from_opener) {
         (SYN_SENT, true) => Step::Never,
-        (SYN_SENT, false) if flags == SYN_ACK => Step::To(SYN_RECEIVED, 0),
+        (SYN_SENT, false) if flags == SYN_ACK => to(SYN_RECEIVED, 0),
         // RFC 9293 section 3.5.1: the other side still knows an older connection, and says so.
-        (SYN_SENT, false) if flags == ACK => Step::To(state, 0),
+        (SYN_SENT, false) if flags == ACK => to(state, 0),
         (SYN_SENT, false) => Step::Never,
         (SYN_RECEIVED, true) if flags == SYN_ACK => Step::Never,
-        _ if fins | fin == FIN_OPENER | FIN_OTHER => Step::To(CLOSED, fins | fin),
-        (SYN_RECEIVED, true) => Step::To(ESTABLISHED, fins | fin),
-        _ => Step::To(state, fins | fin), // not yet confirmed, established, or late after the end
+        _ if fins | fin == FIN_OPENER | FIN_OTHER => to(CLOSED, fins | fin),
+        (SYN_RECEIVED, true) => to(ESTABLISHED, fins | fin),
+        _ => to(state, fins | fin), // not yet confirmed, established, or late after the end
     }
 }
 

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use netguard_common::{
     MAX_SLOT_ID,
     dns_denial::{DENIALS_BYTES, DnsDenial},
-    flow::{FRAGMENTS_PER_SLOT, Flow, Fragment, flow_entries},
+    flow::{Bucket, FRAGMENTS_PER_SLOT, Fragment, WAYS, flow_entries},
     maps::{
         CounterKey, DNS_FLOWS_MAX, DnsFlow, DnsFlowKey, DropCounter, PINS_MAX, Passed, PlaceEntry,
         PlaceKey, PortEntry, PortKey, RuleKey, SIDES, ServiceEntry, ServiceKey, Side, SlotEntry,
@@ -21,7 +21,7 @@ use netguard_common::{
     names::NameKey,
     pin::{PinEntry, PinKey},
     record::{DropRecord, RING_BYTES},
-    translation::{ELSEWHERE_MAX, Outside, PORT_WORDS, Translation, nat_entries},
+    translation::{ELSEWHERE_MAX, Outside, PORT_WORDS, nat_entries},
 };
 
 /// Allocate entries when they come, not at load: most hosts use a small part.
@@ -72,10 +72,7 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, DropCounter, { SLOTS_MAX * 64 }, 
     PerCpuHashMap::new();
 
 #[btf_map]
-pub static FLOWS: Array<Flow, { flow_entries(FLOWS_DEFAULT) as usize }, SHARED> = Array::new();
-
-#[btf_map]
-pub static TRANSLATIONS: Array<Translation, { flow_entries(FLOWS_DEFAULT) as usize }, SHARED> =
+pub static FLOWS: Array<Bucket, { (flow_entries(FLOWS_DEFAULT) / WAYS) as usize }, SHARED> =
     Array::new();
 
 #[btf_map]

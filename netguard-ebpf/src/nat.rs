@@ -11,7 +11,6 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use netguard_common::{
-    flow::{Flow, is_over},
     maps::UplinkEntry,
     translation::{
         NAT_WAYS, Outside, Translation, nat_flow, nat_matches, nat_place, nat_word, next_port,
@@ -21,7 +20,7 @@ use netguard_common::{
 
 use crate::{
     atomic, flows,
-    maps::{ELSEWHERE, ELSEWHERE_PORTS, NAT, TRANSLATIONS},
+    maps::{ELSEWHERE, ELSEWHERE_PORTS, NAT},
     packet::TCP,
     scratch::Scratch,
     words::put_words,
@@ -33,7 +32,8 @@ const TRIES: u32 = 6;
 /// The translation of the flow of that number.
 #[inline(always)]
 pub fn of_flow(index: u32) -> Option<*mut Translation> {
-    TRANSLATIONS.get_ptr_mut(index)
+    // SAFETY: see `Entry`.
+    flows::at(index).map(|entry| unsafe { &raw mut (*entry.flow).translation })
 }
 
 /// Gives the flow at [`Scratch::flow_index`], whose key is in the scratch memory, a port outside. 1 if it has one now. A function of its
@@ -133,15 +133,18 @@ fn word_at(place: u32) -> u64 {
 /// The hash of what the flow of that number looks like outside; 0 if it does not live, or has no such looks.
 #[inline(never)]
 fn hash_of(index: u32, now_ns: u64) -> u64 {
-    let (Some(flow), Some(translation)) = (flows::at(index), of_flow(index)) else { return 0 };
-    // SAFETY: the entries stay readable for the whole program; whoever changes them meanwhile makes another flow of them, and
-    // the worst that comes of it is a port that is not taken.
-    let (flow, translation) = unsafe { (&*flow, &*translation) };
-    // In this order: most that is asked for here is over, and what stands beside it is somewhere else in memory.
-    if is_over(flow.state, flow.seen_ns, now_ns) || translation.port_be == 0 {
+    let Some(entry) = flows::at(index) else { return 0 };
+    // In this order: most that is asked for here is over.
+    if entry.head().is_over(now_ns) {
         return 0;
     }
-    Outside::of(&flow.key, translation).hash()
+    // SAFETY: see `Entry`; whoever changes it meanwhile makes another flow of it, and the worst that comes of it is a port that
+    // is not taken.
+    let flow = unsafe { &*entry.flow };
+    if flow.translation.port_be == 0 {
+        return 0;
+    }
+    Outside::of(&flow.key, &flow.translation).hash()
 }
 
 /// The number of the flow that an answer is for; `u32::MAX` if it is for none.
@@ -165,11 +168,11 @@ pub fn find(outside: &Outside, mask: u32, now_ns: u64) -> u32 {
 
 #[inline(never)]
 fn is_flow(outside: &Outside, index: u32, now_ns: u64) -> u32 {
-    let (Some(flow), Some(translation)) = (flows::at(index), of_flow(index)) else { return 0 };
+    let Some(entry) = flows::at(index) else { return 0 };
     // SAFETY: as in `hash_of`.
-    let (flow, translation): (&Flow, &Translation) = unsafe { (&*flow, &*translation) };
-    let is_same = Outside::of(&flow.key, translation).is_same(outside);
-    (is_same && translation.port_be != 0 && !is_over(flow.state, flow.seen_ns, now_ns)).into()
+    let flow = unsafe { &*entry.flow };
+    let is_same = Outside::of(&flow.key, &flow.translation).is_same(outside);
+    (is_same && flow.translation.port_be != 0 && !entry.head().is_over(now_ns)).into()
 }
 
 /// The port that somebody else's connection has outside, which is known by [`Scratch::outside`]: its own, unless a flow of a slot has

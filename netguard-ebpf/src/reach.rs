@@ -3,7 +3,7 @@
 
 use netguard_common::{
     Address, Direction, DropReason, NO_SLOT, SlotId,
-    flow::Flow,
+    flow::{FlowKey, Standing},
     maps::{Place, PlaceEntry, SlotEntry, slot_flags},
 };
 
@@ -59,9 +59,8 @@ impl Attempt {
 
     /// What the first packet of a flow wanted.
     #[inline(always)]
-    pub fn of_flow(flow: &Flow) -> Self {
-        let key = &flow.key;
-        let port_be = if flow.is_slots() { key.peer_port_be } else { key.guest_port_be };
+    pub fn of_flow(key: &FlowKey, standing: Standing) -> Self {
+        let port_be = if standing.is_slots() { key.peer_port_be } else { key.guest_port_be };
         let (guest, peer, protocol) = (key.guest, key.peer, key.protocol);
         let is_echo = matches!(protocol, ICMP | ICMPV6); // all that is tracked of ICMP
         Self {
@@ -70,7 +69,7 @@ impl Attempt {
             port_be,
             protocol,
             is_echo,
-            opened: flow.opened,
+            opened: standing.opened,
             pinned: 0,
             would_drop: 0,
         }

@@ -54,8 +54,8 @@ pub struct Candidate {
     pub index: u32,
     /// The lowest is the best; `u64::MAX` may not be taken.
     pub rank: u64,
-    /// The entry's state when it was looked at.
-    pub state: u64,
+    /// How the entry stood when it was looked at, as a word.
+    pub standing: u64,
 }
 
 #[btf_map]

@@ -168,10 +168,9 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch, uplink: &UplinkEntry, is_erro
 #[inline(always)]
 fn back(ctx: &TcContext, scratch: &mut Scratch, side: PolicySide, is_error: bool) -> u32 {
     let index = scratch.flow_index();
-    let (Some(flow), Some(translation)) = (flows::at(index), nat::of_flow(index)) else { return 0 };
-    // SAFETY: the entries stay readable for the whole program. If they become another flow's meanwhile the port's program finds
-    // that the packet is not its guest's.
-    let (key, translation) = unsafe { (&(*flow).key, &*translation) };
+    let Some(entry) = flows::at(index) else { return 0 };
+    // SAFETY: see `Entry`. If it becomes another flow's meanwhile the port's program finds that the packet is not its guest's.
+    let (key, translation) = unsafe { (&(*entry.flow).key, &(*entry.flow).translation) };
     let Some(slot) = policy::slot_at(side, key.slot_id, translation.port_ifindex) else { return 0 };
     let packet: &Packet = &scratch.packet;
     let rewritten = if is_error {

@@ -27,7 +27,7 @@ use netguard::{
 pub use netguard_common::vouched_by;
 use netguard_common::{
     DENIAL, DropReason, Hook, NO_SLOT,
-    flow::Flow,
+    flow::{Bucket, Head, WAYS},
     maps::{FLOWS, LinkKind, OUTCOME_ANSWER, OUTCOME_PASS, OUTCOME_REDIRECT, would_drop},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -363,8 +363,7 @@ impl Kernel {
     /// `bpftool` cannot read or write the table of flows.
     #[must_use]
     pub fn age_flows(&self, silent: Duration) -> bool {
-        const SEEN: std::ops::Range<usize> =
-            offset_of!(Flow, seen_ns)..offset_of!(Flow, seen_ns) + size_of::<u64>();
+        const SEEN: usize = offset_of!(Bucket, heads) + offset_of!(Head, seen_ns);
         let silent = u64::try_from(silent.as_nanos()).expect("a short time");
         let Some(seen) = now_ns().checked_sub(silent) else { return false };
         let seen = seen.to_ne_bytes();
@@ -381,7 +380,10 @@ impl Kernel {
             if value.iter().all(|byte| byte == "00") {
                 continue;
             }
-            value.splice(SEEN, seen.map(|byte| format!("{byte:02x}")));
+            for way in 0..WAYS as usize {
+                let at = SEEN + way * size_of::<Head>();
+                value.splice(at..at + seen.len(), seen.map(|byte| format!("{byte:02x}")));
+            }
             let (key, value) = (key.join(" "), value.join(" "));
             batch +=
                 &format!("map update pinned {} key hex {key} value hex {value}\n", pin.display());

@@ -45,6 +45,7 @@ use aya::{
 };
 use netguard_common::{
     Hook,
+    flow::WAYS,
     maps::{self as layout, PortEntry, PortKind},
     translation::nat_entries,
 };
@@ -77,8 +78,8 @@ use sides::Sides;
 /// So many interfaces get links at a start, which takes the kernel some 20 ms for each. More get filters.
 const LINKED_AT_START: usize = 100;
 
-/// The table of flows, and what stands beside it.
-const OF_FLOWS: [&str; 3] = [layout::FLOWS, layout::TRANSLATIONS, layout::NAT];
+/// The table of flows, and what leads to them.
+const OF_FLOWS: [&str; 2] = [layout::FLOWS, layout::NAT];
 
 /// The loaded programs of one instance, and the plans that its maps hold.
 pub struct Datapath {
@@ -86,7 +87,7 @@ pub struct Datapath {
     pins: PinDirectory,
     tc: Tc,
     sides: Sides,
-    /// How many entries `FLOWS`, `SLOTS` and `NAMES` have.
+    /// How many entries the buckets of `FLOWS`, `SLOTS` and `NAMES` have.
     sizes: (u32, u32, u32),
     /// The kernel's numbers of the programs.
     ids: BTreeMap<Hook, u32>,
@@ -145,8 +146,7 @@ impl Datapath {
         pins.create()?;
         let left = Left::find(&pins, plan)?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(layout::FLOWS, plan.flow_entries);
-        loader.map_max_entries(layout::TRANSLATIONS, plan.flow_entries);
+        loader.map_max_entries(layout::FLOWS, plan.flow_entries / WAYS);
         loader.map_max_entries(layout::NAT, nat_entries(plan.flow_entries));
         loader.map_max_entries(layout::SLOTS, plan.slot_entries);
         loader.map_max_entries(layout::NAMES, plan.name_entries);
@@ -293,7 +293,7 @@ impl Datapath {
             Some(Map::Array(map)) => Ok(map),
             _ => Err(Error::Object(name)),
         };
-        let tables = [map(layout::FLOWS)?, map(layout::TRANSLATIONS)?, map(layout::NAT)?];
+        let tables = [map(layout::FLOWS)?, map(layout::NAT)?];
         let carrier = left.carry_to(tables, plan)?;
         for (name, map) in OF_FLOWS.into_iter().zip(tables) {
             self.pins.pin_map(name, map)?;

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use netguard::datapath::{PinnedProgram, View};
 use netguard_common::{
     DropReason, Hook,
-    flow::{Flow, flow_entries},
-    translation::{Translation, nat_entries},
+    flow::{Bucket, WAYS, flow_entries},
+    translation::nat_entries,
 };
 use netguard_tests::{
     hosts::ip as ip_batch,
@@ -127,11 +127,11 @@ impl Host {
         let open = |hook| PinnedProgram::open(programs.pins(), hook).expect("it is pinned");
         let (egress, ingress) = (open(Hook::PortEgress), open(Hook::PortIngress));
         let nothing = open(Hook::BridgeIngress);
-        // An entry of the table, one beside it, and the words that lead answers to their flow.
+        // The table, and the words that lead answers to their flow.
         let entries = flow_entries(flows).max(256);
-        let each = (size_of::<Flow>() + size_of::<Translation>()) as f64;
+        let buckets = f64::from(entries / WAYS) * size_of::<Bucket>() as f64;
         let words = f64::from(nat_entries(entries)) * size_of::<u64>() as f64;
-        let others = memory::of_maps(Some(ARRAY)) - f64::from(entries) * each - words;
+        let others = memory::of_maps(Some(ARRAY)) - buckets - words;
         Self { programs, egress, ingress, nothing, others }
     }
 
