@@ -1,9 +1,14 @@
 //! Network address translation of the fast path: what a flow looks like outside, and where its answers find it.
 //!
-//! A [`Translation`] is part of each flow. [`crate::maps::NAT`] leads from what an answer bears to the flow's number: a hash table of buckets of [`NAT_WAYS`] words, each of which counts only as long as the flow that
-//! it names lives and looks like that outside. So nobody cleans up.
+//! A [`Translation`] is part of each flow. [`crate::maps::NAT`] leads from what an answer bears to the flow's number: a hash table
+//! of buckets of [`NAT_WAYS`] words, each of which counts only as long as the flow that it names lives and looks like that
+//! outside. So nobody cleans up.
 
-use crate::{Address, flow::FlowKey, maps::Layout};
+use crate::{
+    Address,
+    flow::{FlowKey, finish, fold},
+    maps::Layout,
+};
 
 /// The lowest port that a translated flow has outside; the others follow it. Below the ports that Linux gives to its own
 /// connections (net.ipv4.ip_local_port_range), and above those of nearly every service.
@@ -89,13 +94,10 @@ impl Outside {
     #[inline(always)]
     pub const fn hash(&self) -> u64 {
         let [high, low] = self.peer.words();
-        let ports = (self.peer_port_be as u64) << 48
-            | (self.port_be as u64) << 32
-            | (self.protocol as u64) << 24;
-        crate::flow::fold(
-            crate::flow::fold(crate::flow::fold(0, high), low),
-            ports ^ self.uplink_ifindex as u64,
-        )
+        let ports = self.port_be as u64
+            | (self.peer_port_be as u64) << 16
+            | (self.uplink_ifindex as u64) << 32;
+        finish(fold(fold(fold(0, high), low), ports ^ (self.protocol as u64) << 56))
     }
 }
 
@@ -172,7 +174,7 @@ const TAG: u64 = 0xffff_ffff_0000_0000;
 #[inline(always)]
 pub const fn preferred_port(key: &FlowKey) -> u16 {
     let [high, low] = key.guest.words();
-    let guest = crate::flow::fold(crate::flow::fold(key.slot_id as u64, high), low);
+    let guest = fold(fold(key.slot_id as u64, high), low);
     nat_port((guest >> 32) as u16 ^ u16::from_be(key.guest_port_be))
 }
 
@@ -192,6 +194,7 @@ const fn nat_port(number: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::tests::{assert_spread, key_to};
 
     fn key(guest: u8, port: u16) -> FlowKey {
         FlowKey {
@@ -203,6 +206,16 @@ mod tests {
             protocol: 6,
             _reserved: 0,
         }
+    }
+
+    #[test]
+    fn flows_that_differ_a_little_have_words_in_buckets_of_their_own() {
+        let hash = |peer, peer_port, port: u16| {
+            let looks =
+                Translation { uplink_ifindex: 3, port_be: port.to_be(), ..Translation::default() };
+            Outside::of(&key_to(peer, peer_port, 1), &looks).hash()
+        };
+        assert_spread(|peer, peer_port, port| hash(peer, peer_port, port) as u32);
     }
 
     #[test]
