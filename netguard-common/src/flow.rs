@@ -11,7 +11,7 @@ use crate::{
 pub const WAYS: u32 = 4;
 
 /// How many entries the buckets of `FLOWS` have together for so many flows: four times as many, because two buckets of four
-/// take every flow only up to about a third of that, and shares are powers of two.
+/// take every flow only up to about half of that, and shares are powers of two.
 #[must_use]
 pub const fn flow_entries(flows_max: u32) -> u32 {
     match flows_max.checked_mul(4) {

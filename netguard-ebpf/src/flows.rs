@@ -10,7 +10,8 @@ use aya_ebpf::programs::TcContext;
 use netguard_common::{
     Address, Direction, DropReason, SlotId,
     flow::{
-        FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, Head, PLACES, Standing, WAYS, place, tag,
+        Bucket, FIN_OPENER, FIN_OTHER, Flow, FlowKey, FlowState, Head, PLACES, Standing, WAYS,
+        place, tag,
     },
     maps::SlotEntry,
 };
@@ -122,15 +123,19 @@ pub struct Entry {
 
 /// The entry of that number.
 #[inline(always)]
-pub fn at(index: u32) -> Option<Entry> {
-    let (bucket, way) = (FLOWS.get_ptr_mut(index / WAYS)?, (index % WAYS) as usize);
-    // SAFETY: a bucket has so many of both.
-    unsafe {
-        Some(Entry { head: &raw mut (*bucket).heads[way], flow: &raw mut (*bucket).flows[way] })
-    }
+pub fn at(number: u32) -> Option<Entry> {
+    let bucket = FLOWS.get_ptr_mut(number / WAYS)?;
+    Some(Entry::of(bucket, number % WAYS))
 }
 
 impl Entry {
+    #[inline(always)]
+    fn of(bucket: *mut Bucket, way: u32) -> Self {
+        let way = (way % WAYS) as usize;
+        // SAFETY: a bucket has so many of both.
+        unsafe { Self { head: &raw mut (*bucket).heads[way], flow: &raw mut (*bucket).flows[way] } }
+    }
+
     /// How the flow stands, read once: another CPU may write it at any time.
     #[inline(always)]
     pub fn standing(self) -> Standing {
@@ -265,32 +270,43 @@ pub fn open(ctx: &TcContext, scratch: &mut Scratch, slot: &SlotEntry, way: u32) 
     1
 }
 
-/// Where a new flow begins to look for room, so that both buckets fill evenly: at the second one, if the first
-/// is half full and the second is not. A function of its own in BPF too: what it finds is one number to the
-/// verifier.
+/// Where a new flow begins to look for room: in the bucket that has more of it. A function of its own in BPF too: what it finds
+/// is one number to the verifier.
 #[inline(never)]
 fn start(scratch: &Scratch, slot: &SlotEntry, hash: u64) -> u32 {
-    const MIDDLE: u32 = WAYS / 2 - 1; // entries are taken in order
-    let is_free = |probe| {
-        at(place(slot, hash, probe)).is_none_or(|entry| entry.head().is_over(scratch.now_ns))
-    };
-    if !is_free(MIDDLE) && is_free(WAYS + MIDDLE) { WAYS } else { 0 }
+    let room = |first| room(scratch, slot, hash, first);
+    if room(WAYS) > room(0) { WAYS } else { 0 }
+}
+
+/// How many entries of a bucket are free.
+#[inline(never)]
+fn room(scratch: &Scratch, slot: &SlotEntry, hash: u64, first: u32) -> u32 {
+    let mut room = 0;
+    if let Some(bucket) = FLOWS.get_ptr_mut(place(slot, hash, first) / WAYS) {
+        for way in 0..WAYS {
+            room += u32::from(Entry::of(bucket, way).head().is_over(scratch.now_ns));
+        }
+    }
+    room
 }
 
 /// Finds the entry of [`Scratch::flow_key`] and leaves its index in the scratch memory.
 #[inline(always)]
 fn search(scratch: &mut Scratch, slot: &SlotEntry) -> bool {
     let hash = scratch.flow_key.hash();
-    for probe in 0..PLACES {
-        let index = place(slot, hash, probe);
-        let Some(entry) = at(index) else { return false };
-        let head = entry.head();
-        if head.standing.tag == tag(hash)
-            && entry.is_of(&scratch.flow_key)
-            && !head.is_over(scratch.now_ns)
-        {
-            scratch.set_flow_index(index);
-            return true;
+    for first in [0, WAYS] {
+        let number = place(slot, hash, first);
+        let Some(bucket) = FLOWS.get_ptr_mut(number / WAYS) else { return false };
+        for way in 0..WAYS {
+            let entry = Entry::of(bucket, way);
+            let head = entry.head();
+            if head.standing.tag == tag(hash)
+                && entry.is_of(&scratch.flow_key)
+                && !head.is_over(scratch.now_ns)
+            {
+                scratch.set_flow_index(number + way);
+                return true;
+            }
         }
     }
     false

@@ -185,11 +185,10 @@ fn put(to: &[BucketWords], slot: &SlotEntry, tracked: &Tracked, now_ns: u64) -> 
         }
         return Some(number);
     }
-    // As the programs do it, so that both buckets fill evenly.
+    // As the programs do it: in the bucket that has more room.
     let free = |number| at(to, number).and_then(|entry| Some((entry, entry.free(now_ns)?)));
-    let is_free = |number| free(of(number)).is_some();
-    let middle = WAYS / 2 - 1;
-    let start = if !is_free(middle) && is_free(WAYS + middle) { WAYS } else { 0 };
+    let room = |first| (first..first + WAYS).filter(|number| free(of(*number)).is_some()).count();
+    let start = if room(WAYS) > room(0) { WAYS } else { 0 };
     let mut places = (0..PLACES).map(|number| of(number ^ start));
     places.find(|number| free(*number).is_some_and(|(entry, there)| entry.write(there, tracked)))
 }
@@ -378,6 +377,15 @@ mod tests {
         // What comes later takes no other's place.
         carry(&old, &new, &after, NOW, 0);
         assert_eq!(found(&new), carried);
+    }
+
+    #[test]
+    fn buckets_fill_so_evenly_that_half_a_share_holds_every_flow() {
+        let table = table(1 << 14);
+        let all = slot(0, (1 << 14) / WAYS);
+        let refused = (0..1 << 13)
+            .filter(|port| put(&table, &all, &flow(1, *port, ESTABLISHED, 0), NOW).is_none());
+        assert_eq!(refused.count(), 0);
     }
 
     #[test]
