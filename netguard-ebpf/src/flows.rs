@@ -192,13 +192,16 @@ pub fn advance(ctx: &TcContext, scratch: &Scratch, generation: u32, way: Directi
     // SAFETY: see `Entry`. Of two CPUs that advance one flow at once, with two packets of one connection, either may be
     // the one that does.
     unsafe {
-        if (*entry.flow).generation != generation {
-            (*entry.flow).generation = generation;
-            // Asked again just now; a flow that pins have opened once outlives them.
-            next.pinned |= scratch.attempt.pinned;
+        let is_asked_again = (*entry.flow).generation != generation;
+        if is_asked_again {
+            next.pinned |= scratch.attempt.pinned; // a flow that pins have opened once outlives them
         }
-        if next != standing {
-            let _ = atomic::replace(entry.standing_word(), standing.word(), next.word());
+        if next != standing && !atomic::replace(entry.standing_word(), standing.word(), next.word())
+        {
+            return;
+        }
+        if is_asked_again {
+            (*entry.flow).generation = generation;
         }
     }
 }
