@@ -48,7 +48,7 @@ pub(super) struct Tracked {
 
 /// How often an entry is read that says something else each time. Then the next look finds it.
 const LOOKS: u32 = 8;
-/// Larger tables are not counted: a quarter of a gigabyte is read in some 50 ms.
+/// Larger tables are not counted: full, one of this size is a third of a gigabyte to read.
 const COUNTED_MAX: usize = 1 << 22;
 
 /// The memory of a map `FLOWS`.
