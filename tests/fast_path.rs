@@ -304,6 +304,26 @@ fn where_the_neighbour_is_not_known_the_host_finds_it() {
 }
 
 #[test]
+fn what_takes_the_place_of_a_translated_flow_has_nothing_of_its_looks() {
+    if !can_use_kernel() {
+        return;
+    }
+    let config = netguard::lab::CONFIG.replace("egress = \"pinned\"", "egress = \"open\"");
+    let lab = Lab::with(&format!("{config}\n[limits]\nflows = 64\n"), "veth");
+    acquaint(&lab);
+    let (peer, _) = both()[0];
+    // Nobody answers, so each entry of the slot's share has had several of them.
+    for _ in 0..512 {
+        let _ = guest_udp(&lab, (peer, PORT).into()).send(b"there").expect("it is sent");
+    }
+    // Pings take the slow path.
+    for peer in [PEERS[0], OTHER_PEER] {
+        let _ = lab.exec("slot1", &format!("ping -c 3 -i 0.2 -W 5 {peer}")).success();
+        assert_ne!(tracked(&lab, peer), 0, "{peer}");
+    }
+}
+
+#[test]
 fn nobody_from_outside_gets_in_by_it() {
     if !can_use_kernel() {
         return;

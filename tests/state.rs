@@ -44,12 +44,14 @@ enum Step {
     Policy(String),
     /// All flows have been silent for so many seconds.
     Silence(u64),
+    /// So many seconds go by.
+    Time(u64),
     /// An address is pinned for slot 1 for so many seconds from now on; 0 is over already.
     Pinned(&'static str, u64),
     /// It is not any more.
     Unpinned(&'static str),
 }
-use Step::{Enters, Leaves, Pinned, Policy, Silence, Unpinned};
+use Step::{Enters, Leaves, Pinned, Policy, Silence, Time, Unpinned};
 
 const PASS: Outcome = Outcome::Pass;
 
@@ -79,8 +81,14 @@ fn play(kernel: &mut Kernel, stories: Vec<(String, Vec<Step>)>) {
                     kernel.unpin(1, address.parse().expect("an address"));
                     continue;
                 }
-                Silence(seconds) => {
-                    if kernel.age_flows(Duration::from_secs(seconds)) {
+                Silence(seconds) | Time(seconds) => {
+                    let time = Duration::from_secs(seconds);
+                    let is_up = if matches!(step, Silence(_)) {
+                        kernel.age_flows(time)
+                    } else {
+                        kernel.age_flows_more(time)
+                    };
+                    if is_up {
                         continue;
                     }
                     eprintln!("{name}: cut short, this machine is not up for {seconds} s yet");
@@ -396,6 +404,39 @@ fn what_management_opens_lets_answers_out_and_nothing_else() {
         Leaves(out.error(3, &back.udp(7002, 161, b"")), closed()),
     ];
     play(&mut Kernel::with(&slots()), vec![("management".to_owned(), steps)]);
+}
+
+#[test]
+fn every_packet_of_either_side_keeps_a_flow_alive() {
+    if !can_use_kernel() {
+        return;
+    }
+    let Ways { out, back } = between(GUEST, WEB);
+    // A datagram without an answer lives 30 s, a handshake 60 s.
+    let stories = vec![
+        (
+            "the guest's".to_owned(),
+            vec![
+                Leaves(out.udp(9003, 123, b""), PASS),
+                Time(20),
+                Leaves(out.udp(9003, 123, b""), PASS),
+                Time(20),
+                Enters(back.udp(123, 9003, b""), PASS),
+            ],
+        ),
+        (
+            "the peer's".to_owned(),
+            vec![
+                Leaves(out.tcp_flags(9004, 443, SYN), PASS),
+                Enters(back.tcp_flags(443, 9004, SYN | ACK), PASS),
+                Time(40),
+                Enters(back.tcp_flags(443, 9004, SYN | ACK), PASS),
+                Time(40),
+                Enters(back.tcp_flags(443, 9004, SYN | ACK), PASS),
+            ],
+        ),
+    ];
+    play(&mut Kernel::with(&slots()), stories);
 }
 
 #[test]

@@ -363,10 +363,29 @@ impl Kernel {
     /// `bpftool` cannot read or write the table of flows.
     #[must_use]
     pub fn age_flows(&self, silent: Duration) -> bool {
+        let Some(seen) = now_ns().checked_sub(nanoseconds(silent)) else { return false };
+        self.rewrite_seen(|_| seen);
+        true
+    }
+
+    /// Lets every tracked flow have been silent for so much longer than it was. Does nothing and returns false as above.
+    ///
+    /// # Panics
+    ///
+    /// As above.
+    #[must_use]
+    pub fn age_flows_more(&self, silent: Duration) -> bool {
+        let silent = nanoseconds(silent);
+        let is_up = now_ns() > 3 * silent;
+        if is_up {
+            self.rewrite_seen(|seen| seen.saturating_sub(silent));
+        }
+        is_up
+    }
+
+    /// Writes when every tracked flow was seen.
+    fn rewrite_seen(&self, seen: impl Fn(u64) -> u64) {
         const SEEN: usize = offset_of!(Bucket, heads) + offset_of!(Head, seen_ns);
-        let silent = u64::try_from(silent.as_nanos()).expect("a short time");
-        let Some(seen) = now_ns().checked_sub(silent) else { return false };
-        let seen = seen.to_ne_bytes();
         let pin = self.pins.map(FLOWS);
         let dump = shell(&format!("bpftool -j map dump pinned {}", pin.display()));
         let entries: Vec<Value> = serde_json::from_str(dump.success()).expect("JSON");
@@ -382,15 +401,23 @@ impl Kernel {
             }
             for way in 0..WAYS as usize {
                 let at = SEEN + way * size_of::<Head>();
-                value.splice(at..at + seen.len(), seen.map(|byte| format!("{byte:02x}")));
+                let bytes = &mut value[at..at + size_of::<u64>()];
+                let digits: String = bytes.iter().rev().map(String::as_str).collect();
+                let was = u64::from_str_radix(&digits, 16).expect("a number");
+                for (byte, new) in bytes.iter_mut().zip(seen(was).to_le_bytes()) {
+                    *byte = format!("{new:02x}");
+                }
             }
             let (key, value) = (key.join(" "), value.join(" "));
             batch +=
                 &format!("map update pinned {} key hex {key} value hex {value}\n", pin.display());
         }
         feed(Command::new("bpftool").args(["batch", "file", "-"]).stdout(Stdio::null()), &batch);
-        true
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).expect("a short time")
 }
 
 /// True if the frame was dropped and has become the answer to itself, on its way back.
