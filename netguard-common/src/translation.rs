@@ -197,15 +197,7 @@ mod tests {
     use crate::flow::tests::{assert_spread, key_to};
 
     fn key(guest: u8, port: u16) -> FlowKey {
-        FlowKey {
-            guest: Address::v4([10, 1, 0, guest]),
-            peer: Address::v4([203, 0, 113, 9]),
-            guest_port_be: port.to_be(),
-            peer_port_be: 443_u16.to_be(),
-            slot_id: 1,
-            protocol: 6,
-            _reserved: 0,
-        }
+        FlowKey { guest: Address::v4([10, 1, 0, guest]), ..key_to(9, 443, port) }
     }
 
     #[test]
