@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _},
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -13,6 +13,7 @@ use netguard::datapath::{self, PinDirectory};
 use netguard_common::Hook;
 use netguard_tests::{
     binary::{Ended, netguard},
+    daemon,
     lab::{Background, Lab},
     until_within,
 };
@@ -133,15 +134,7 @@ impl<'a> Mischief<'a> {
         let _ =
             Ended::of(Command::new("kill").args([&format!("-{signal}"), pid.as_str()])).success();
         until_within(IN_FORCE, "the daemon has ended", || self.lab.daemon_pid().is_none());
-        let log = format!("/run/netguard/{}/daemon.log", self.lab.instance());
-        let log = File::options().append(true).open(log).expect("the log");
-        let child = netguard(&["run", "--lab", self.lab.name(), "--log", "json"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the log"))
-            .stderr(log)
-            .spawn()
-            .expect("the daemon starts");
-        let mut daemon = Background::from(child);
+        let mut daemon = daemon::spawn(self.lab, &[]);
         until_within(IN_FORCE, "the daemon guards", || {
             let ended = daemon.child().try_wait().expect("the daemon");
             assert!(ended.is_none(), "it ended: {ended:?} {:?}", self.notes.last_errors());

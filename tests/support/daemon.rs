@@ -66,12 +66,23 @@ pub fn start_with(lab: &Lab, options: &[&str]) -> Background {
         events.iter().filter(|event| is_note(event, " names allowed")).count()
     };
     let before = ready();
-    let directory = format!("/run/netguard/{}", lab.instance());
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(Path::new(&directory).join("daemon.log"))
-        .expect("the daemon's log");
+    let mut daemon = spawn(lab, options);
+    until("the daemon guards", || {
+        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
+        ready() > before
+    });
+    daemon
+}
+
+/// Starts a daemon with further options of `netguard run`, whose log goes behind that of the one before.
+///
+/// # Panics
+///
+/// It does not start.
+#[must_use]
+pub fn spawn(lab: &Lab, options: &[&str]) -> Background {
+    let log = Path::new("/run/netguard").join(lab.instance()).join("daemon.log");
+    let log = File::options().create(true).append(true).open(log).expect("the daemon's log");
     let child = netguard(&["run", "--lab", lab.name(), "--log", "json"])
         .args(options)
         .stdin(Stdio::null())
@@ -79,12 +90,7 @@ pub fn start_with(lab: &Lab, options: &[&str]) -> Background {
         .stderr(log)
         .spawn()
         .expect("the daemon starts");
-    let mut daemon = Background::from(child);
-    until("the daemon guards", || {
-        assert!(daemon.child().try_wait().expect("the daemon").is_none(), "it ended");
-        ready() > before
-    });
-    daemon
+    Background::from(child)
 }
 
 /// Whom a worker must be, user and group by number: the user that the package makes, else nobody.
